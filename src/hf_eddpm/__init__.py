@@ -1,0 +1,21 @@
+"""EDDPM: one model that generates, reconstructs and represents data (arXiv 2402.19009), for Hugging Face."""
+
+import diffusers
+from transformers import AutoConfig, AutoModel
+
+from .configuration_eddpm import EDDPMConfig
+from .modalities import Modality, register_modality
+from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
+from .modeling_text import TextDecoder, TextEncoder
+from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
+from .processing_eddpm import EDDPMProcessor
+from .processing_text import EDDPMTextProcessor
+from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
+from .trainer import EDDPMTrainer
+
+__version__ = "0.1.0"
+
+AutoConfig.register("eddpm", EDDPMConfig, exist_ok=True)
+AutoModel.register(EDDPMConfig, EDDPMModel, exist_ok=True)
+# DiffusionPipeline.from_pretrained looks the class of a saved pipeline up in diffusers.
+diffusers.EDDPMPipeline = EDDPMPipeline

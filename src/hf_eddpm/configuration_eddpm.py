@@ -1,0 +1,195 @@
+"""EDDPMConfig: every architecture, loss-weight and noise-schedule value of an EDDPM model."""
+
+import copy
+import difflib
+import math
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, get_args
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .modalities import get_modality, get_preset
+
+LatentNormalization = Literal["batch", "none"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+LossWeighting = Literal["simple", "elbo"]
+AlignmentTarget = Literal["sample", "mean"]
+Conditioning = Literal["prefix", "memory"]
+Pooling = Literal["mean", "attention"]
+
+_CHOICES = {
+    "latent_normalization": LatentNormalization,
+    "prediction_type": PredictionType,
+    "beta_schedule": BetaSchedule,
+    "loss_weighting": LossWeighting,
+    "alignment_target": AlignmentTarget,
+    "decoder_conditioning": Conditioning,
+    "pooling": Pooling,
+}
+
+
+class EDDPMConfig(PreTrainedConfig):
+    r"""Configuration of an [`EDDPMModel`]. `EDDPMConfig()` is valid: a small text model.
+
+    The method and its symbols: Liu et al., "Unified Generation, Reconstruction, and Representation: Generalized
+    Diffusion with Adaptive Latent Encoding-Decoding", ICML 2024 (arXiv 2402.19009).
+
+    Args:
+        modality: Kind of data; names the encoder/decoder pair. "text".
+        encoder: Config (or its dict, with `model_type`) of the encoder's backbone. `None`: the modality's default.
+        decoder: Config (or its dict, with `model_type`) of the decoder's backbone. `None`: the modality's default.
+        latent_dim: Width of one latent vector, at least 1.
+        num_latents: Number of latent vectors per datum, at least 1. Latents are `(batch, num_latents, latent_dim)`.
+        pooling: How the encoder's hidden states become `num_latents` feature vectors: "mean" (masked mean; each
+            latent then has its own projection) or "attention" (one learned query per latent).
+        decoder_conditioning: How the decoder receives the latents, besides an embedding of them that is added to
+            every token: "prefix" (latents as leading input embeddings; any backbone) or "memory" (latents as
+            per-layer keys and values, the paper's way; attention backbones only).
+        latent_normalization: "batch" standardises the posterior mean by batch statistics (running statistics in
+            evaluation), which keeps the scale of the latents at 1 so that `encoder_noise_variance` keeps its meaning.
+            "none" is the paper.
+        encoder_noise_variance: Variance beta_0 > 0 of q(latents | datum), in units of the latents.
+        encoder_gradient_scale: Share in [0, 1] of the diffusion loss's gradient that reaches the encoder. 1 is the
+            paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion.
+        denoiser_num_layers: Layers of the denoising MLP, at least 1.
+        denoiser_hidden_size: Width of these layers.
+        denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
+            denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
+        num_train_timesteps: Length T of the diffusion chain.
+        beta_schedule: "linear" (with `beta_start == beta_end` a constant beta, as in the paper), "scaled_linear"
+            or "squaredcos_cap_v2" (cosine; ignores `beta_start` and `beta_end`).
+        beta_start: First beta, in (0, 1).
+        beta_end: Last beta, in (0, 1).
+        trained_betas: T explicit betas in place of the schedule.
+        prediction_type: What the denoiser predicts: "epsilon" (the noise), "sample" (the clean latents) or
+            "v_prediction" (Salimans & Ho 2022, arXiv 2202.00512).
+        loss_weighting: "simple" (the paper's: every timestep counts the same) or "elbo" (nats: the true bound).
+        reconstruction_weight: Factor of the reconstruction loss. `None`: the value that the bound implies, which is
+            `EDDPMScheduler.reconstruction_weight()` (c = E_t[1 / (T w_t)]) for "simple" and 1 for "elbo".
+        diffusion_weight: Factor of the diffusion and alignment losses (paper: 8 for text, 1 otherwise).
+        alignment_target: What the denoised latents at the first timestep are compared with: "sample" (the sampled
+            latents: the exact bound for any `encoder_noise_variance`) or "mean" (the posterior mean: the paper,
+            derived for `encoder_noise_variance` equal to the first beta).
+        initializer_range: Standard deviation of initial weights outside the backbones.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names it.
+    """
+
+    model_type = "eddpm"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+        "decoder": SubConfigSpec(config_class=AutoConfig, model_type="llama", optional=True),
+    }
+
+    modality: str = "text"
+    encoder: PreTrainedConfig | dict[str, Any] | None = None
+    decoder: PreTrainedConfig | dict[str, Any] | None = None
+    latent_dim: int = 64
+    num_latents: int = 1
+    pooling: Pooling = "mean"
+    decoder_conditioning: Conditioning = "prefix"
+    latent_normalization: LatentNormalization = "batch"
+    encoder_noise_variance: float = 0.2
+    encoder_gradient_scale: float = 0.1
+    denoiser_num_layers: int = 4
+    denoiser_hidden_size: int = 512
+    denoiser_samples_per_latent: int = 4
+    num_train_timesteps: int = 1000
+    beta_schedule: BetaSchedule = "linear"
+    beta_start: float = 0.008
+    beta_end: float = 0.008
+    trained_betas: list[float] | None = None
+    prediction_type: PredictionType = "epsilon"
+    loss_weighting: LossWeighting = "simple"
+    reconstruction_weight: float | None = 1.0
+    diffusion_weight: float = 1.0
+    alignment_target: AlignmentTarget = "sample"
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_misspelt(kwargs)
+        modality = get_modality(self.modality)
+        # Deep copies: sub-configs are changed in place (attention implementation, dtype) once a model uses them.
+        if self.encoder is None:
+            self.encoder = copy.deepcopy(modality.default_encoder)
+        if self.decoder is None:
+            self.decoder = copy.deepcopy(modality.default_decoder)
+        super().__post_init__(**kwargs)
+        self._validate()
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "EDDPMConfig":
+        """Build a published setting, for example "text-paper" or "text-small".
+
+        Args:
+            name: Name of the preset.
+            **overrides: Values that replace the preset's.
+
+        Raises:
+            ValueError: If there is no such preset; the message lists those there are.
+        """
+        return cls(**{**copy.deepcopy(get_preset(name)), **overrides})
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in one datum's latents: `num_latents * latent_dim`."""
+        return self.num_latents * self.latent_dim
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The noise schedule, as keyword arguments of any diffusers scheduler."""
+        return {
+            "num_train_timesteps": self.num_train_timesteps,
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "trained_betas": self.trained_betas,
+            "prediction_type": self.prediction_type,
+        }
+
+    def _refuse_misspelt(self, extra: dict[str, Any]) -> None:
+        # PreTrainedConfig keeps unknown keywords without a word; a near miss of one of ours is a user's slip.
+        ours = [field.name for field in fields(EDDPMConfig)]
+        for key in extra:
+            if close := difflib.get_close_matches(key, ours, n=1, cutoff=0.85):
+                raise ValueError(f"`{key}` is not a value of EDDPMConfig; did you mean `{close[0]}`?")
+
+    def _validate(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"`{name}` must be one of {list(get_args(choices))}, got {getattr(self, name)!r}.")
+        for name in (
+            "latent_dim",
+            "num_latents",
+            "denoiser_num_layers",
+            "denoiser_hidden_size",
+            "denoiser_samples_per_latent",
+            "num_train_timesteps",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        for name in ("beta_start", "beta_end"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in (0, 1), got {getattr(self, name)!r}.")
+        if not (self.encoder_noise_variance > 0 and math.isfinite(self.encoder_noise_variance)):
+            raise ValueError(
+                f"`encoder_noise_variance` must be positive and finite, got {self.encoder_noise_variance!r}."
+            )
+        if not 0 <= self.encoder_gradient_scale <= 1:
+            raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
+        for name in ("reconstruction_weight", "diffusion_weight"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"`{name}` must be non-negative and finite, got {value!r}.")
+        if self.trained_betas is not None and (
+            len(self.trained_betas) != self.num_train_timesteps or not all(0 < beta < 1 for beta in self.trained_betas)
+        ):
+            raise ValueError(
+                f"`trained_betas` must hold `num_train_timesteps` = {self.num_train_timesteps} values in (0, 1), "
+                f"got {len(self.trained_betas)} values."
+            )

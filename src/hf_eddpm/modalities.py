@@ -1,0 +1,65 @@
+"""The registry of data kinds: which encoder and decoder a `modality` name stands for."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What the model needs to know about one kind of data.
+
+    Args:
+        encoder_class: Module built as `encoder_class(config)`. Its `forward(**inputs)` returns pooled features,
+            float `(batch, num_latents, hidden)`, and its `output_size` attribute is that `hidden`. `input_names`
+            lists the keyword arguments it takes.
+        decoder_class: Module built as `decoder_class(config)`. Its `forward(latents, **targets)` returns the
+            reconstruction's negative log-likelihood in nats and the number of units it covers (tokens, sites,
+            pixels), both `(batch,)`; `generate(latents, **kwargs)` returns decoded data, which the processor's
+            `postprocess` turns into what users see. `target_names` lists the keyword arguments of `forward`.
+        default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
+        default_decoder: The same for the decoder.
+        presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
+    """
+
+    encoder_class: type[nn.Module]
+    decoder_class: type[nn.Module]
+    default_encoder: dict[str, Any] | None
+    default_decoder: dict[str, Any] | None
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_MODALITIES: dict[str, Modality] = {}
+
+
+def register_modality(name: str, modality: Modality) -> None:
+    """Make `modality` available as `EDDPMConfig(modality=name)`; a second registration replaces the first."""
+    _MODALITIES[name] = modality
+
+
+def get_modality(name: str) -> Modality:
+    """Look a modality up by its name.
+
+    Raises:
+        ValueError: If no modality of that name is registered.
+    """
+    if name not in _MODALITIES:
+        raise ValueError(f"`modality` must be one of {sorted(_MODALITIES)}, got {name!r}.")
+    return _MODALITIES[name]
+
+
+def get_preset(name: str) -> dict[str, Any]:
+    """Look the values of a preset up by its name, among the presets of all modalities.
+
+    Raises:
+        ValueError: If no modality has a preset of that name.
+    """
+    presets = {
+        preset: {"modality": modality_name, **values}
+        for modality_name, modality in _MODALITIES.items()
+        for preset, values in modality.presets.items()
+    }
+    if name not in presets:
+        raise ValueError(f"`name` of a preset must be one of {sorted(presets)}, got {name!r}.")
+    return presets[name]

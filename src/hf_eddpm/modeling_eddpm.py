@@ -1,0 +1,493 @@
+"""EDDPMModel: encode, noise, denoise, decode, and the joint loss over the whole chain."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers.utils.torch_utils import randn_tensor
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_eddpm import EDDPMConfig
+from .modalities import get_modality
+from .modeling_denoiser import LatentDenoiser
+from .scheduling_eddpm import EDDPMScheduler
+
+# Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
+_EVALUATION_DRAWS = 16
+_EVALUATION_SEED = 0
+
+
+@dataclass
+class EDDPMOutput(ModelOutput):
+    """Result of `EDDPMModel.forward`; every loss is a scalar.
+
+    Args:
+        loss: What training minimises: `reconstruction_weight * reconstruction_loss + diffusion_weight *
+            (diffusion_loss + alignment_loss)`.
+        reconstruction_loss: Negative log-likelihood given the latents, nats per unit (token, site, pixel) with
+            `loss_weighting="simple"`, nats per datum with "elbo".
+        diffusion_loss: Contribution of the timesteps after the first: mean squared error per dimension ("simple")
+            or nats per datum ("elbo").
+        alignment_loss: Contribution of the first timestep, where the chain meets the encoder; same unit.
+        latents: Latents given to the decoder, `(batch, num_latents, latent_dim)`: a sample of the posterior in
+            training, its mean in evaluation.
+        posterior_mean: Mean of q(latents | datum), shaped as `latents`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    diffusion_loss: torch.FloatTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+    posterior_mean: torch.FloatTensor | None = None
+
+
+@dataclass
+class EDDPMBound(ModelOutput):
+    """Upper bound on the negative log-likelihood, in nats for each datum; every tensor is `(batch,)`.
+
+    Args:
+        bound: Sum of the four terms.
+        reconstruction: -log p(datum | latents), at one sample of the posterior.
+        alignment: KL(q(latents | datum) || p(latents | first noisy latents)), at the same sample.
+        diffusion: The steps after the first, estimated from the timesteps that were drawn.
+        prior: KL of the noisiest latents from the standard Gaussian.
+        num_units: Tokens, sites or pixels of the datum.
+    """
+
+    bound: torch.FloatTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+    alignment: torch.FloatTensor | None = None
+    diffusion: torch.FloatTensor | None = None
+    prior: torch.FloatTensor | None = None
+    num_units: torch.FloatTensor | None = None
+
+
+class LatentPosterior:
+    """q(latents | datum): a Gaussian with a learned mean and a fixed variance, the same in every dimension.
+
+    Args:
+        mean: `(batch, num_latents, latent_dim)`.
+        variance: Positive number.
+    """
+
+    def __init__(self, mean: torch.Tensor, variance: float):
+        self.mean = mean
+        self.variance = variance
+
+    def sample(
+        self,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Draw latents, shaped as `mean`; `noise` (standard Gaussian, broadcast to it) replaces the draw."""
+        if noise is None:
+            noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.variance**0.5 * noise
+
+
+class LatentNormalization(nn.Module):
+    """Standardises latents over the batch, without learned scale or shift (Ioffe & Szegedy 2015, arXiv 1502.03167).
+
+    Batch statistics in training, taken over all processes together; running statistics in evaluation, and for a
+    training batch of a single datum, which has no variance of its own. Statistics are float32 whatever the input.
+
+    Args:
+        num_latents: Latent vectors per datum.
+        latent_dim: Their width.
+        momentum: Weight in (0, 1] of a batch in the running statistics.
+        eps: Added to the variance.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, num_latents: int, latent_dim: int, momentum: float = 0.01, eps: float = 1e-5):
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
+        self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""
+        latents = latents.float()
+        mean, var = self.running_mean.float(), self.running_var.float()
+        if self.training:
+            count, total = latents.new_tensor(float(len(latents))), latents.sum(0)
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                from torch.distributed.nn.functional import all_reduce  # differentiable
+
+                dist.all_reduce(count)
+                total = all_reduce(total)
+                mean_of_all = total / count
+                squares = all_reduce((latents - mean_of_all).square().sum(0))
+            else:
+                mean_of_all = total / count
+                squares = (latents - mean_of_all).square().sum(0)
+            if count > 1:
+                mean, var = mean_of_all, squares / count
+                with torch.no_grad():
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                    unbiased = (squares / (count - 1)).to(self.running_var.dtype)
+                    self.running_var.lerp_(unbiased, self.momentum)
+        return (latents - mean) * (var + self.eps).rsqrt()
+
+
+class LatentBottleneck(nn.Module):
+    """From the encoder's features to the posterior; the only place where latents are normalised.
+
+    Args:
+        config: Supplies the latents' shape, `latent_normalization` and `encoder_noise_variance`.
+        input_size: Width of the encoder's features.
+    """
+
+    def __init__(self, config: EDDPMConfig, input_size: int):
+        super().__init__()
+        # One projection for each latent: with mean pooling all latents see the same features.
+        self.projection = nn.ModuleList(nn.Linear(input_size, config.latent_dim) for _ in range(config.num_latents))
+        self.normalization = (
+            LatentNormalization(config.num_latents, config.latent_dim)
+            if config.latent_normalization == "batch"
+            else nn.Identity()
+        )
+        self.variance = config.encoder_noise_variance
+
+    def forward(self, features: torch.Tensor) -> LatentPosterior:
+        """Map features `(batch, num_latents, hidden)` to the posterior over `(batch, num_latents, latent_dim)`."""
+        mean = torch.stack([project(features[:, i]) for i, project in enumerate(self.projection)], dim=1)
+        return LatentPosterior(self.normalization(mean).to(mean.dtype), self.variance)
+
+
+class EDDPMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = EDDPMConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LatentNormalization):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "queries":  # attention pooling: the one bare parameter of our modules
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+
+class EDDPMModel(EDDPMPreTrainedModel):
+    r"""A generalised diffusion model: encoder, Gaussian chain over latents, decoder, trained together.
+
+    Source: Liu et al., ICML 2024 (arXiv 2402.19009). For the chain's arithmetic see [`EDDPMScheduler`].
+
+    Args:
+        config: The configuration.
+        encoder: Encoder module in place of a newly made one, for example around a pretrained backbone.
+        decoder: Decoder module in place of a newly made one.
+    """
+
+    # Trainer: the loss is a mean over this batch and not yet divided for gradient accumulation.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: EDDPMConfig, encoder: nn.Module | None = None, decoder: nn.Module | None = None):
+        super().__init__(config)
+        modality = get_modality(config.modality)
+        self.encoder = modality.encoder_class(config) if encoder is None else encoder
+        self.bottleneck = LatentBottleneck(config, self.encoder.output_size)
+        self.denoiser = LatentDenoiser(config)
+        self.decoder = modality.decoder_class(config) if decoder is None else decoder
+        self.post_init()
+
+    @functools.cached_property
+    def scheduler(self) -> EDDPMScheduler:
+        """The chain's arithmetic, from the config. Not a buffer: its float32 must survive `.to(torch.bfloat16)`."""
+        with torch.device("cpu"):
+            return EDDPMScheduler(**self.config.scheduler_config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's token embeddings (or first layer)."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's token embeddings (or first layer)."""
+        self.encoder.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return None: the decoder keeps its output layer to itself."""
+        return None
+
+    def encode(self, **inputs: Any) -> LatentPosterior:
+        """Return q(latents | datum).
+
+        Args:
+            **inputs: What the modality's encoder takes, for text `input_ids` and `attention_mask`, `(batch, seq)`.
+        """
+        return self.bottleneck(self.encoder(**inputs))
+
+    def denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor | int) -> torch.Tensor:
+        """Return the denoiser's output (see `config.prediction_type`).
+
+        Args:
+            noisy_latents: `(batch, num_latents, latent_dim)`.
+            timesteps: Integers in [0, T), `(batch,)` or a single one.
+        """
+        return self.denoiser(noisy_latents.to(self.denoiser.output.weight.dtype), timesteps)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, **kwargs: Any) -> Any:
+        """Decode latents into the modality's raw output (for text: token ids, `(batch, seq)`).
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            **kwargs: What the modality's decoder takes, for text the arguments of `generate()`.
+
+        Raises:
+            ValueError: If the latents have another shape or are not finite.
+        """
+        self.check_latents(latents)
+        return self.decoder.generate(latents.to(self.denoiser.output.weight.dtype), **kwargs)
+
+    def check_latents(self, latents: torch.Tensor, name: str = "latents") -> None:
+        """Raise a ValueError unless `latents` are finite and `(batch, num_latents, latent_dim)`."""
+        expected = (self.config.num_latents, self.config.latent_dim)
+        if not isinstance(latents, torch.Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got {type(latents).__name__}.")
+        if latents.ndim != 3 or tuple(latents.shape[1:]) != expected:
+            raise ValueError(
+                f"`{name}` must have the shape (batch, {expected[0]}, {expected[1]}), got {tuple(latents.shape)}."
+            )
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+
+    def forward(
+        self,
+        timesteps: torch.LongTensor | None = None,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_loss: bool = True,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> EDDPMOutput | tuple[torch.Tensor, ...]:
+        r"""Compute the joint loss (Liu et al. 2024, section 3).
+
+        In training mode latents, timesteps and noise are drawn. In evaluation mode the decoder gets the posterior
+        mean and the diffusion terms are taken at fixed timesteps and noise, so that the loss is the same from run to
+        run and for any batching.
+
+        Args:
+            timesteps: `(batch,)` integers in [0, T) in place of those.
+            noise: Noise of the chain in place of the draw, `(batch, num_latents, latent_dim)`; with `timesteps`.
+            generator: Source of the draws.
+            return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
+            return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
+            **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`.
+
+        Raises:
+            ValueError: If an input is unknown or missing, or `noise` is given without `timesteps`.
+        """
+        if noise is not None and timesteps is None:
+            raise ValueError("`noise` needs `timesteps` beside it.")
+        encoder_inputs, targets = self._split(inputs, with_targets=return_loss)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        posterior = self.encode(**encoder_inputs)
+        latents = posterior.sample(generator) if self.training else posterior.mean
+        if not return_loss:
+            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean)
+            return output if return_dict else output.to_tuple()
+
+        nats, num_units = self.decoder(latents, **targets)  # both (batch,)
+        nats = nats.float()
+
+        if self.training or timesteps is not None:
+            draws = self.config.denoiser_samples_per_latent if timesteps is None else 1
+            chain = _repeat(latents, draws)
+            row_weights = None
+            if timesteps is None:
+                timesteps = torch.randint(
+                    len(self.scheduler), (len(chain),), generator=generator, device=_generator_device(generator, chain)
+                ).to(chain.device)
+            if noise is None:
+                noise = randn_tensor(chain.shape, generator=generator, device=chain.device, dtype=chain.dtype)
+        else:
+            chain, timesteps, noise, row_weights = self._evaluation_draws(posterior)
+        share = self.config.encoder_gradient_scale
+        mean = _repeat(posterior.mean, len(chain) // len(latents))
+        errors = self._chain_errors(_scale_gradient(chain, share), _scale_gradient(mean, share), timesteps, noise)
+        if row_weights is not None:
+            errors = errors * row_weights
+
+        first = timesteps == 0
+        zero = torch.zeros_like(errors)
+        diffusion_loss = torch.where(first, zero, errors).mean()
+        alignment_loss = torch.where(first, errors, zero).mean()
+        if self.config.loss_weighting == "simple":
+            reconstruction_loss = nats.sum() / num_units.sum().clamp(min=1)
+        else:
+            reconstruction_loss = nats.mean()
+            diffusion_loss = diffusion_loss * len(self.scheduler)
+            alignment_loss = alignment_loss * len(self.scheduler)
+        loss = self.reconstruction_weight * reconstruction_loss + self.config.diffusion_weight * (
+            diffusion_loss + alignment_loss
+        )
+        output = EDDPMOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction_loss,
+            diffusion_loss=diffusion_loss,
+            alignment_loss=alignment_loss,
+            latents=latents,
+            posterior_mean=posterior.mean,
+        )
+        return output if return_dict else output.to_tuple()
+
+    @functools.cached_property
+    def reconstruction_weight(self) -> float:
+        """The reconstruction loss's factor: the config's, or the value that the bound implies."""
+        if self.config.reconstruction_weight is not None:
+            return self.config.reconstruction_weight
+        return self.scheduler.reconstruction_weight() if self.config.loss_weighting == "simple" else 1.0
+
+    @torch.no_grad()
+    def bound(
+        self, num_timesteps: int = 32, generator: torch.Generator | None = None, **inputs: Any
+    ) -> EDDPMBound:
+        r"""Estimate the bound on -log p(datum) and its terms, in nats (DDPM's decomposition with the encoder as q).
+
+        With x_1 a sample of q(x_1 | x_0) = N(mean, b I), b = `encoder_noise_variance`, and beta the first beta, the
+        alignment is E log q(x_1 | x_0) - log p(x_1 | x_2) = w_0 |noise - noise_pred|^2 + d/2 (log(beta / b) - 1): exact
+        for any b, since the chain starts at the sample and not at the mean.
+
+        Args:
+            num_timesteps: Timesteps of the stratified estimate of the diffusion term, at least 1.
+            generator: Source of the draws.
+            **inputs: As for `forward`.
+        """
+        if num_timesteps < 1:
+            raise ValueError(f"`num_timesteps` must be at least 1, got {num_timesteps}.")
+        encoder_inputs, targets = self._split(inputs)
+        posterior = self.encode(**encoder_inputs)
+        latents = posterior.sample(generator)
+        nats, num_units = self.decoder(latents, **targets)
+
+        scheduler, size = self.scheduler, self.config.latent_size
+        chain = latents.float()
+        first = torch.zeros(len(chain), dtype=torch.long, device=chain.device)
+        first_errors = self._noise_errors(chain, first, generator)
+        alignment = scheduler.bound_weights(first) * first_errors + size / 2 * (
+            torch.log(scheduler.betas[0] / posterior.variance) - 1
+        ).to(chain.device)
+
+        diffusion = torch.zeros(len(chain), device=chain.device)
+        total = len(scheduler) - 1  # timesteps 1 .. T-1
+        strata = torch.linspace(1, len(scheduler), num_timesteps + 1)
+        for low, high in zip(strata[:-1].tolist(), strata[1:].tolist(), strict=True):
+            uniform = torch.rand(len(chain), generator=generator, device=_generator_device(generator, chain))
+            timesteps = (low + uniform.to(chain.device) * (high - low)).long().clamp(0, len(scheduler) - 1)
+            errors = self._noise_errors(chain, timesteps, generator)
+            diffusion += scheduler.bound_weights(timesteps) * errors * (total / num_timesteps)
+
+        # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
+        alpha_prod = scheduler.alphas_cumprod[-1].to(chain.device)
+        prior = 0.5 * (
+            alpha_prod * chain.flatten(1).square().sum(1) - size * (alpha_prod + torch.log1p(-alpha_prod))
+        )
+        nats = nats.float()
+        return EDDPMBound(
+            bound=nats + alignment + diffusion + prior,
+            reconstruction=nats,
+            alignment=alignment,
+            diffusion=diffusion,
+            prior=prior,
+            num_units=num_units.float(),
+        )
+
+    def _noise_errors(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Return `|noise - noise_pred|^2`, `(batch,)`."""
+        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
+        _, noise_pred = self.scheduler.predict(self.denoise(noisy_latents, timesteps), timesteps, noisy_latents)
+        return (noise - noise_pred).square().flatten(1).sum(1)
+
+    def _chain_errors(
+        self, latents: torch.Tensor, mean: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Return each row's term of the diffusion or alignment loss, `(rows,)`, before the factor T of "elbo"."""
+        scheduler, config = self.scheduler, self.config
+        latents, mean, noise = latents.float(), mean.float(), noise.float()
+        noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+        model_output = self.denoise(noisy_latents, timesteps).float()
+        if config.loss_weighting == "simple":
+            target = scheduler.training_target(latents, noise, timesteps)
+            errors = (target - model_output).square().flatten(1).mean(1)
+        else:
+            _, noise_pred = scheduler.predict(model_output, timesteps, noisy_latents)
+            errors = scheduler.bound_weights(timesteps) * (noise - noise_pred).square().flatten(1).sum(1)
+        if config.alignment_target == "mean":
+            # KL(q(x_1 | x_0) || p(x_1 | x_2)) with equal variances beta; p's mean at the first timestep is the clean
+            # estimate. Divided by T w_0 it is (alpha / beta) times the mean square ("simple").
+            clean, _ = scheduler.predict(model_output, timesteps, noisy_latents)
+            squares = (mean - clean).square().flatten(1)
+            beta, alpha = scheduler.betas[0].item(), scheduler.alphas[0].item()
+            aligned = alpha / beta * squares.mean(1) if config.loss_weighting == "simple" else squares.sum(1) / (2 * beta)
+            errors = torch.where(timesteps == 0, aligned, errors)
+        return errors
+
+    def _evaluation_draws(
+        self, posterior: LatentPosterior
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return latents, timesteps, noise and weights, the same for every datum: `(batch * draws, ...)`.
+
+        The first timestep is one of the draws; the weights give it its share 1/T of the mean over all timesteps.
+        """
+        batch, *shape = posterior.mean.shape
+        generator = torch.Generator().manual_seed(_EVALUATION_SEED)
+        draws = torch.randn(2, _EVALUATION_DRAWS, 1, *shape, generator=generator).to(posterior.mean)
+        posterior_noise, noise = (draw.expand(-1, batch, *shape).flatten(0, 1) for draw in draws)
+        timesteps = torch.linspace(0, len(self.scheduler) - 1, _EVALUATION_DRAWS).round().long()
+        timesteps = timesteps.to(noise.device).repeat_interleave(batch)
+        latents = _repeat(posterior.mean, _EVALUATION_DRAWS) + posterior.variance**0.5 * posterior_noise
+        total = len(self.scheduler)
+        first, others = int((timesteps == 0).sum()), int((timesteps > 0).sum())
+        weight_of_first = len(timesteps) / (total * first)
+        weight_of_others = len(timesteps) * (total - 1) / (total * max(others, 1))
+        weights = torch.where(timesteps == 0, weight_of_first, weight_of_others).float()
+        return latents, timesteps, noise, weights
+
+    def _split(
+        self, inputs: dict[str, Any], with_targets: bool = True
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Divide the batch into what the encoder takes and what the decoder takes."""
+        known = {*self.encoder.input_names, *self.decoder.target_names}
+        if unknown := sorted(set(inputs) - known):
+            raise ValueError(f"Inputs must be among {sorted(known)}, got {unknown} besides.")
+        encoder_inputs = {name: inputs[name] for name in self.encoder.input_names if name in inputs}
+        if not with_targets:
+            return encoder_inputs, {}
+        if missing := [name for name in self.decoder.target_names if inputs.get(name) is None]:
+            raise ValueError(f"`{missing[0]}` must be given: the loss needs what the decoder shall reconstruct.")
+        return encoder_inputs, {name: inputs[name] for name in self.decoder.target_names}
+
+
+def _repeat(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1)) if times > 1 else tensor
+
+
+def _scale_gradient(tensor: torch.Tensor, share: float) -> torch.Tensor:
+    """Return `tensor`, its gradient multiplied by `share`."""
+    return tensor if share == 1 else tensor.detach() if share == 0 else tensor.detach().lerp(tensor, share)
+
+
+def _generator_device(generator: torch.Generator | None, like: torch.Tensor) -> torch.device:
+    return like.device if generator is None else generator.device

@@ -1,0 +1,285 @@
+"""Text: any transformers encoder before the latents, any causal language model after them."""
+
+import contextlib
+import copy
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedConfig
+
+from .configuration_eddpm import EDDPMConfig
+from .modalities import Modality, register_modality
+
+
+class TextEncoder(nn.Module):
+    """A text encoder from transformers and a pooling of its hidden states to `num_latents` vectors.
+
+    Args:
+        config: Supplies `encoder` (the backbone's config), `pooling` and `num_latents`.
+        backbone: The backbone itself (for example pretrained) in place of one made from `config.encoder`.
+    """
+
+    input_names = ("input_ids", "attention_mask")
+
+    def __init__(self, config: EDDPMConfig, backbone: nn.Module | None = None):
+        super().__init__()
+        self.backbone = _backbone_from_config(config.encoder) if backbone is None else backbone
+        self.output_size = _hidden_size(config.encoder)
+        self.num_latents = config.num_latents
+        self.queries = (
+            nn.Parameter(torch.empty(config.num_latents, self.output_size)) if config.pooling == "attention" else None
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's token embeddings."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's token embeddings."""
+        self.backbone.set_input_embeddings(value)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode.
+
+        Args:
+            input_ids: int64 `(batch, seq)`.
+            attention_mask: 1 for tokens, 0 for padding, `(batch, seq)`; all ones if None.
+
+        Returns:
+            Features `(batch, num_latents, hidden)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        hidden_states = output.last_hidden_state  # (batch, seq, hidden)
+        mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+        if self.queries is None:
+            pooled = (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return pooled.unsqueeze(1).expand(-1, self.num_latents, -1)
+        # float32: with random queries the scores differ by less than bfloat16 resolves
+        scores = torch.einsum("lh,bsh->bls", self.queries.float(), hidden_states.float())
+        scores = scores.masked_fill(attention_mask.unsqueeze(1) == 0, torch.finfo(torch.float32).min)
+        weights = scores.softmax(-1).to(hidden_states.dtype)  # (batch, num_latents, seq)
+        return weights @ hidden_states
+
+
+class TextDecoder(nn.Module):
+    """A causal language model that reads the latents.
+
+    The latents come in two ways at once: an embedding of them is added to every token's embedding, and they stand
+    before the first token, as input embeddings (`decoder_conditioning="prefix"`) or as keys and values of every
+    layer ("memory", Li et al. 2020, arXiv 2004.04092). Position 0 holds the start token, as in sequence-to-sequence
+    models: `labels` are the tokens and the end token, and the inputs are the labels shifted right.
+
+    Args:
+        config: Supplies `decoder` (the backbone's config), `decoder_conditioning` and the latents' shape.
+        backbone: The language model itself (for example pretrained) in place of one made from `config.decoder`.
+    """
+
+    target_names = ("labels",)
+
+    def __init__(self, config: EDDPMConfig, backbone: nn.Module | None = None):
+        super().__init__()
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.decoder)
+        self.backbone = backbone
+        self.conditioning = config.decoder_conditioning
+        self.num_latents = config.num_latents
+        hidden_size = backbone.get_input_embeddings().embedding_dim
+        self.token_projection = nn.Linear(config.latent_size, hidden_size)
+        if self.conditioning == "prefix":
+            self.prefix_projection = nn.Linear(config.latent_dim, hidden_size)
+        else:
+            # Shapes differ from layer to layer in some families and are not all in the config: ask the model.
+            self.memory_shapes = _cache_shapes(config.decoder)
+            self.memory_projection = nn.Linear(
+                config.latent_dim, sum(2 * heads * width for heads, width in self.memory_shapes)
+            )
+
+    @functools.cached_property
+    def start_token_id(self) -> int:
+        """The token at position 0: the decoder's bos, or eos where it has none."""
+        ids = self._special_ids("bos_token_id") or self._special_ids("eos_token_id")
+        if not ids:
+            raise ValueError("`config.decoder` must have a `bos_token_id` or an `eos_token_id`, got neither.")
+        return ids[0]
+
+    def _special_ids(self, name: str) -> list[int]:
+        value = getattr(self.backbone.config.get_text_config(), name, None)
+        return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return -log p(labels | latents) in nats and the number of tokens it covers, both `(batch,)`.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            labels: int64 `(batch, seq)`, -100 where ignored (padding on the right).
+        """
+        counted = labels != -100
+        with self._logits_only_at(counted):
+            logits = self._run(latents, labels).logits.flatten(0, -2).float()  # (counted tokens, vocabulary)
+        if len(logits) > int(counted.sum()):  # a backbone without an output layer to tell
+            logits = logits.view(*labels.shape, -1)[counted]
+        nats = nn.functional.cross_entropy(logits, labels[counted], reduction="none")
+        return torch.zeros_like(labels, dtype=nats.dtype).masked_scatter(counted, nats).sum(1), counted.sum(1)
+
+    def logits(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the next-token logits `(batch, seq, vocabulary)` at the positions of `labels`."""
+        return self._run(latents, labels).logits[:, -labels.shape[1] :]
+
+    def _run(self, latents: torch.Tensor, labels: torch.Tensor) -> Any:
+        """Run the backbone over the labels shifted right; with a prefix, its outputs begin with the prefix's."""
+        start = labels.new_full((len(labels), 1), self.start_token_id)
+        inputs = torch.cat([start, labels[:, :-1]], dim=1)
+        # A padded input position only ever feeds ignored labels: attention is causal, so it needs no mask.
+        inputs = inputs.masked_fill(inputs == -100, self.start_token_id)
+        embeds = self.backbone.get_input_embeddings()(inputs) + self._token_shift(latents)
+        if self.conditioning == "prefix":
+            embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
+            return self.backbone(inputs_embeds=embeds, use_cache=False)
+        mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
+        return self.backbone(inputs_embeds=embeds, attention_mask=mask, past_key_values=self._memory(latents))
+
+    @contextlib.contextmanager
+    def _logits_only_at(self, counted: torch.Tensor) -> Iterator[None]:
+        """Within, the backbone computes logits `(1, counted tokens, vocabulary)` at these positions alone.
+
+        The output layer over a whole vocabulary is much of the cost, and padding and prefix need none of it.
+        """
+        output_layer = self.backbone.get_output_embeddings()
+        if output_layer is None:
+            yield
+            return
+
+        def select(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            hidden_states = inputs[0][:, -counted.shape[1] :]
+            return (hidden_states[counted].unsqueeze(0), *inputs[1:])
+
+        handle = output_layer.register_forward_pre_hook(select)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def generate(
+        self, latents: torch.Tensor, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Decode with transformers' `generate()` and its key/value cache; greedy unless told otherwise.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            generation_config: How to decode: sampling, beams, lengths.
+            **kwargs: Single values of it, for example `do_sample=True, top_p=0.9`, `num_beams=4`, `max_new_tokens=64`.
+
+        Returns:
+            Token ids `(batch * num_return_sequences, length)`, padded on the right.
+        """
+        pad = self._special_ids("pad_token_id") or self._special_ids("eos_token_id") or [self.start_token_id]
+        if generation_config is None:
+            generation_config = GenerationConfig(do_sample=False)
+        generation_config = copy.deepcopy(generation_config)
+        special_ids = {"eos_token_id": self._special_ids("eos_token_id"), "pad_token_id": pad[0]}
+        generation_config.update(
+            **{name: ids for name, ids in special_ids.items() if ids and getattr(generation_config, name) is None}
+        )
+        kwargs = generation_config.update(**kwargs)  # what is left goes to generate(), for example a streamer
+        start = torch.full((len(latents), 1), self.start_token_id, dtype=torch.long, device=latents.device)
+        shift = self._token_shift(latents)  # (batch, 1, hidden)
+        with self._shifted_embeddings(shift):
+            if self.conditioning == "prefix":
+                embeds = self.backbone.get_input_embeddings()(start)
+                embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
+                mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+                return self.backbone.generate(
+                    inputs_embeds=embeds, attention_mask=mask, generation_config=generation_config, **kwargs
+                )
+            # generate() takes the cached positions for tokens it has already seen: stand-ins fill them.
+            tokens = start.expand(-1, self.num_latents + 1)
+            memory = self._memory(latents)
+            copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+            if copies > 1:
+                memory.batch_repeat_interleave(copies)
+            output = self.backbone.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                past_key_values=memory,
+                generation_config=generation_config,
+                **kwargs,
+            )
+            return output[:, tokens.shape[1] :]
+
+    def _token_shift(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.token_projection(latents.flatten(1)).unsqueeze(1)  # (batch, 1, hidden)
+
+    @contextlib.contextmanager
+    def _shifted_embeddings(self, shift: torch.Tensor) -> Iterator[None]:
+        """Within, the backbone's token embeddings come with the latents' added, also inside `generate()`."""
+
+        def add_shift(module: nn.Module, inputs: Any, embeds: torch.Tensor) -> torch.Tensor:
+            # Beams and several returns repeat each datum's row in place; rows never move between data.
+            return embeds + shift.repeat_interleave(len(embeds) // len(shift), dim=0).to(embeds.dtype)
+
+        handle = self.backbone.get_input_embeddings().register_forward_hook(add_shift)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _memory(self, latents: torch.Tensor) -> DynamicCache:
+        """Return keys and values of every layer for the latents; a new cache each time, as models extend it."""
+        memory = self.memory_projection(latents)  # (batch, num_latents, sum of layer sizes)
+        cache = DynamicCache(config=self.backbone.config)
+        sizes = [2 * heads * width for heads, width in self.memory_shapes]
+        for index, (part, (heads, width)) in enumerate(zip(memory.split(sizes, dim=-1), self.memory_shapes, strict=True)):
+            part = part.view(*part.shape[:2], 2, heads, width).permute(2, 0, 3, 1, 4)  # (2, batch, heads, latents, width)
+            cache.update(part[0], part[1], index)
+        return cache
+
+
+def _backbone_from_config(config: PreTrainedConfig) -> nn.Module:
+    # An unused pooling head would hold parameters that get no gradient.
+    model_class = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
+    takes_pooler = model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
+
+
+def _hidden_size(config: PreTrainedConfig) -> int:
+    size = getattr(config.get_text_config(), "hidden_size", None)
+    if size is None:
+        raise ValueError(f"`encoder` must be a text encoder with a `hidden_size`, got {type(config).__name__}.")
+    return size
+
+
+def _cache_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """Return (heads, width) of each layer's key/value cache, read off a forward pass of one token without data."""
+    with torch.device("meta"):
+        probe = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        # Embeddings rather than ids: some families look for padding among the ids, which have no values here.
+        embeds = torch.zeros(1, 1, probe.get_input_embeddings().embedding_dim)
+        output = probe(inputs_embeds=embeds, use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    layers = [layer for layer in getattr(cache, "layers", []) if getattr(layer, "keys", None) is not None]
+    if len(layers) != config.get_text_config().num_hidden_layers:
+        raise ValueError(
+            f"`decoder_conditioning` 'memory' needs a decoder with a key/value cache in every layer, which "
+            f"{config.model_type!r} lacks; use 'prefix'."
+        )
+    return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers]
+
+
+_SMALL_BACKBONE = {"vocab_size": 8192, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+register_modality(
+    "text",
+    Modality(
+        encoder_class=TextEncoder,
+        decoder_class=TextDecoder,
+        default_encoder={"model_type": "bert", **_SMALL_BACKBONE, "intermediate_size": 1024},
+        default_decoder={"model_type": "llama", **_SMALL_BACKBONE, "intermediate_size": 704},
+        presets={},
+    ),
+)

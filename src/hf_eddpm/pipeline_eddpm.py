@@ -1,0 +1,494 @@
+"""EDDPMPipeline: generate, reconstruct, represent, interpolate and edit data. Inference only."""
+
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+
+from .modeling_eddpm import EDDPMModel
+from .processing_eddpm import EDDPMProcessor
+from .scheduling_eddpm import EDDPMScheduler
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class EDDPMPipelineOutput(BaseOutput):
+    """Result of a call of the pipeline.
+
+    Args:
+        samples: Generated data, for text `list[str]`; with `output_type="latent"` the latents.
+        latents: Their latents, float32 `(num_samples, num_latents, latent_dim)`.
+    """
+
+    samples: Any
+    latents: torch.Tensor
+
+
+@dataclass
+class EDDPMEncoding(BaseOutput):
+    """Result of `EDDPMPipeline.encode`.
+
+    Args:
+        latents: Posterior means, float32 `(batch, num_latents, latent_dim)`.
+        embeddings: The same as one vector for each datum, `(batch, num_latents * latent_dim)`.
+    """
+
+    latents: torch.Tensor
+    embeddings: torch.Tensor
+
+
+@dataclass
+class EDDPMScore(BaseOutput):
+    """Result of `EDDPMPipeline.score`; every tensor is float32 `(batch,)`, in nats unless said otherwise.
+
+    Args:
+        bound: Upper bound on -log p(datum), the sum of the terms below.
+        reconstruction: -log p(datum | latents).
+        alignment: KL from the encoder's posterior to the chain's end.
+        diffusion: The chain's other steps.
+        prior: KL of the noisiest latents from the standard Gaussian.
+        bits_per_unit: The bound in bits per token, site or pixel.
+    """
+
+    bound: torch.Tensor
+    reconstruction: torch.Tensor
+    alignment: torch.Tensor
+    diffusion: torch.Tensor
+    prior: torch.Tensor
+    bits_per_unit: torch.Tensor
+
+
+class EDDPMPipeline(DiffusionPipeline):
+    r"""One model that generates, reconstructs and represents data (arXiv 2402.19009).
+
+    Wherever noise is drawn, the same `generator` seed gives the same result on the same machine; a list of
+    generators, one for each sample, makes each sample independent of the batch it is in.
+
+    Args:
+        model: The trained model.
+        scheduler: The latent chain's scheduler: an `EDDPMScheduler` or any diffusers scheduler made by
+            `Other.from_config(pipe.scheduler.config)`.
+        processor: The modality's processor.
+
+    Raises:
+        ValueError: If the processor does not fit the model.
+    """
+
+    model_cpu_offload_seq = "model"
+    _callback_tensor_inputs = ["latents"]
+
+    model: EDDPMModel
+    scheduler: EDDPMScheduler
+    processor: EDDPMProcessor
+
+    def __init__(self, model: EDDPMModel, scheduler: SchedulerMixin, processor: EDDPMProcessor):
+        super().__init__()
+        processor.check_model(model.config)
+        model.eval()
+        self.register_modules(model=model, scheduler=scheduler, processor=processor)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the last chain that was run."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        num_samples: int = 1,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        output_type: Literal["data", "latent"] = "data",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        return_dict: bool = True,
+        **decode_arguments: Any,
+    ) -> EDDPMPipelineOutput | tuple[Any, torch.Tensor]:
+        """Generate.
+
+        Args:
+            num_samples: How many data, at least 1; taken from `latents` where these are given.
+            num_inference_steps: Steps of the chain, in [1, T].
+            eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
+            generator: Source of the noise, or one for each sample.
+            latents: Standard Gaussian noise to start from, `(num_samples, num_latents, latent_dim)`.
+            output_type: "data", or "latent" to leave out the decoder.
+            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
+                dict it returns replace the pipeline's.
+            callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
+            return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
+            **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`.
+
+        Raises:
+            ValueError: If an argument is outside its range.
+        """
+        if output_type not in ("data", "latent"):
+            raise ValueError(f"`output_type` must be 'data' or 'latent', got {output_type!r}.")
+        names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
+        if unknown := set(names) - set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
+                f"got {sorted(unknown)}."
+            )
+        noise = self._prepare_noise(num_samples, generator, latents)
+        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names)
+        samples = latents if output_type == "latent" else self._decode(latents, **decode_arguments)
+        self.maybe_free_model_hooks()
+        return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
+
+    @torch.no_grad()
+    def encode(self, data: Any, batch_size: int = 256) -> EDDPMEncoding:
+        """Represent data by the means of their posteriors.
+
+        Args:
+            data: One datum or a list of them.
+            batch_size: How many are encoded at a time.
+        """
+        items = self.processor.as_list(data)
+        means = []
+        for batch in self._batches(items, batch_size):
+            inputs = {name: batch[name] for name in self.model.encoder.input_names if name in batch}
+            means.append(self.model.encode(**inputs).mean.float())
+        latents = torch.cat(means)
+        self.maybe_free_model_hooks()
+        return EDDPMEncoding(latents=latents, embeddings=latents.flatten(1))
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
+        """Decode latents.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`, finite.
+            batch_size: How many are decoded at a time.
+            **decode_arguments: Passed to the decoder, for text `generation_config` or single values of it
+                (`do_sample`, `top_p`, `num_beams`, `max_new_tokens`, ...). Greedy by default.
+
+        Raises:
+            ValueError: If the latents have another shape or are not finite.
+        """
+        samples = self._decode(latents, batch_size, **decode_arguments)
+        self.maybe_free_model_hooks()
+        return samples
+
+    def reconstruct(self, data: Any, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
+        """Encode data and decode them again."""
+        return self.decode(self.encode(data, batch_size).latents, batch_size, **decode_arguments)
+
+    def interpolate(
+        self,
+        a: Any,
+        b: Any,
+        num_steps: int = 7,
+        mode: Literal["slerp", "lerp"] = "slerp",
+        space: Literal["noise", "latents"] = "noise",
+        num_inference_steps: int = 100,
+        **decode_arguments: Any,
+    ) -> list[list[Any]]:
+        """Walk from each datum in `a` to its counterpart in `b`. The ends are the reconstructions of the two.
+
+        In "noise" space both are inverted to the noise they come from, the noise is mixed and denoised again, so that
+        every point of the path passes through the chain. What inversion loses at the ends is added back along the
+        path, which makes the ends exact.
+
+        Args:
+            a: One datum or a list of them.
+            b: As many.
+            num_steps: Points of each path, both ends counted, at least 2.
+            mode: "slerp" (along the arc; the norm is mixed linearly) or "lerp" (straight).
+            space: "noise" or "latents".
+            num_inference_steps: Steps of inversion and denoising, in [1, T].
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            One path of `num_steps` data for each pair.
+
+        Raises:
+            ValueError: If the lists differ in length, or an argument is outside its range.
+        """
+        starts, ends = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
+        if len(starts) != len(ends):
+            raise ValueError(f"`a` and `b` must have the same length, got {len(starts)} and {len(ends)}.")
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 2:
+            raise ValueError(f"`num_steps` must be an integer of at least 2, got {num_steps!r}.")
+        if mode not in ("slerp", "lerp"):
+            raise ValueError(f"`mode` must be 'slerp' or 'lerp', got {mode!r}.")
+        if space not in ("noise", "latents"):
+            raise ValueError(f"`space` must be 'noise' or 'latents', got {space!r}.")
+        latents = self.encode([*starts, *ends]).latents
+        mix = slerp if mode == "slerp" else torch.lerp
+        weights = torch.linspace(0, 1, num_steps, device=latents.device)
+        if space == "latents":
+            points = torch.stack([mix(*latents.chunk(2), weight) for weight in weights])
+        else:
+            noise = self.invert(latents, num_inference_steps)
+            noises = torch.stack([mix(*noise.chunk(2), weight) for weight in weights])  # (steps, pairs, ...)
+            points = self._denoise(noises.flatten(0, 1), num_inference_steps).view_as(noises)
+            gap_a, gap_b = latents.chunk(2)[0] - points[0], latents.chunk(2)[1] - points[-1]
+            points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
+        samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
+        return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
+
+    @torch.no_grad()
+    def invert(self, data: Any, num_inference_steps: int = 100, num_refinements: int = 3) -> torch.Tensor:
+        """Find the noise that denoises to the data's latents: DDIM run backwards (arXiv 2010.02502, section 4.3).
+
+        The backward step needs the denoiser's output at latents not known yet; it is found by fixed-point iteration
+        (Pan et al. 2023, arXiv 2309.04907), started from the output at the known ones.
+
+        Args:
+            data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`.
+            num_inference_steps: Steps of the chain, in [1, T].
+            num_refinements: Iterations after the first evaluation; 0 is plain DDIM inversion.
+
+        Returns:
+            Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...)` with the
+            same number of steps comes back to the latents.
+        """
+        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
+        self.model.check_latents(latents)
+        latents = latents.to(self._execution_device, torch.float32)
+        # The inverse belongs to EDDPMScheduler's step, whatever scheduler generates.
+        scheduler = EDDPMScheduler(**self.model.config.scheduler_config)
+        scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        for t in self.progress_bar(scheduler.timesteps.flip(0)):
+            noisier = latents
+            for _ in range(num_refinements + 1):
+                noise_pred = self.model.denoise(noisier, t)
+                noisier = scheduler.invert_step(noise_pred, t, latents).prev_sample
+            latents = noisier
+        self.maybe_free_model_hooks()
+        return latents
+
+    def direction(self, positives: Any, negatives: Any) -> torch.Tensor:
+        """Return the latent direction from `negatives` to `positives`: the difference of their means.
+
+        Args:
+            positives: Data that have an attribute.
+            negatives: Data that lack it; the two lists may differ in length.
+
+        Returns:
+            float32 `(num_latents, latent_dim)`.
+        """
+        ends = [self.processor.as_list(data, name) for data, name in ((positives, "positives"), (negatives, "negatives"))]
+        to, away = (self.encode(data).latents.mean(0) for data in ends)
+        return to - away
+
+    def edit(self, data: Any, direction: torch.Tensor, scale: float = 1.0, **decode_arguments: Any) -> list[Any]:
+        """Move data's latents along `direction` and decode.
+
+        Args:
+            data: One datum or a list of them.
+            direction: `(num_latents, latent_dim)`, for example from `direction()`.
+            scale: How far; negative for the other way.
+            **decode_arguments: Passed to the decoder.
+
+        Raises:
+            ValueError: If the direction has another shape or is not finite.
+        """
+        if not isinstance(direction, torch.Tensor):
+            raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
+        self.model.check_latents(direction[None], "direction[None]")
+        latents = self.encode(data).latents
+        return self.decode(latents + scale * direction.to(latents), **decode_arguments)
+
+    @torch.no_grad()
+    def score(
+        self, data: Any, num_timesteps: int = 32, generator: torch.Generator | None = None, batch_size: int = 256
+    ) -> EDDPMScore:
+        """Estimate the bound on each datum's negative log-likelihood and its terms.
+
+        Args:
+            data: One datum or a list of them.
+            num_timesteps: Timesteps drawn for each datum to estimate the diffusion term.
+            generator: Source of the draws.
+            batch_size: How many are scored at a time.
+        """
+        items = self.processor.as_list(data)
+        parts = [
+            self.model.bound(num_timesteps=num_timesteps, generator=generator, **batch)
+            for batch in self._batches(items, batch_size)
+        ]
+        terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        num_units = terms.pop("num_units")
+        self.maybe_free_model_hooks()
+        bits = terms["bound"] / num_units / torch.log(torch.tensor(2.0))
+        return EDDPMScore(**terms, bits_per_unit=bits)
+
+    def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
+        for start in range(0, len(items), batch_size):
+            batch = self.processor(items[start : start + batch_size])
+            yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
+
+    def _decode(self, latents: torch.Tensor, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
+        self.model.check_latents(latents)
+        arguments = {**self.processor.decode_arguments, **decode_arguments}
+        if decode_arguments.get("generation_config") is not None:  # the user's lengths and modes, not our defaults
+            arguments = decode_arguments
+        samples: list[Any] = []
+        for chunk in latents.split(batch_size):
+            outputs = self.model.decode(chunk.to(self._execution_device), **arguments)
+            samples.extend(self.processor.postprocess(outputs))
+        return samples
+
+    def _prepare_noise(
+        self, num_samples: int, generator: Generators, latents: torch.Tensor | None
+    ) -> torch.Tensor:
+        if latents is not None:
+            self.model.check_latents(latents)
+            noise = latents.to(self._execution_device, torch.float32)
+        else:
+            if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+                raise ValueError(f"`num_samples` must be a positive integer, got {num_samples!r}.")
+            config = self.model.config
+            shape = (num_samples, config.num_latents, config.latent_dim)
+            if isinstance(generator, list) and len(generator) != num_samples:
+                raise ValueError(
+                    f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
+                )
+            noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        return noise
+
+    def _denoise(
+        self,
+        noise: torch.Tensor,
+        num_inference_steps: int,
+        eta: float = 0.0,
+        generator: Generators = None,
+        callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_names: list[str] | None = None,
+    ) -> torch.Tensor:
+        """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`."""
+        num_train_timesteps = self.scheduler.config.num_train_timesteps
+        n = num_inference_steps
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= num_train_timesteps:
+            raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")
+        self.scheduler.set_timesteps(n, device=noise.device)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        step_arguments = self._step_arguments(eta, generator)
+        latents = noise * self.scheduler.init_noise_sigma
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for step, t in enumerate(timesteps):
+                model_input = self.scheduler.scale_model_input(latents, t)
+                noise_pred = self.model.denoise(model_input, t).float()
+                latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
+                if callback is not None:
+                    tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
+                    latents = callback(self, step, int(t), tensors).get("latents", latents)
+                progress_bar.update()
+        return latents
+
+    def _step_arguments(self, eta: float, generator: Generators) -> dict[str, Any]:
+        """Return those of `eta` and `generator` that the scheduler's `step` takes."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        arguments: dict[str, Any] = {}
+        if "generator" in accepted:
+            arguments["generator"] = generator
+        if "eta" in accepted:
+            arguments["eta"] = eta
+        elif eta != 0:
+            raise ValueError(f"`eta` must be 0 with {type(self.scheduler).__name__}, whose step has none; got {eta}.")
+        return arguments
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Save all components, safetensors only.
+
+        The folder is written aside and moved into place, `model_index.json` last: an interrupted save never leaves
+        a folder that loads as if whole.
+
+        Args:
+            save_directory: Folder; other files in it stay.
+            **kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub`, ...).
+        """
+        if kwargs.pop("safe_serialization", True) is not True:
+            raise ValueError("`safe_serialization` must be True: checkpoints are never pickled.")
+        target = Path(save_directory).resolve()
+        if target.exists() and not target.is_dir():
+            raise ValueError(f"`save_directory` must be a folder, got the file {str(save_directory)!r}.")
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            super().save_pretrained(str(staging), **kwargs)
+            target.mkdir(exist_ok=True)
+            index = "model_index.json"
+            (target / index).unlink(missing_ok=True)
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == index):
+                destination = target / path.name
+                if destination.is_dir():
+                    shutil.rmtree(destination)
+                os.replace(path, destination)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "EDDPMPipeline":
+        """Load a pipeline from a folder or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
+            **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `dtype`, ...).
+
+        Raises:
+            OSError: If the folder is not a saved pipeline, or its weights are damaged.
+        """
+        path = os.fspath(pretrained_model_name_or_path)
+        if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "model_index.json")):
+            raise OSError(f"{path!r} is not a saved pipeline: it has no model_index.json.")
+        try:
+            return super().from_pretrained(path, **kwargs)
+        except SafetensorError as error:
+            raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:  # type: ignore[override]
+        """Fetch a pipeline's repository from the Hub and return the local folder.
+
+        Args:
+            pretrained_model_name: "user/repo".
+            **kwargs: `cache_dir`, `force_download`, `token`, `revision`, `local_files_only`; others that
+                `DiffusionPipeline.from_pretrained` passes have no meaning here.
+        """
+        # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
+        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
+        return snapshot_download(
+            pretrained_model_name,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md"],
+            **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
+        )
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+    """Interpolate along the arc between two batches of latents (Shoemake 1985), their norms linearly.
+
+    Args:
+        a: `(batch, ...)`.
+        b: Shaped as `a`.
+        weight: In [0, 1]; 0 gives `a`, 1 gives `b`.
+    """
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    norm_a, norm_b = flat_a.norm(dim=1, keepdim=True), flat_b.norm(dim=1, keepdim=True)
+    unit_a, unit_b = flat_a / norm_a.clamp(min=1e-12), flat_b / norm_b.clamp(min=1e-12)
+    angle = torch.acos((unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1))
+    straight = angle.sin() < 1e-4  # (nearly) parallel or opposite: no arc is singled out
+    sine = torch.where(straight, torch.ones_like(angle), angle.sin())
+    arc = torch.sin((1 - weight) * angle) / sine * unit_a + torch.sin(weight * angle) / sine * unit_b
+    mixed = arc * ((1 - weight) * norm_a + weight * norm_b)
+    return torch.where(straight, (1 - weight) * flat_a + weight * flat_b, mixed).view_as(a)

@@ -1,0 +1,40 @@
+"""EDDPMProcessor: what every modality's processor does, from raw data to tensors and back."""
+
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .configuration_eddpm import EDDPMConfig
+
+
+class EDDPMProcessor(ProcessorMixin):
+    """Base of the processors; a modality subclasses it and overrides every method here.
+
+    The pipeline and the trainer know processors by these methods alone.
+    """
+
+    def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
+        """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""
+        raise NotImplementedError
+
+    def postprocess(self, outputs: Any) -> list[Any]:
+        """Turn the raw output of `EDDPMModel.decode` into a list of data."""
+        raise NotImplementedError
+
+    def as_list(self, data: Any, name: str = "data") -> list[Any]:
+        """Return one datum or several as a list, checked; `name` is the argument that error messages mention."""
+        raise NotImplementedError
+
+    def is_single(self, data: Any) -> bool:
+        """Tell whether `data` is one datum rather than a list of them."""
+        raise NotImplementedError
+
+    def check_model(self, config: EDDPMConfig) -> None:
+        """Raise a ValueError if this processor's tensors do not fit a model of that configuration."""
+        raise NotImplementedError
+
+    @property
+    def decode_arguments(self) -> dict[str, Any]:
+        """Arguments of `EDDPMModel.decode` that suit what this processor feeds, overridden by the caller's."""
+        return {}

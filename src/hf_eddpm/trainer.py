@@ -1,0 +1,354 @@
+"""EDDPMTrainer: transformers' Trainer with the loss terms in the log, an average of the weights, and previews."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from huggingface_hub import HfApi
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from .modeling_eddpm import EDDPMOutput
+from .pipeline_eddpm import EDDPMPipeline
+from .processing_eddpm import EDDPMProcessor
+from .scheduling_eddpm import EDDPMScheduler
+
+logger = logging.get_logger(__name__)
+
+_EMA_FILE = "ema.safetensors"
+_ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
+
+
+class TrainingMonitor:
+    """Sums loss terms and statistics of the latents over batches, for the log.
+
+    Args:
+        noise_variance: The encoder's noise variance.
+    """
+
+    def __init__(self, noise_variance: float):
+        self.noise_variance = noise_variance
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def update(self, output: EDDPMOutput) -> None:
+        """Add a batch, in float64 and without gradient."""
+        mean = output.posterior_mean.detach().double().flatten(1)  # (batch, latent_size)
+        batch = len(mean)
+        values = {
+            "count": torch.tensor(batch, dtype=torch.float64, device=mean.device),
+            "mean": mean.sum(0),
+            "square": mean.square().sum(0),
+            "norm": mean.norm(dim=1).sum(),
+        }
+        for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss"):
+            values[name] = output[name].detach().double() * batch
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def collect(self, reduce: Any) -> dict[str, float]:
+        """Return the averages since the last call and start anew.
+
+        Args:
+            reduce: Function that sums a tensor over all processes.
+
+        Returns:
+            The loss terms, and the collapse diagnostics: `latent_std` (mean over dimensions of the posterior mean's
+            standard deviation), `active_dims` (dimensions where it exceeds 0.1), `latent_norm`, and `kl_per_dim`
+            (KL of the posterior from the standard Gaussian, nats).
+        """
+        if not self.sums:
+            return {}
+        sums = {name: reduce(value) for name, value in self.sums.items()}
+        self.sums = {}
+        count = sums.pop("count")
+        mean, square = sums.pop("mean") / count, sums.pop("square") / count
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        variance = torch.tensor(self.noise_variance, dtype=torch.float64)
+        return {
+            **{name: float(sums[name] / count) for name in sorted(sums) if name.endswith("_loss")},
+            "latent_std": float(std.mean()),
+            "active_dims": float((std > _ACTIVE_STD).sum()),
+            "latent_norm": float(sums["norm"] / count),
+            "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
+        }
+
+
+class _EMAStep(TrainerCallback):
+    """Moves the average after every optimiser step."""
+
+    def __init__(self, trainer: "EDDPMTrainer"):
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.ema.step(self.trainer.ema_parameters())
+
+
+class _Preview(TrainerCallback):
+    """Shows what the model generates and reconstructs at each evaluation."""
+
+    def __init__(self, trainer: "EDDPMTrainer", data: list[Any], num_samples: int):
+        self.trainer = trainer
+        self.data = data
+        self.num_samples = num_samples
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        pipe = self.trainer.build_pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(args.seed)
+        preview = {
+            "step": state.global_step,
+            "samples": pipe(num_samples=self.num_samples, generator=generator).samples,
+            "originals": self.data,
+            "reconstructions": pipe.reconstruct(self.data),
+        }
+        path = Path(args.output_dir) / "previews.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(preview, default=str) + "\n")
+        lines = [f"step {state.global_step}"]
+        lines += [f"  generated      {sample}" for sample in preview["samples"]]
+        for original, reconstruction in zip(self.data, preview["reconstructions"], strict=True):
+            lines += [f"  original       {original}", f"  reconstructed  {reconstruction}"]
+        logger.info("\n".join(lines))
+
+
+class EDDPMTrainer(Trainer):
+    """Trainer for [`EDDPMModel`]; a plain `Trainer` gives the same gradients.
+
+    Added to it: each loss term and the collapse diagnostics in the log, an exponential moving average of the
+    weights (used for evaluation and left in the model when training ends), previews at each evaluation, and
+    checkpoints that appear whole or not at all.
+
+    Args:
+        model: The model.
+        args: The training arguments.
+        processor: The modality's processor. It is saved with each checkpoint; unless `data_collator` is given, it
+            also is the collator, so that data sets may simply be lists of raw data.
+        ema_decay: Decay of the average, in (0, 1); `None` for no average.
+        preview_data: Data reconstructed at each evaluation; `None` for no previews.
+        num_preview_samples: Samples generated at each evaluation.
+        **kwargs: As for `Trainer`.
+
+    Raises:
+        ValueError: If `ema_decay` is outside (0, 1), or previews are asked for without a processor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        processor: EDDPMProcessor | None = None,
+        ema_decay: float | None = None,
+        preview_data: list[Any] | None = None,
+        num_preview_samples: int = 4,
+        **kwargs: Any,
+    ):
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in (0, 1), got {ema_decay}.")
+        if preview_data is not None and processor is None:
+            raise ValueError("`preview_data` needs a `processor`.")
+        if processor is not None:
+            kwargs.setdefault("processing_class", processor)
+            kwargs.setdefault("data_collator", processor)
+        super().__init__(model=model, args=args, **kwargs)
+        self.processor = processor
+        self.monitors = {
+            name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
+        }
+        self.ema: EMAModel | None = None
+        self._saving_checkpoint_in: str | None = None
+        if ema_decay is not None:
+            self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
+            self.add_callback(_EMAStep(self))
+        if preview_data is not None:
+            self.add_callback(_Preview(self, preview_data, num_preview_samples))
+
+    @property
+    def _eddpm(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    def ema_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the average follows: those that train."""
+        return [parameter for parameter in self._eddpm.parameters() if parameter.requires_grad]
+
+    def build_pipeline(self) -> EDDPMPipeline:
+        """Return a pipeline around the model as it is now (which stays in the mode it was in)."""
+        if self.processor is None:
+            raise ValueError("`processor` must be given to the trainer to build a pipeline.")
+        model = self._eddpm
+        training = model.training
+        pipe = EDDPMPipeline(model, EDDPMScheduler(**model.config.scheduler_config), self.processor)
+        model.train(training)
+        return pipe
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss and keep its terms for the log; see `Trainer.compute_loss`."""
+        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.monitors["train" if model.training else "eval"].update(output)
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss terms and diagnostics to a log entry; see `Trainer.log`."""
+        prefix = "train" if "loss" in logs else "eval" if "eval_loss" in logs else None
+        if prefix is not None:
+            terms = self.monitors[prefix].collect(self._sum_over_processes)
+            logs.update({name if prefix == "train" else f"eval_{name}": value for name, value in terms.items()})
+        super().log(logs, start_time)
+
+    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, reduction="sum")
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within, the model holds the averaged weights, if there are any."""
+        if self.ema is None:
+            yield
+            return
+        parameters = self.ema_parameters()
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the averaged weights; see `Trainer.evaluate`."""
+        self.monitors["eval"].sums = {}
+        with self.averaged_weights():
+            metrics = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for)."""
+        result = super().train(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.copy_to(self.ema_parameters())
+        return result
+
+    def push_to_hub(  # type: ignore[override]
+        self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any
+    ) -> Any:
+        """Upload the whole pipeline: what `args.output_dir/pipeline` holds, or else the pipeline as it is now.
+
+        Args:
+            commit_message: Message of the commit.
+            blocking: Whether to wait for the upload.
+            **kwargs: `token` and `revision`.
+
+        Returns:
+            The commit's data, or a future of it.
+        """
+        token = kwargs.get("token") or self.args.hub_token
+        name = self.hub_model_id if getattr(self, "hub_model_id", None) else self.args.hub_model_id
+        if not self.is_world_process_zero():
+            return None
+        folder = Path(self.args.output_dir) / "pipeline"
+        if not (folder / "model_index.json").is_file():
+            self.build_pipeline().save_pretrained(folder)
+        api = HfApi(token=token)
+        repo_id = api.create_repo(
+            name or Path(self.args.output_dir).resolve().name, private=self.args.hub_private_repo, exist_ok=True
+        ).repo_id
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=kwargs.get("revision"),
+            run_as_future=not blocking,
+        )
+
+    # Checkpoints: written in a folder aside, then renamed, so that a kill never leaves half of one.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._saving_checkpoint_in or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = self._get_output_dir(trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = os.path.join(run_dir, f".{name}.partial")
+        final = os.path.join(run_dir, name)
+        self._saving_checkpoint_in = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint_in = None
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = final
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            written = Path(staging) / name
+            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            _replace_folder(written, Path(final))
+            Path(staging).rmdir()
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.ema is not None and self._saving_checkpoint_in is not None and output_dir is not None:
+            tensors = {str(index): shadow.contiguous() for index, shadow in enumerate(self.ema.shadow_params)}
+            steps = {"optimization_step": str(self.ema.optimization_step)}
+            save_file(tensors, os.path.join(output_dir, _EMA_FILE), metadata=steps)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_ema(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_ema(self.state.best_model_checkpoint)
+
+    def _load_ema(self, checkpoint: str) -> None:
+        if self.ema is None:
+            return
+        path = os.path.join(checkpoint, _EMA_FILE)
+        if not os.path.isfile(path):
+            raise ValueError(f"`ema_decay` is set, but the checkpoint {checkpoint!r} holds no {_EMA_FILE}.")
+        with safe_open(path, "pt") as file:
+            steps = int(file.metadata()["optimization_step"])
+            shadows = [file.get_tensor(str(index)) for index in range(len(file.keys()))]
+        if [shadow.shape for shadow in shadows] != [shadow.shape for shadow in self.ema.shadow_params]:
+            raise ValueError(f"{path!r} holds the average of another model, or of other trained parameters.")
+        self.ema.optimization_step = steps
+        for shadow, saved in zip(self.ema.shadow_params, shadows, strict=True):
+            shadow.copy_(saved)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, replacing a folder that a rerun of the same step finds there."""
+    if target.exists():
+        aside = target.with_name(f".{target.name}.replaced")
+        target.rename(aside)
+        source.rename(target)
+        shutil.rmtree(aside)
+    else:
+        source.rename(target)

@@ -1,0 +1,111 @@
+"""Command-line arguments of the training scripts, with JSON or YAML files of them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+@dataclass
+class TextDataArguments:
+    """Where the sentences come from."""
+
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (txt, csv, tsv, jsonl, parquet; gz) or a Hub data set id; `path=1` labels a file."},
+    )
+    dev: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
+    )
+    dev_fraction: float = field(default=0.02, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
+    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set."})
+    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
+    max_length: int = field(default=32, metadata={"help": "Most tokens of a sentence; longer ones are cut."})
+    max_dev_sentences: int = field(default=2000, metadata={"help": "Most sentences used to evaluate during training."})
+
+
+@dataclass
+class TextModelArguments:
+    """What is trained."""
+
+    preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Tokens of a tokenizer trained on the data."})
+    encoder: str | None = field(default=None, metadata={"help": "Pretrained encoder: Hub id or folder."})
+    decoder: str | None = field(default=None, metadata={"help": "Pretrained causal language model, likewise."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of the backbones, e.g. eager (faster for short text on a CPU)."}
+    )
+
+    def __post_init__(self) -> None:
+        self.model_config = _as_dict(self.model_config, "model_config")
+
+
+@dataclass
+class EDDPMTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments and what EDDPMTrainer adds."""
+
+    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
+    num_previews: int = field(default=4, metadata={"help": "Samples and reconstructions shown at each evaluation."})
+    save_dtype: str = field(
+        default="float32", metadata={"help": "Type of the saved weights: float32, float16 or bfloat16."}
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.save_dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"`save_dtype` must be float32, float16 or bfloat16, got {self.save_dtype!r}.")
+
+
+def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parses the command line; its first word may be a .json or .yaml file, whose values the rest overrides.
+
+    Args:
+        argument_classes: Dataclasses, one instance of each of which is returned.
+        args: The command line; `None` for `sys.argv`.
+
+    Raises:
+        ValueError: The file is missing, or holds something that is no argument.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    parser = HfArgumentParser(argument_classes)  # type: ignore[arg-type]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        values = _read_config(Path(words.pop(0)))
+        known = {action.dest for action in parser._actions}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"The configuration file holds unknown arguments: {unknown}.")
+        parser.set_defaults(**values)
+    return parser.parse_args_into_dataclasses(args=words)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"No such configuration file: {str(path)!r}.")
+    text = path.read_text(encoding="utf-8")
+    values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(path)!r} must hold a mapping of argument names to values.")
+    return values
+
+
+def _as_dict(value: str | dict[str, Any] | None, name: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`{name}` must be JSON: {error}.") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a JSON object, got {value!r}.")
+    return value or {}

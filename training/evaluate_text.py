@@ -1,0 +1,466 @@
+"""Measures a text checkpoint on held-out sentences: one JSON file, and Markdown tables for the model card.
+
+    python training/evaluate_text.py --checkpoint runs/my-model --output my-model.json \\
+        --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1
+
+`--train` are the sentences the model was trained on and `--dev` those it was selected on. The test split stays out of
+this script. What is measured, all by functions of `text_metrics.py`:
+
+- **reconstruction**: BLEU and exact match of decoded posterior means.
+- **samples**, for each number of denoising steps, as mean and standard deviation over seeds: perplexity under a
+  trigram model, uniqueness, novelty, distinct-n, and the distance from held-out sentences in length, n-grams and
+  latents. The trigram model is fitted here, on `--train`: other text than the real sentences (`--dev`) whose
+  perplexity stands beside that of the samples. A model that repeats its training sentences would beat real text by
+  this measure (`reference.train` says by how much), so read it with the novelty. The latents' distance is from samples
+  of the posterior, which is what the chain models, not from its means.
+- **interpolation** in both spaces: how even the paths are, and how fluent the sentences between the ends.
+- with labels: a linear **probe** of the embeddings and, for two classes, **edits** along the direction between them,
+  judged by a bag-of-words classifier that is fitted here on raw training text.
+"""
+
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+import hf_eddpm
+from data import TextData, load_text
+from hf_eddpm import EDDPMPipeline
+from text_metrics import (
+    TrigramModel,
+    corpus_bleu,
+    distinct_n,
+    exact_match,
+    fit_text_classifier,
+    latent_frechet,
+    length_distance,
+    linear_probe_accuracy,
+    ngram_divergence,
+    novelty,
+    path_smoothness,
+    uniqueness,
+)
+
+ACTIVE_STD = 0.1  # a latent dimension is active if its posterior mean varies more than this over the data
+NUM_EXAMPLES = 10
+
+
+@dataclass
+class EvaluationArguments:
+    """What to evaluate, and where to write the result."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline."})
+    train: list[str] = field(metadata={"help": "Sentences the model was trained on: files, `file=label` or a Hub id."})
+    dev: list[str] = field(metadata={"help": "Held-out sentences, in the same forms."})
+    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set for --train."})
+    dev_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set for --dev."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the sentence."})
+    label_column: str | None = field(default=None, metadata={"help": "Column that holds an integer label."})
+    recipe: str | None = field(default=None, metadata={"help": "Name of the training recipe, kept for plot_front.py."})
+    device: str = field(default="cpu", metadata={"help": "Torch device, for example cuda."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+
+
+@dataclass
+class EvaluationSettings:
+    """How much to measure. The defaults are those of the published numbers."""
+
+    num_samples: int = field(default=2000, metadata={"help": "Generated sentences per number of steps and seed."})
+    num_inference_steps: list[int] = field(
+        default_factory=lambda: [10, 20, 50, 100], metadata={"help": "Numbers of denoising steps to sample with."}
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Sampling seeds; the first also draws every subset of the data."},
+    )
+    num_encoded: int = field(
+        default=20_000, metadata={"help": "Training sentences encoded, for the probe and the direction."}
+    )
+    num_paths: int = field(default=100, metadata={"help": "Pairs of held-out sentences to interpolate between."})
+    path_steps: int = field(default=11, metadata={"help": "Sentences on a path, its ends included."})
+    num_edits: int = field(default=500, metadata={"help": "Held-out sentences to edit, per class."})
+    edit_scales: list[float] = field(
+        default_factory=lambda: [0.0, 0.5, 1.0, 1.5, 2.0, 3.0],
+        metadata={"help": "Multiples of the direction; 0 is plain reconstruction."},
+    )
+    batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Upper bound for every number of sentences above, for a quick look."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "num_encoded", "num_paths", "num_edits", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.path_steps < 3:
+            raise ValueError(f"`path_steps` must be at least 3, got {self.path_steps}.")
+        if not self.seeds or not self.num_inference_steps:
+            raise ValueError("`seeds` and `num_inference_steps` must each hold at least one number.")
+        if self.limit is not None:
+            for name in ("num_samples", "num_encoded", "num_paths", "num_edits"):
+                setattr(self, name, min(getattr(self, name), self.limit))
+
+
+class Stopwatch:
+    """Seconds by part of the evaluation."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Adds the time of the enclosed block to `part`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 2)
+
+
+def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: EvaluationSettings) -> dict[str, Any]:
+    """Measures a pipeline.
+
+    Args:
+        pipe: A text pipeline, on the device to use.
+        train: The sentences it was trained on; the judges (trigram model, probe, classifier) are fitted on them.
+        dev: Held-out sentences.
+        settings: How much to measure.
+
+    Returns:
+        A JSON-serialisable dictionary; see the top of this file for its parts.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    stopwatch = Stopwatch()
+    seed = settings.seeds[0]
+    if settings.limit is not None:
+        dev = dev.sample(settings.limit, seed)
+    encoded_train = train.sample(settings.num_encoded, seed)
+
+    with stopwatch("trigram model"):
+        judge = TrigramModel.fit(train.sentences)
+    with stopwatch("encode"):
+        latents = pipe.encode(dev.sentences, batch_size=settings.batch_size).latents
+        dev_embeddings = _to_numpy(latents)
+        train_embeddings = _to_numpy(pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents)
+    rng = np.random.default_rng(seed)
+    noise_std = pipe.model.config.encoder_noise_variance**0.5
+    dev_posterior, train_posterior = (
+        embeddings + noise_std * rng.standard_normal(embeddings.shape)
+        for embeddings in (dev_embeddings, rng.permutation(train_embeddings)[: len(dev)])
+    )
+
+    result: dict[str, Any] = {
+        "settings": asdict(settings),
+        "num_train_sentences": len(train),
+        "num_dev_sentences": len(dev),
+        "num_parameters": pipe.model.num_parameters(),
+        "config": {
+            key: value
+            for key, value in pipe.model.config.to_dict().items()
+            if value is None or isinstance(value, (bool, int, float, str))
+        },
+    }
+
+    with stopwatch("reconstruct"):
+        reconstructions = pipe.decode(latents, batch_size=settings.batch_size)
+    result["reconstruction"] = {
+        "bleu": corpus_bleu(reconstructions, dev.sentences),
+        "exact_match": exact_match(reconstructions, dev.sentences),
+        "examples": _examples(zip(dev.sentences, reconstructions, strict=True)),
+    }
+    result["latents"] = {
+        "std": float(dev_embeddings.std(axis=0).mean()),
+        "active_dims": int((dev_embeddings.std(axis=0) > ACTIVE_STD).sum()),
+        "dims": dev_embeddings.shape[1],
+        "norm": float(np.linalg.norm(dev_embeddings, axis=1).mean()),
+    }
+    result["reference"] = _reference(judge, train, dev, train_posterior, dev_posterior, settings)
+    result["samples"] = {
+        str(steps): _samples(pipe, judge, train, dev, dev_posterior, steps, settings, stopwatch)
+        for steps in tqdm(settings.num_inference_steps, desc="samples", unit="number of steps")
+    }
+    with stopwatch("interpolate"):
+        result["interpolation"] = _interpolation(pipe, judge, dev, settings)
+    if train.labels is not None and dev.labels is not None:
+        with stopwatch("probe"):
+            result["probe_accuracy"] = linear_probe_accuracy(
+                train_embeddings, encoded_train.labels or [], dev_embeddings, dev.labels
+            )
+        if len(train.classes) == 2 and dev.classes == train.classes:
+            with stopwatch("edit"):
+                result["edits"] = _edits(pipe, judge, train, encoded_train, dev, settings)
+    result["seconds"] = stopwatch.seconds
+    return result
+
+
+def _reference(
+    judge: TrigramModel,
+    train: TextData,
+    dev: TextData,
+    train_posterior: NDArray[np.float64],
+    dev_posterior: NDArray[np.float64],
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """The values that real text has, to be read beside those of the samples.
+
+    `dev`: real sentences that the trigram model has not seen. `dev_shuffled`: the same with their words in random
+    order. `train`: as many training sentences in the place of the samples: the floor of every distance, and the
+    perplexity of a model that only repeats its training data.
+    """
+    rng = random.Random(settings.seeds[0])
+    heldout = dev.sample(settings.num_samples, settings.seeds[0])
+    shuffled = [" ".join(rng.sample(words, len(words))) for words in map(str.split, heldout.sentences)]
+    real = train.sample(len(heldout), settings.seeds[0])
+    return {
+        "dev": _text_statistics(heldout.sentences, judge, train),
+        "dev_shuffled": {"perplexity": judge.perplexity(shuffled)},
+        "train": _text_statistics(real.sentences, judge, train)
+        | _text_distances(real.sentences, heldout.sentences)
+        | {"latent_frechet": latent_frechet(train_posterior[: len(heldout)], dev_posterior)},
+    }
+
+
+def _samples(
+    pipe: EDDPMPipeline,
+    judge: TrigramModel,
+    train: TextData,
+    dev: TextData,
+    dev_posterior: NDArray[np.float64],
+    num_inference_steps: int,
+    settings: EvaluationSettings,
+    stopwatch: Stopwatch,
+) -> dict[str, Any]:
+    """Statistics of generated sentences: for each the mean, the standard deviation and the values over the seeds."""
+    heldout = dev.sample(settings.num_samples, settings.seeds[0]).sentences
+    by_seed, examples = [], []
+    for seed in settings.seeds:
+        start = time.perf_counter()
+        with stopwatch("sample"):
+            samples, latents = _generate(pipe, num_inference_steps, seed, settings)
+        seconds = time.perf_counter() - start
+        by_seed.append(
+            _text_statistics(samples, judge, train)
+            | _text_distances(samples[: len(heldout)], heldout)  # at equal sizes, as in the reference
+            | {"latent_frechet": latent_frechet(latents[: len(heldout)], dev_posterior), "seconds": seconds}
+        )
+        examples = examples or samples[:NUM_EXAMPLES]
+    statistics = {name: _spread([values[name] for values in by_seed]) for name in by_seed[0]}
+    return {**statistics, "examples": examples}
+
+
+def _generate(
+    pipe: EDDPMPipeline, num_inference_steps: int, seed: int, settings: EvaluationSettings
+) -> tuple[list[str], NDArray[np.float64]]:
+    generator = torch.Generator(device=pipe.device).manual_seed(seed)
+    samples: list[str] = []
+    latents = []
+    while len(samples) < settings.num_samples:
+        out = pipe(
+            num_samples=min(settings.batch_size, settings.num_samples - len(samples)),
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+        )
+        samples += out.samples
+        latents.append(_to_numpy(out.latents))
+    return samples, np.concatenate(latents)
+
+
+def _text_statistics(sentences: Sequence[str], judge: TrigramModel, train: TextData) -> dict[str, float]:
+    return {
+        "perplexity": judge.perplexity(sentences),
+        "uniqueness": uniqueness(sentences),
+        "novelty": novelty(sentences, train.sentences),
+        "distinct_1": distinct_n(sentences, 1),
+        "distinct_2": distinct_n(sentences, 2),
+        "empty": float(np.mean([not sentence.strip() for sentence in sentences])),
+        "mean_words": float(np.mean([len(sentence.split()) for sentence in sentences])),
+    }
+
+
+def _text_distances(sentences: Sequence[str], heldout: Sequence[str]) -> dict[str, float]:
+    return {
+        "unigram_divergence": ngram_divergence(sentences, heldout, 1),
+        "bigram_divergence": ngram_divergence(sentences, heldout, 2),
+        "trigram_divergence": ngram_divergence(sentences, heldout, 3),
+        "length_distance": length_distance(sentences, heldout),
+    }
+
+
+def _interpolation(
+    pipe: EDDPMPipeline, judge: TrigramModel, dev: TextData, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Paths between pairs of held-out sentences, through the latents and through the noise they invert to."""
+    chosen = random.Random(settings.seeds[0]).choices(dev.sentences, k=2 * settings.num_paths)
+    firsts, seconds = chosen[: settings.num_paths], chosen[settings.num_paths :]
+    result = {}
+    for space in ("latents", "noise"):
+        paths = pipe.interpolate(firsts, seconds, num_steps=settings.path_steps, mode="slerp", space=space)
+        between = [sentence for path in paths for sentence in path[1:-1]]
+        result[space] = {
+            **asdict(path_smoothness(paths)),
+            "perplexity": judge.perplexity(between),
+            "example": paths[0],
+        }
+    return result
+
+
+def _edits(
+    pipe: EDDPMPipeline,
+    judge: TrigramModel,
+    train: TextData,
+    encoded_train: TextData,
+    dev: TextData,
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """Held-out sentences moved along the direction between the two classes of the training sentences.
+
+    The classifier has seen neither the model nor the held-out sentences; at scale 0 it judges plain reconstructions.
+    """
+    negative, positive = train.classes
+    classifier = fit_text_classifier(train.sentences, train.labels or [])
+    direction = pipe.direction(encoded_train.of_class(positive), encoded_train.of_class(negative))
+    by_scale: dict[str, Any] = {f"{scale:g}": {} for scale in settings.edit_scales}
+    for start, target, sign in ((negative, positive, 1), (positive, negative, -1)):
+        originals = TextData(dev.of_class(start)).sample(settings.num_edits, settings.seeds[0]).sentences
+        for scale in settings.edit_scales:
+            edited = pipe.edit(originals, direction=direction, scale=sign * scale)
+            by_scale[f"{scale:g}"][f"{start}_to_{target}"] = {
+                "accuracy": float(np.mean(classifier.predict(edited) == target)),
+                "content_bleu": corpus_bleu(edited, originals),
+                "perplexity": judge.perplexity(edited),
+                "examples": _examples(zip(originals, edited, strict=True)),
+            }
+    return {"classifier_accuracy": float(classifier.score(dev.sentences, dev.labels)), "by_scale": by_scale}
+
+
+def _examples(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """A few (before, after) pairs, spread over the data: files are often sorted by class."""
+    rows = [list(pair) for pair in pairs]
+    return rows[:: max(1, len(rows) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+
+
+def _to_numpy(latents: torch.Tensor) -> NDArray[np.float64]:
+    return latents.flatten(1).double().cpu().numpy()  # (num, num_latents * latent_dim)
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "values": values}
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """The hardware and the library versions that a measurement was made with."""
+    processor = platform.processor() or platform.machine()
+    hardware = f"{processor}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads used"
+    if device.type == "cuda":
+        hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
+    libraries = ("torch", "transformers", "diffusers", "numpy", "scikit-learn", "sacrebleu", "rapidfuzz")
+    return {
+        "hardware": hardware,
+        "python": platform.python_version(),
+        "versions": {"hf_eddpm": hf_eddpm.__version__} | {library: version(library) for library in libraries},
+    }
+
+
+def markdown_tables(result: dict[str, Any]) -> str:
+    """The tables of a model card: a summary row, the samples by number of steps, the edits by scale.
+
+    Args:
+        result: What `evaluate` returned.
+    """
+    reconstruction, samples, real = result["reconstruction"], result["samples"], result["reference"]
+    most_steps = max(samples, key=int)
+    best = samples[most_steps]
+    summary = {
+        "BLEU": f"{reconstruction['bleu']:.1f}",
+        "exact match": f"{reconstruction['exact_match']:.3f}",
+        f"sample perplexity ({most_steps} steps)": _plus_minus(best["perplexity"], ".1f"),
+        "real": f"{real['dev']['perplexity']:.1f}",
+        "bigram JSD": _plus_minus(best["bigram_divergence"], ".3f"),
+        "real vs real": f"{real['train']['bigram_divergence']:.3f}",
+        "unique": _plus_minus(best["uniqueness"], ".3f"),
+        "novel": _plus_minus(best["novelty"], ".3f"),
+    }
+    if "probe_accuracy" in result:
+        summary["probe accuracy"] = f"{result['probe_accuracy']:.3f}"
+    for space, values in result["interpolation"].items():
+        summary[f"path length ({space})"] = f"{values['path_length']:.2f}"
+    tables = [_markdown_table([summary])]
+
+    measures = {
+        "perplexity": ".1f",
+        "bigram_divergence": ".3f",
+        "length_distance": ".2f",
+        "latent_frechet": ".4f",
+        "distinct_1": ".3f",
+        "distinct_2": ".3f",
+        "uniqueness": ".3f",
+        "novelty": ".3f",
+    }
+    rows = [
+        {"steps": steps} | {key.replace("_", " "): _plus_minus(values[key], form) for key, form in measures.items()}
+        for steps, values in samples.items()
+    ]
+    for name, title in (("dev", "real, held out"), ("train", "real, training"), ("dev_shuffled", "shuffled words")):
+        known = {key: f"{real[name][key]:{form}}" for key, form in measures.items() if key in real[name]}
+        rows.append({"steps": title} | {key.replace("_", " "): value for key, value in known.items()})
+    tables.append(_markdown_table(rows))
+
+    if "edits" in result:
+        rows = []
+        for scale, directions in result["edits"]["by_scale"].items():
+            row = {"scale": scale}
+            for name, values in directions.items():
+                title = name.replace("_", " ")
+                row[f"{title}: judged as target"] = f"{values['accuracy']:.3f}"
+                row[f"{title}: content BLEU"] = f"{values['content_bleu']:.1f}"
+                row[f"{title}: perplexity"] = f"{values['perplexity']:.1f}"
+            rows.append(row)
+        tables.append(_markdown_table(rows))
+    return "\n\n".join(tables)
+
+
+def _plus_minus(spread: dict[str, Any], form: str) -> str:
+    mean = f"{spread['mean']:{form}}"
+    return mean if spread["std"] is None else f"{mean} ± {spread['std']:{form}}"
+
+
+def _markdown_table(rows: list[dict[str, str]]) -> str:
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Evaluates the checkpoint named on the command line."""
+    parser = HfArgumentParser((EvaluationArguments, EvaluationSettings), description=__doc__.splitlines()[0])
+    arguments, settings = parser.parse_args_into_dataclasses()
+    start = time.perf_counter()
+    columns = {"text_column": arguments.text_column, "label_column": arguments.label_column}
+    train = load_text(arguments.train, arguments.train_split, **columns)
+    dev = load_text(arguments.dev, arguments.dev_split, **columns)
+    pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
+    result = {"arguments": asdict(arguments), "recipe": arguments.recipe}
+    result |= evaluate(pipe, train, dev, settings)
+    result |= describe_environment(pipe.device) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
+    if arguments.output is not None:
+        output = Path(arguments.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(markdown_tables(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Trains an EDDPM on sentences and saves it as a pipeline.
+
+    python training/train_text.py training/configs/text_yelp_mini.json --train train.0.txt.gz=0 train.1.txt.gz=1 \\
+        --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output_dir runs/yelp
+
+The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
+`output_dir/pipeline`. A run that was interrupted goes on with `--resume_from_checkpoint auto`.
+"""
+
+import json
+import logging as python_logging
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from arguments import EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
+from data import TextData, load_text
+from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
+
+logger = logging.get_logger(__name__)
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Runs the training and returns the pipeline's folder."""
+    data_args, model_args, training_args = parse_arguments(
+        TextDataArguments, TextModelArguments, EDDPMTrainingArguments, args=args
+    )
+    logging.set_verbosity_info()
+    python_logging.basicConfig(stream=sys.stderr)
+    if training_args.num_threads is not None:
+        torch.set_num_threads(training_args.num_threads)
+    set_seed(training_args.seed)
+
+    train, dev = load_data(data_args, training_args.seed)
+    model, processor = build_model(model_args, data_args.max_length, train.sentences)
+    report_data(train, dev, processor)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(f"The model has {num_parameters / 1e6:.2f} million parameters.")
+
+    trainer = EDDPMTrainer(
+        model=model,
+        args=training_args,
+        processor=processor,
+        ema_decay=training_args.ema_decay,
+        train_dataset=train.sentences,
+        eval_dataset=dev.sentences,
+        preview_data=dev.sentences[: training_args.num_previews] if training_args.num_previews else None,
+        num_preview_samples=training_args.num_previews,
+    )
+    start = time.time()
+    trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    metrics = trainer.evaluate()
+    metrics["train_seconds"] = time.time() - start
+    metrics["num_parameters"] = num_parameters
+
+    folder = Path(training_args.output_dir) / "pipeline"
+    if trainer.is_world_process_zero():
+        pipe = trainer.build_pipeline()
+        pipe.to(dtype=getattr(torch, training_args.save_dtype))
+        pipe.save_pretrained(folder)
+        (folder / "training.json").write_text(
+            json.dumps({"metrics": metrics, "log": trainer.state.log_history}, indent=1) + "\n", encoding="utf-8"
+        )
+        logger.info(f"Saved the pipeline in {folder}.")
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
+    return folder
+
+
+def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextData]:
+    """Loads the training and the held-out sentences."""
+    if not data_args.train:
+        raise ValueError("`train` must name the training data.")
+
+    def load(source: list[str], split: str | None) -> TextData:
+        return load_text(
+            source if len(source) > 1 else source[0],
+            split=split,
+            text_column=data_args.text_column,
+            label_column=data_args.label_column,
+            config_name=data_args.dataset_config,
+        )
+
+    train = load(data_args.train, data_args.train_split)
+    if data_args.dev or data_args.dev_split:
+        dev = load(data_args.dev or data_args.train, data_args.dev_split)
+        return train, dev.sample(data_args.max_dev_sentences, seed)
+    if not 0 < data_args.dev_fraction < 1:
+        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
+    # Equal sentences stay on one side.
+    distinct = sorted(set(train.sentences))
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[: max(1, round(len(distinct) * data_args.dev_fraction))])
+    if len(held_out) == len(distinct):
+        raise ValueError("`train` must hold at least two different sentences where `dev` is not given.")
+    kept = [sentence for sentence in train.sentences if sentence not in held_out]
+    return TextData(kept, sources=train.sources), TextData(sorted(held_out)).sample(data_args.max_dev_sentences, seed)
+
+
+def report_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor) -> None:
+    """Logs how many sentences there are, and how many are empty, repeated or too long."""
+    for name, data in (("train", train), ("dev", dev)):
+        too_long = processor.count_truncated(data.sentences)
+        logger.info(
+            f"{name}: {len(data)} sentences, {data.num_empty} empty ones left out, {data.num_duplicates} repeat an "
+            f"earlier one, {too_long} are longer than {processor.max_length} tokens and will be cut."
+        )
+
+
+def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer (Sennrich et al. 2016) that gives every string back exactly."""
+
+    def batches() -> Iterator[list[str]]:
+        for start in range(0, len(sentences), 1000):
+            yield sentences[start : start + 1000]
+
+    tokenizer = Tokenizer(models.BPE())
+    # A leading space makes a word the same token at the start of a sentence as inside it.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(content=" ", left=1, right=0)])
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer.train_from_iterator(
+        batches(),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(special.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
+
+
+def build_model(
+    model_args: TextModelArguments, max_length: int, sentences: list[str]
+) -> tuple[EDDPMModel, EDDPMTextProcessor]:
+    """Makes the model and its processor; what is not pretrained gets a tokenizer trained on `sentences`."""
+    values = dict(model_args.model_config)
+    own = None if model_args.encoder and model_args.decoder else train_tokenizer(sentences, model_args.vocab_size)
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    backbones: dict[str, torch.nn.Module] = {}
+    attention: dict[str, Any] = (
+        {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}
+    )
+    defaults = EDDPMConfig.from_preset(model_args.preset) if model_args.preset else EDDPMConfig()
+    for part, auto_class in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
+        name = getattr(model_args, part)
+        if name is not None:
+            tokenizers[part] = AutoTokenizer.from_pretrained(name)
+            backbones[part] = auto_class.from_pretrained(name, dtype=torch.float32, **attention)
+            values[part] = backbones[part].config
+            continue
+        assert own is not None
+        tokenizers[part] = own
+        given = values.get(part, {})
+        base = {} if "model_type" in given else getattr(defaults, part).to_dict()
+        special = {"bos_token_id": own.bos_token_id, "eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id}
+        merged = {**base, **given, "vocab_size": len(own), **special}
+        values[part] = AutoConfig.for_model(merged.pop("model_type"), **merged)
+    config = (
+        EDDPMConfig.from_preset(model_args.preset, **values) if model_args.preset else EDDPMConfig(**values)
+    )
+    if model_args.attn_implementation is not None:
+        config._attn_implementation = model_args.attn_implementation
+    model = EDDPMModel(
+        config,
+        encoder=TextEncoder(config, backbones["encoder"]) if "encoder" in backbones else None,
+        decoder=TextDecoder(config, backbones["decoder"]) if "decoder" in backbones else None,
+    )
+    return model, EDDPMTextProcessor(tokenizers["encoder"], tokenizers["decoder"], max_length=max_length)
+
+
+def find_checkpoint(training_args: EDDPMTrainingArguments) -> str | None:
+    """Returns the checkpoint to resume from: a folder, or with "auto" the last one of `output_dir` if any."""
+    wanted = training_args.resume_from_checkpoint
+    if wanted != "auto":
+        return wanted
+    folder = Path(training_args.output_dir)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+if __name__ == "__main__":
+    main()
