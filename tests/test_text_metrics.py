@@ -23,6 +23,7 @@ from text_metrics import (
     ngram_divergence,
     novelty,
     path_smoothness,
+    reverse_perplexity,
     uniqueness,
 )
 
@@ -104,6 +105,25 @@ def test_trigram_probabilities_sum_to_one(sentences, context, starts):
     context = [START, *context] if starts else context
     total = sum(model.probability(word, context) for word in [*words, END, "never seen"])
     assert total == pytest.approx(1)
+
+
+@given(sentence_lists, st.integers(0, 50))
+def test_a_larger_vocabulary_shares_the_mass_of_unknown_words(sentences, num_more):
+    known = {word for sentence in sentences for word in sentence.split()}
+    model = TrigramModel.fit(sentences, vocabulary_size=len(known) + 2 + num_more)
+    total = sum(model.probability(word) for word in [*known, END])
+    assert total + (1 + num_more) * model.probability("never seen") == pytest.approx(1)
+
+
+def test_reverse_perplexity_sees_bland_text_that_perplexity_prefers():
+    foods, verdicts = ["soup", "bread", "fish", "cake"], ["good", "bad", "cold", "late"]
+    real = [f"the {food} was {verdict} ." for food in foods for verdict in verdicts]
+    bland = ["the soup was good ."] * len(real)
+    judge = TrigramModel.fit(real)
+    size = judge.vocabulary_size
+    assert judge.perplexity(bland) <= judge.perplexity(real) + 1e-9
+    assert reverse_perplexity(bland, real, size) > 2 * reverse_perplexity(real, real, size)
+    assert reverse_perplexity(real, real, size) == pytest.approx(judge.perplexity(real))
 
 
 @given(sentence_lists)
@@ -188,12 +208,14 @@ def test_text_classifier_uses_word_pairs_and_punctuation():
 
 
 def test_bad_input_is_refused():
-    for measure in (uniqueness, TrigramModel.fit, TrigramModel([Counter()] * 3).perplexity):
+    for measure in (uniqueness, TrigramModel.fit, TrigramModel([Counter()] * 3, 2).perplexity):
         for sentences in ([], "a string"):
             with pytest.raises(ValueError, match="`sentences` must be"):
                 measure(sentences)
     with pytest.raises(ValueError, match="same length"):
         corpus_bleu(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="`vocabulary_size` must be at least 4"):
+        TrigramModel.fit(["a b"], vocabulary_size=3)
     with pytest.raises(ValueError, match="`n` must be at least 1"):
         distinct_n(["a"], 0)
     with pytest.raises(ValueError, match=r"must be \(at least 2, dim\)"):

@@ -171,7 +171,7 @@ def show_model(pipe: EDDPMPipeline, checkpoint: str) -> None:
 
 
 def show_generation(pipe: EDDPMPipeline, num_samples: int, num_inference_steps: int, seed: int) -> None:
-    heading("Generate", f"random noise, {num_inference_steps} denoising steps, decoder: sentences that never existed")
+    heading("Generate", f"random noise, {num_inference_steps} denoising steps, then the decoder: new sentences")
     generator = torch.Generator().manual_seed(seed)
     for sample in pipe(num_samples=num_samples, num_inference_steps=num_inference_steps, generator=generator).samples:
         print(f"  {sample}")

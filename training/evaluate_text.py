@@ -11,8 +11,9 @@ this script. What is measured, all by functions of `text_metrics.py`:
   trigram model, uniqueness, novelty, distinct-n, and the distance from held-out sentences in length, n-grams and
   latents. The trigram model is fitted here, on `--train`: other text than the real sentences (`--dev`) whose
   perplexity stands beside that of the samples. A model that repeats its training sentences would beat real text by
-  this measure (`reference.train` says by how much), so read it with the novelty. The latents' distance is from samples
-  of the posterior, which is what the chain models, not from its means.
+  this measure (`reference.train` says by how much), so read it with the novelty; bland text does well by it too, so
+  read it with the reverse perplexity (held-out sentences under a trigram model of the samples) and distinct-n. The
+  latents' distance is from samples of the posterior, which is what the chain models, not from its means.
 - **interpolation** in both spaces: how even the paths are, and how fluent the sentences between the ends.
 - with labels: a linear **probe** of the embeddings and, for two classes, **edits** along the direction between them,
   judged by a bag-of-words classifier that is fitted here on raw training text.
@@ -51,6 +52,7 @@ from text_metrics import (
     ngram_divergence,
     novelty,
     path_smoothness,
+    reverse_perplexity,
     uniqueness,
 )
 
@@ -169,7 +171,7 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         "config": {
             key: value
             for key, value in pipe.model.config.to_dict().items()
-            if value is None or isinstance(value, (bool, int, float, str))
+            if not key.startswith("_") and (value is None or isinstance(value, (bool, int, float, str)))
         },
     }
 
@@ -216,8 +218,8 @@ def _reference(
     """The values that real text has, to be read beside those of the samples.
 
     `dev`: real sentences that the trigram model has not seen. `dev_shuffled`: the same with their words in random
-    order. `train`: as many training sentences in the place of the samples: the floor of every distance, and the
-    perplexity of a model that only repeats its training data.
+    order. `train`: as many training sentences in the place of the samples: the distances of real text from real text,
+    and the perplexity of a model that only repeats its training data.
     """
     rng = random.Random(settings.seeds[0])
     heldout = dev.sample(settings.num_samples, settings.seeds[0])
@@ -227,7 +229,7 @@ def _reference(
         "dev": _text_statistics(heldout.sentences, judge, train),
         "dev_shuffled": {"perplexity": judge.perplexity(shuffled)},
         "train": _text_statistics(real.sentences, judge, train)
-        | _text_distances(real.sentences, heldout.sentences)
+        | _text_distances(real.sentences, heldout.sentences, judge)
         | {"latent_frechet": latent_frechet(train_posterior[: len(heldout)], dev_posterior)},
     }
 
@@ -252,7 +254,7 @@ def _samples(
         seconds = time.perf_counter() - start
         by_seed.append(
             _text_statistics(samples, judge, train)
-            | _text_distances(samples[: len(heldout)], heldout)  # at equal sizes, as in the reference
+            | _text_distances(samples[: len(heldout)], heldout, judge)  # at equal sizes, as in the reference
             | {"latent_frechet": latent_frechet(latents[: len(heldout)], dev_posterior), "seconds": seconds}
         )
         examples = examples or samples[:NUM_EXAMPLES]
@@ -289,8 +291,9 @@ def _text_statistics(sentences: Sequence[str], judge: TrigramModel, train: TextD
     }
 
 
-def _text_distances(sentences: Sequence[str], heldout: Sequence[str]) -> dict[str, float]:
+def _text_distances(sentences: Sequence[str], heldout: Sequence[str], judge: TrigramModel) -> dict[str, float]:
     return {
+        "reverse_perplexity": reverse_perplexity(sentences, heldout, judge.vocabulary_size),
         "unigram_divergence": ngram_divergence(sentences, heldout, 1),
         "bigram_divergence": ngram_divergence(sentences, heldout, 2),
         "trigram_divergence": ngram_divergence(sentences, heldout, 3),
@@ -363,7 +366,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """The hardware and the library versions that a measurement was made with."""
     processor = platform.processor() or platform.machine()
-    hardware = f"{processor}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads used"
+    hardware = f"{processor}, {os.cpu_count()} CPU cores, torch threads: {torch.get_num_threads()}"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
     libraries = ("torch", "transformers", "diffusers", "numpy", "scikit-learn", "sacrebleu", "rapidfuzz")
@@ -401,6 +404,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
 
     measures = {
         "perplexity": ".1f",
+        "reverse_perplexity": ".0f",
         "bigram_divergence": ".3f",
         "length_distance": ".2f",
         "latent_frechet": ".4f",

@@ -34,6 +34,8 @@ class FrontPoint:
         perplexity: Mean over the seeds of the samples' perplexity.
         perplexity_std: Its standard deviation over the seeds, 0 for one seed.
         real_perplexity: That of held-out sentences under the same trigram model.
+        reverse_perplexity: Of held-out sentences under a trigram model of the samples.
+        real_reverse_perplexity: Of them under a trigram model of as many training sentences.
         bigram_divergence: Of the samples from held-out sentences.
         real_bigram_divergence: Of as many training sentences from them.
         uniqueness: Share of different samples.
@@ -46,6 +48,8 @@ class FrontPoint:
     perplexity: float
     perplexity_std: float
     real_perplexity: float
+    reverse_perplexity: float
+    real_reverse_perplexity: float
     bigram_divergence: float
     real_bigram_divergence: float
     uniqueness: float
@@ -85,6 +89,8 @@ def read_point(
         perplexity=samples["perplexity"]["mean"],
         perplexity_std=samples["perplexity"]["std"] or 0.0,
         real_perplexity=reference["dev"]["perplexity"],
+        reverse_perplexity=samples["reverse_perplexity"]["mean"],
+        real_reverse_perplexity=reference["train"]["reverse_perplexity"],
         bigram_divergence=samples["bigram_divergence"]["mean"],
         real_bigram_divergence=reference["train"]["bigram_divergence"],
         uniqueness=samples["uniqueness"]["mean"],
@@ -133,17 +139,8 @@ def plot_front(lines: dict[str, list[FrontPoint]], output: str | Path) -> None:
 
 def front_table(lines: dict[str, list[FrontPoint]], swept: str | None = None) -> str:
     """The points as a Markdown table, in the order of the lines."""
-    columns = [
-        "recipe",
-        swept or "",
-        "BLEU",
-        "exact match",
-        "sample perplexity",
-        "real",
-        "bigram JSD",
-        "real",
-        "unique",
-    ]
+    columns = ["recipe", swept or "", "BLEU", "exact match", "sample perplexity", "real"]
+    columns += ["reverse perplexity", "real", "bigram JSD", "real", "unique"]
     rows = [columns, ["---"] * len(columns)]
     for recipe, line in lines.items():
         for p in line:
@@ -155,6 +152,8 @@ def front_table(lines: dict[str, list[FrontPoint]], swept: str | None = None) ->
                     f"{p.exact_match:.3f}",
                     f"{p.perplexity:.1f} ± {p.perplexity_std:.1f}",
                     f"{p.real_perplexity:.1f}",
+                    f"{p.reverse_perplexity:.0f}",
+                    f"{p.real_reverse_perplexity:.0f}",
                     f"{p.bigram_divergence:.3f}",
                     f"{p.real_bigram_divergence:.3f}",
                     f"{p.uniqueness:.3f}",

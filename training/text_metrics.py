@@ -2,7 +2,8 @@
 
 A sentence is a string whose words are separated by white space (the data are expected to be tokenised so). Distances
 are 0 for equal inputs and are biased upwards by small samples: read them beside the value for two sets of real
-sentences of the same sizes.
+sentences of the same sizes. That value is no floor: bland text repeats common n-grams, which are sampled with less
+noise, and can come out below it. Perplexity, too, flatters bland text. `reverse_perplexity` and `distinct_n` do not.
 """
 
 from collections import Counter
@@ -114,11 +115,13 @@ class TrigramModel:
     orders by the number of different words they follow (n-grams that begin with the start mark, which nothing
     precedes, by their counts). A sentence is its words and an end mark; one start mark predicts the first word.
 
-    The unigrams interpolate with a uniform distribution over the training words, the end mark and one unknown word. So
-    an unknown word has a small probability of its own (KenLM's choice, Heafield, 2011) and is never free of charge.
+    The unigrams interpolate with a uniform distribution over the vocabulary: the training words, the end mark and one
+    unknown word (KenLM's choice, Heafield, 2011), or as many words as `vocabulary_size` says. So an unknown word has a
+    small probability of its own and is never free of charge.
     """
 
-    def __init__(self, counts: list[Counter[tuple[str, ...]]]) -> None:
+    def __init__(self, counts: list[Counter[tuple[str, ...]]], vocabulary_size: int) -> None:
+        self.vocabulary_size = vocabulary_size
         self._counts = counts  # the (continuation) counts of the 1-, 2- and 3-grams
         self._discounts = [self._discount(order) for order in counts]
         self._totals: list[Counter[tuple[str, ...]]] = []  # per context: the sum of the counts of its n-grams
@@ -129,11 +132,17 @@ class TrigramModel:
                 totals[gram[:-1]] += count
             self._totals.append(totals)
             self._followers.append(Counter(gram[:-1] for gram in order))
-        self._vocabulary_size = len(counts[0]) + 1  # the words and the end mark, and one unknown word
 
     @classmethod
-    def fit(cls, sentences: Sequence[str]) -> "TrigramModel":
-        """Counts the sentences. Repeated sentences count as often as they occur."""
+    def fit(cls, sentences: Sequence[str], vocabulary_size: int | None = None) -> "TrigramModel":
+        """Counts the sentences. Repeated sentences count as often as they occur.
+
+        Args:
+            sentences: The training text.
+            vocabulary_size: How many words share the uniform distribution, the end mark and the unknown ones included.
+                Models of different texts are comparable only with the same one: by default it is the number of
+                different words here plus two, so a model of few words would have its unknown ones cheap.
+        """
         _check_sentences(sentences)
         raw: list[Counter[tuple[str, ...]]] = [Counter(), Counter(), Counter()]
         for sentence in sentences:
@@ -143,14 +152,17 @@ class TrigramModel:
         unigrams = Counter(gram[1:] for gram in raw[1])
         bigrams = Counter(gram[1:] for gram in raw[2])
         bigrams.update({gram: count for gram, count in raw[1].items() if gram[0] == START})
-        return cls([unigrams, bigrams, raw[2]])
+        known = len(unigrams) + 1  # the words and the end mark, and one unknown word
+        if vocabulary_size is not None and vocabulary_size < known:
+            raise ValueError(f"`vocabulary_size` must be at least {known} for this text, got {vocabulary_size}.")
+        return cls([unigrams, bigrams, raw[2]], vocabulary_size or known)
 
     def probability(self, word: str, context: Sequence[str] = ()) -> float:
         """The probability of `word` (END for the end of the sentence) after the last two words of `context`.
 
         A context that starts a sentence begins with START.
         """
-        probability = 1 / self._vocabulary_size
+        probability = 1 / self.vocabulary_size
         for n in (1, 2, 3):
             history = tuple(context[len(context) - n + 1 :]) if n > 1 else ()
             if len(history) < n - 1 or not (total := self._totals[n - 1][history]):
@@ -177,6 +189,20 @@ class TrigramModel:
         once, twice = frequencies[1], frequencies[2]
         # tiny corpora may have no n-gram seen once, or none seen twice; 0.75 is the usual value
         return once / (once + 2 * twice) if once and twice else 0.75
+
+
+def reverse_perplexity(sentences: Sequence[str], reference: Sequence[str], vocabulary_size: int) -> float:
+    """Perplexity of real text under a trigram model of the generated text (Zhao et al., 2018).
+
+    It is high for text that is not fluent and for text that is fluent but says few things.
+
+    Args:
+        sentences: The generated text; compare equal numbers of sentences.
+        reference: Real text.
+        vocabulary_size: See `TrigramModel.fit`; the same for all texts compared. Words beyond it raise it.
+    """
+    words = {word for sentence in sentences for word in sentence.split()}
+    return TrigramModel.fit(sentences, max(vocabulary_size, len(words) + 2)).perplexity(reference)
 
 
 # ---- latents and paths through them

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -132,8 +132,9 @@ def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenize
             yield sentences[start : start + 1000]
 
     tokenizer = Tokenizer(models.BPE())
-    # A leading space makes a word the same token at the start of a sentence as inside it.
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    # A leading space makes a word the same token at the start of a sentence as inside it; the decoder takes it back.
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(content=" ", left=1, right=0)])
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     tokenizer.train_from_iterator(
@@ -171,12 +172,14 @@ def build_model(
         tokenizers[part] = own
         given = values.get(part, {})
         base = {} if "model_type" in given else getattr(defaults, part).to_dict()
-        special = {"bos_token_id": own.bos_token_id, "eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id}
+        special = {
+            "bos_token_id": own.bos_token_id,
+            "eos_token_id": own.eos_token_id,
+            "pad_token_id": own.pad_token_id,
+        }
         merged = {**base, **given, "vocab_size": len(own), **special}
         values[part] = AutoConfig.for_model(merged.pop("model_type"), **merged)
-    config = (
-        EDDPMConfig.from_preset(model_args.preset, **values) if model_args.preset else EDDPMConfig(**values)
-    )
+    config = EDDPMConfig.from_preset(model_args.preset, **values) if model_args.preset else EDDPMConfig(**values)
     if model_args.attn_implementation is not None:
         config._attn_implementation = model_args.attn_implementation
     model = EDDPMModel(

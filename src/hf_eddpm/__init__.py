@@ -4,7 +4,7 @@ import diffusers
 from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
+from .modalities import Modality, ModalityDecoder, ModalityEncoder, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
 from .modeling_text import TextDecoder, TextEncoder
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
@@ -13,6 +13,27 @@ from .processing_text import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 from .trainer import EDDPMTrainer
 
+__all__ = [
+    "EDDPMBound",
+    "EDDPMConfig",
+    "EDDPMEncoding",
+    "EDDPMModel",
+    "EDDPMOutput",
+    "EDDPMPipeline",
+    "EDDPMPipelineOutput",
+    "EDDPMProcessor",
+    "EDDPMScheduler",
+    "EDDPMSchedulerOutput",
+    "EDDPMScore",
+    "EDDPMTextProcessor",
+    "EDDPMTrainer",
+    "Modality",
+    "ModalityDecoder",
+    "ModalityEncoder",
+    "TextDecoder",
+    "TextEncoder",
+    "register_modality",
+]
 __version__ = "0.1.0"
 
 AutoConfig.register("eddpm", EDDPMConfig, exist_ok=True)

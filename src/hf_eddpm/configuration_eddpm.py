@@ -47,6 +47,8 @@ class EDDPMConfig(PreTrainedConfig):
         decoder_conditioning: How the decoder receives the latents, besides an embedding of them that is added to
             every token: "prefix" (latents as leading input embeddings; any backbone) or "memory" (latents as
             per-layer keys and values, the paper's way; attention backbones only).
+        decoder_word_dropout: Share in [0, 1) of the decoder's input tokens that are blanked in training, so that it
+            leans on the latents (Bowman et al. 2016, arXiv 1511.06349).
         latent_normalization: "batch" standardises the posterior mean by batch statistics (running statistics in
             evaluation), which keeps the scale of the latents at 1 so that `encoder_noise_variance` keeps its meaning.
             "none" is the paper.
@@ -91,6 +93,7 @@ class EDDPMConfig(PreTrainedConfig):
     num_latents: int = 1
     pooling: Pooling = "mean"
     decoder_conditioning: Conditioning = "prefix"
+    decoder_word_dropout: float = 0.0
     latent_normalization: LatentNormalization = "batch"
     encoder_noise_variance: float = 0.2
     encoder_gradient_scale: float = 0.1
@@ -182,6 +185,8 @@ class EDDPMConfig(PreTrainedConfig):
             )
         if not 0 <= self.encoder_gradient_scale <= 1:
             raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
+        if not 0 <= self.decoder_word_dropout < 1:
+            raise ValueError(f"`decoder_word_dropout` must be in [0, 1), got {self.decoder_word_dropout!r}.")
         for name in ("reconstruction_weight", "diffusion_weight"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):

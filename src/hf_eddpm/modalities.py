@@ -3,7 +3,45 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+
+
+class ModalityEncoder(nn.Module):
+    """Base of the encoders, whose `forward(**inputs)` returns features `(batch, num_latents, output_size)`.
+
+    Attributes:
+        input_names: Keyword arguments of `forward`.
+        output_size: Width of the features.
+    """
+
+    input_names: tuple[str, ...]
+    output_size: int
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the module that first sees the data."""
+        raise NotImplementedError
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace that module."""
+        raise NotImplementedError
+
+
+class ModalityDecoder(nn.Module):
+    """Base of the decoders, from latents `(batch, num_latents, latent_dim)` to one kind of data.
+
+    `forward(latents, **targets)` returns -log p(targets | latents) in nats and the number of units (tokens, sites or
+    pixels) it covers, both `(batch,)`.
+
+    Attributes:
+        target_names: Keyword arguments of `forward` besides the latents.
+    """
+
+    target_names: tuple[str, ...]
+
+    def generate(self, latents: torch.Tensor, **kwargs: Any) -> Any:
+        """Return decoded data, which the processor's `postprocess` turns into what users see."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -11,20 +49,15 @@ class Modality:
     """What the model needs to know about one kind of data.
 
     Args:
-        encoder_class: Module built as `encoder_class(config)`. Its `forward(**inputs)` returns pooled features,
-            float `(batch, num_latents, hidden)`, and its `output_size` attribute is that `hidden`. `input_names`
-            lists the keyword arguments it takes.
-        decoder_class: Module built as `decoder_class(config)`. Its `forward(latents, **targets)` returns the
-            reconstruction's negative log-likelihood in nats and the number of units it covers (tokens, sites,
-            pixels), both `(batch,)`; `generate(latents, **kwargs)` returns decoded data, which the processor's
-            `postprocess` turns into what users see. `target_names` lists the keyword arguments of `forward`.
+        encoder_class: `ModalityEncoder` built as `encoder_class(config)`.
+        decoder_class: `ModalityDecoder` built as `decoder_class(config)`.
         default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
         default_decoder: The same for the decoder.
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
     """
 
-    encoder_class: type[nn.Module]
-    decoder_class: type[nn.Module]
+    encoder_class: type[ModalityEncoder]
+    decoder_class: type[ModalityDecoder]
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import get_modality
+from .modalities import ModalityDecoder, ModalityEncoder, get_modality
 from .modeling_denoiser import LatentDenoiser
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -39,12 +39,12 @@ class EDDPMOutput(ModelOutput):
         posterior_mean: Mean of q(latents | datum), shaped as `latents`.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    diffusion_loss: torch.FloatTensor | None = None
-    alignment_loss: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    posterior_mean: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    diffusion_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    posterior_mean: torch.Tensor | None = None
 
 
 @dataclass
@@ -60,12 +60,12 @@ class EDDPMBound(ModelOutput):
         num_units: Tokens, sites or pixels of the datum.
     """
 
-    bound: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
-    alignment: torch.FloatTensor | None = None
-    diffusion: torch.FloatTensor | None = None
-    prior: torch.FloatTensor | None = None
-    num_units: torch.FloatTensor | None = None
+    bound: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    alignment: torch.Tensor | None = None
+    diffusion: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    num_units: torch.Tensor | None = None
 
 
 class LatentPosterior:
@@ -200,7 +200,15 @@ class EDDPMModel(EDDPMPreTrainedModel):
     # Trainer: the loss is a mean over this batch and not yet divided for gradient accumulation.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: EDDPMConfig, encoder: nn.Module | None = None, decoder: nn.Module | None = None):
+    encoder: ModalityEncoder
+    decoder: ModalityDecoder
+
+    def __init__(
+        self,
+        config: EDDPMConfig,
+        encoder: ModalityEncoder | None = None,
+        decoder: ModalityDecoder | None = None,
+    ):
         super().__init__(config)
         modality = get_modality(config.modality)
         self.encoder = modality.encoder_class(config) if encoder is None else encoder
@@ -272,7 +280,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
 
     def forward(
         self,
-        timesteps: torch.LongTensor | None = None,
+        timesteps: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         return_loss: bool = True,
@@ -358,14 +366,12 @@ class EDDPMModel(EDDPMPreTrainedModel):
         return self.scheduler.reconstruction_weight() if self.config.loss_weighting == "simple" else 1.0
 
     @torch.no_grad()
-    def bound(
-        self, num_timesteps: int = 32, generator: torch.Generator | None = None, **inputs: Any
-    ) -> EDDPMBound:
+    def bound(self, num_timesteps: int = 32, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMBound:
         r"""Estimate the bound on -log p(datum) and its terms, in nats (DDPM's decomposition with the encoder as q).
 
         With x_1 a sample of q(x_1 | x_0) = N(mean, b I), b = `encoder_noise_variance`, and beta the first beta, the
-        alignment is E log q(x_1 | x_0) - log p(x_1 | x_2) = w_0 |noise - noise_pred|^2 + d/2 (log(beta / b) - 1): exact
-        for any b, since the chain starts at the sample and not at the mean.
+        alignment is E[log q(x_1 | x_0) - log p(x_1 | x_2)] = w_0 |noise - noise_pred|^2 + d/2 (log(beta / b) - 1).
+        It is exact for any b, since the chain starts at the sample and not at the mean.
 
         Args:
             num_timesteps: Timesteps of the stratified estimate of the diffusion term, at least 1.
@@ -398,9 +404,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
 
         # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
         alpha_prod = scheduler.alphas_cumprod[-1].to(chain.device)
-        prior = 0.5 * (
-            alpha_prod * chain.flatten(1).square().sum(1) - size * (alpha_prod + torch.log1p(-alpha_prod))
-        )
+        prior = 0.5 * (alpha_prod * chain.flatten(1).square().sum(1) - size * (alpha_prod + torch.log1p(-alpha_prod)))
         nats = nats.float()
         return EDDPMBound(
             bound=nats + alignment + diffusion + prior,
@@ -440,7 +444,9 @@ class EDDPMModel(EDDPMPreTrainedModel):
             clean, _ = scheduler.predict(model_output, timesteps, noisy_latents)
             squares = (mean - clean).square().flatten(1)
             beta, alpha = scheduler.betas[0].item(), scheduler.alphas[0].item()
-            aligned = alpha / beta * squares.mean(1) if config.loss_weighting == "simple" else squares.sum(1) / (2 * beta)
+            aligned = (
+                alpha / beta * squares.mean(1) if config.loss_weighting == "simple" else squares.sum(1) / (2 * beta)
+            )
             errors = torch.where(timesteps == 0, aligned, errors)
         return errors
 
@@ -465,9 +471,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         weights = torch.where(timesteps == 0, weight_of_first, weight_of_others).float()
         return latents, timesteps, noise, weights
 
-    def _split(
-        self, inputs: dict[str, Any], with_targets: bool = True
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _split(self, inputs: dict[str, Any], with_targets: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
         """Divide the batch into what the encoder takes and what the decoder takes."""
         known = {*self.encoder.input_names, *self.decoder.target_names}
         if unknown := sorted(set(inputs) - known):

@@ -9,13 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
+from .modalities import Modality, ModalityDecoder, ModalityEncoder, register_modality
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(ModalityEncoder):
     """A text encoder from transformers and a pooling of its hidden states to `num_latents` vectors.
 
     Args:
@@ -25,7 +32,7 @@ class TextEncoder(nn.Module):
 
     input_names = ("input_ids", "attention_mask")
 
-    def __init__(self, config: EDDPMConfig, backbone: nn.Module | None = None):
+    def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
         self.backbone = _backbone_from_config(config.encoder) if backbone is None else backbone
         self.output_size = _hidden_size(config.encoder)
@@ -67,7 +74,7 @@ class TextEncoder(nn.Module):
         return weights @ hidden_states
 
 
-class TextDecoder(nn.Module):
+class TextDecoder(ModalityDecoder):
     """A causal language model that reads the latents.
 
     The latents come in two ways at once: an embedding of them is added to every token's embedding, and they stand
@@ -82,13 +89,14 @@ class TextDecoder(nn.Module):
 
     target_names = ("labels",)
 
-    def __init__(self, config: EDDPMConfig, backbone: nn.Module | None = None):
+    def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__()
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.decoder)
         self.backbone = backbone
         self.conditioning = config.decoder_conditioning
         self.num_latents = config.num_latents
+        self.word_dropout = config.decoder_word_dropout
         hidden_size = backbone.get_input_embeddings().embedding_dim
         self.token_projection = nn.Linear(config.latent_size, hidden_size)
         if self.conditioning == "prefix":
@@ -137,7 +145,12 @@ class TextDecoder(nn.Module):
         inputs = torch.cat([start, labels[:, :-1]], dim=1)
         # A padded input position only ever feeds ignored labels: attention is causal, so it needs no mask.
         inputs = inputs.masked_fill(inputs == -100, self.start_token_id)
-        embeds = self.backbone.get_input_embeddings()(inputs) + self._token_shift(latents)
+        embeds = self.backbone.get_input_embeddings()(inputs)
+        if self.training and self.word_dropout > 0:
+            kept = torch.rand(inputs.shape, device=inputs.device) >= self.word_dropout
+            kept[:, 0] = True  # the start token
+            embeds = embeds * kept.unsqueeze(-1)
+        embeds = embeds + self._token_shift(latents)
         if self.conditioning == "prefix":
             embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
             return self.backbone(inputs_embeds=embeds, use_cache=False)
@@ -234,16 +247,20 @@ class TextDecoder(nn.Module):
         memory = self.memory_projection(latents)  # (batch, num_latents, sum of layer sizes)
         cache = DynamicCache(config=self.backbone.config)
         sizes = [2 * heads * width for heads, width in self.memory_shapes]
-        for index, (part, (heads, width)) in enumerate(zip(memory.split(sizes, dim=-1), self.memory_shapes, strict=True)):
-            part = part.view(*part.shape[:2], 2, heads, width).permute(2, 0, 3, 1, 4)  # (2, batch, heads, latents, width)
-            cache.update(part[0], part[1], index)
+        layers = zip(memory.split(sizes, dim=-1), self.memory_shapes, strict=True)
+        for index, (layer, (heads, width)) in enumerate(layers):
+            layer = layer.view(*layer.shape[:2], 2, heads, width)
+            keys, values = layer.permute(2, 0, 3, 1, 4)  # both (batch, heads, num_latents, width)
+            cache.update(keys, values, index)
         return cache
 
 
-def _backbone_from_config(config: PreTrainedConfig) -> nn.Module:
+def _backbone_from_config(config: PreTrainedConfig) -> PreTrainedModel:
     # An unused pooling head would hold parameters that get no gradient.
     model_class = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
-    takes_pooler = model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    takes_pooler = (
+        model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    )
     return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
 
 

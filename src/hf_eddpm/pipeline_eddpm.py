@@ -90,7 +90,7 @@ class EDDPMPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
 
     model: EDDPMModel
-    scheduler: EDDPMScheduler
+    scheduler: SchedulerMixin
     processor: EDDPMProcessor
 
     def __init__(self, model: EDDPMModel, scheduler: SchedulerMixin, processor: EDDPMProcessor):
@@ -229,15 +229,17 @@ class EDDPMPipeline(DiffusionPipeline):
         if space not in ("noise", "latents"):
             raise ValueError(f"`space` must be 'noise' or 'latents', got {space!r}.")
         latents = self.encode([*starts, *ends]).latents
-        mix = slerp if mode == "slerp" else torch.lerp
+        mix: Callable[..., torch.Tensor] = slerp if mode == "slerp" else torch.lerp
+        first, last = latents.chunk(2)
         weights = torch.linspace(0, 1, num_steps, device=latents.device)
         if space == "latents":
-            points = torch.stack([mix(*latents.chunk(2), weight) for weight in weights])
+            points = torch.stack([mix(first, last, weight) for weight in weights])
         else:
             noise = self.invert(latents, num_inference_steps)
-            noises = torch.stack([mix(*noise.chunk(2), weight) for weight in weights])  # (steps, pairs, ...)
+            first_noise, last_noise = noise.chunk(2)
+            noises = torch.stack([mix(first_noise, last_noise, weight) for weight in weights])  # (steps, pairs, ...)
             points = self._denoise(noises.flatten(0, 1), num_inference_steps).view_as(noises)
-            gap_a, gap_b = latents.chunk(2)[0] - points[0], latents.chunk(2)[1] - points[-1]
+            gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
         samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
@@ -268,7 +270,7 @@ class EDDPMPipeline(DiffusionPipeline):
             noisier = latents
             for _ in range(num_refinements + 1):
                 noise_pred = self.model.denoise(noisier, t)
-                noisier = scheduler.invert_step(noise_pred, t, latents).prev_sample
+                noisier = scheduler.invert_step(noise_pred, t, latents, return_dict=False)[0]
             latents = noisier
         self.maybe_free_model_hooks()
         return latents
@@ -283,9 +285,9 @@ class EDDPMPipeline(DiffusionPipeline):
         Returns:
             float32 `(num_latents, latent_dim)`.
         """
-        ends = [self.processor.as_list(data, name) for data, name in ((positives, "positives"), (negatives, "negatives"))]
-        to, away = (self.encode(data).latents.mean(0) for data in ends)
-        return to - away
+        positives = self.processor.as_list(positives, "positives")
+        negatives = self.processor.as_list(negatives, "negatives")
+        return self.encode(positives).latents.mean(0) - self.encode(negatives).latents.mean(0)
 
     def edit(self, data: Any, direction: torch.Tensor, scale: float = 1.0, **decode_arguments: Any) -> list[Any]:
         """Move data's latents along `direction` and decode.
@@ -346,9 +348,7 @@ class EDDPMPipeline(DiffusionPipeline):
             samples.extend(self.processor.postprocess(outputs))
         return samples
 
-    def _prepare_noise(
-        self, num_samples: int, generator: Generators, latents: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _prepare_noise(self, num_samples: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         if latents is not None:
             self.model.check_latents(latents)
             noise = latents.to(self._execution_device, torch.float32)
@@ -406,7 +406,7 @@ class EDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`eta` must be 0 with {type(self.scheduler).__name__}, whose step has none; got {eta}.")
         return arguments
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save all components, safetensors only.
 
         The folder is written aside and moved into place, `model_index.json` last: an interrupted save never leaves
@@ -458,7 +458,7 @@ class EDDPMPipeline(DiffusionPipeline):
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
 
     @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:  # type: ignore[override]
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Fetch a pipeline's repository from the Hub and return the local folder.
 
         Args:

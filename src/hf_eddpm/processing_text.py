@@ -38,9 +38,7 @@ class EDDPMTextProcessor(EDDPMProcessor):
         self.max_length = max_length
         self._truncation_reported = False
 
-    def __call__(  # type: ignore[override]
-        self, data: str | list[str], return_tensors: str | None = "pt", **kwargs: Any
-    ) -> BatchFeature:
+    def __call__(self, data: str | list[str], return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Tokenise.
 
         Args:
@@ -102,7 +100,11 @@ class EDDPMTextProcessor(EDDPMProcessor):
         """Raise a ValueError if the tokenizers have more tokens than the model, or other special tokens."""
         if config.modality != "text":
             raise ValueError(f"`processor` is for text, got a model of modality {config.modality!r}.")
-        parts = (("tokenizer", self.tokenizer, config.encoder), ("decoder_tokenizer", self.decoder_tokenizer, config.decoder))
+        parts = (
+            ("tokenizer", self.tokenizer, config.encoder),
+            ("decoder_tokenizer", self.decoder_tokenizer, config.decoder),
+        )
+        backbone: Any
         for name, tokenizer, backbone in parts:
             vocab_size = backbone.get_text_config().vocab_size
             if len(tokenizer) > vocab_size:
@@ -110,7 +112,7 @@ class EDDPMTextProcessor(EDDPMProcessor):
                     f"`{name}` does not fit the model: it has {len(tokenizer)} tokens, the model's vocabulary "
                     f"{vocab_size}."
                 )
-        ends = config.decoder.get_text_config().eos_token_id
+        ends = backbone.get_text_config().eos_token_id
         ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
         if self.decoder_tokenizer.eos_token_id not in ends:
             raise ValueError(

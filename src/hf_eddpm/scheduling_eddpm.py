@@ -180,9 +180,8 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         if variance_noise is not None and generator is not None:
             raise ValueError("Only one of `generator` and `variance_noise` may be given.")
         clean, noise = self.predict(model_output, timestep, sample)
-        alpha_prod = self.alphas_cumprod[int(timestep)].to(sample.device)
-        previous = self.previous_timestep(timestep)
-        alpha_prod_prev = self.alphas_cumprod[previous].to(sample.device) if previous >= 0 else torch.ones_like(alpha_prod)
+        alpha_prod = self._alpha_prod(int(timestep), sample.device)
+        alpha_prod_prev = self._alpha_prod(self.previous_timestep(timestep), sample.device)
 
         variance = eta**2 * (1 - alpha_prod_prev) / (1 - alpha_prod) * (1 - alpha_prod / alpha_prod_prev)
         prev_sample = alpha_prod_prev.sqrt() * clean + (1 - alpha_prod_prev - variance).clamp(min=0).sqrt() * noise
@@ -217,8 +216,8 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             The noisier latents as `prev_sample`, and the clean latents implied.
         """
         previous = self.previous_timestep(timestep)
-        alpha_prod = self.alphas_cumprod[int(timestep)].to(sample.device)
-        alpha_prod_prev = self.alphas_cumprod[previous].to(sample.device) if previous >= 0 else torch.ones_like(alpha_prod)
+        alpha_prod = self._alpha_prod(int(timestep), sample.device)
+        alpha_prod_prev = self._alpha_prod(previous, sample.device)
         low, output = sample.float(), model_output.float()
         # low = a' clean + s' noise and noisy = a clean + s noise, with one of clean, noise or v known
         a, s = alpha_prod.sqrt(), (1 - alpha_prod).sqrt()
@@ -284,9 +283,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         a, s = self._signal_and_noise_scale(timesteps, original_samples)
         return (a * original_samples.float() + s * noise.float()).to(original_samples.dtype)
 
-    def get_velocity(
-        self, sample: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
-    ) -> torch.Tensor:
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor) -> torch.Tensor:
         """Return v = sqrt(alphas_cumprod) noise - sqrt(1 - alphas_cumprod) sample (arXiv 2202.00512, appendix D)."""
         a, s = self._signal_and_noise_scale(timesteps, sample)
         return (a * noise.float() - s * sample.float()).to(sample.dtype)
@@ -308,6 +305,10 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
     def reconstruction_weight(self) -> float:
         """Return c = E_t[1 / (T w_t)], the reconstruction's weight beside the simple loss (EDDPM, section 3)."""
         return float((1 / (len(self) * self.bound_weights().double())).mean())
+
+    def _alpha_prod(self, timestep: int, device: torch.device) -> torch.Tensor:
+        """Return `alphas_cumprod`, which is 1 for the clean latents (timestep -1)."""
+        return (self.alphas_cumprod[timestep] if timestep >= 0 else torch.ones(())).to(device)
 
     def _signal_and_noise_scale(
         self, timesteps: int | torch.Tensor, sample: torch.Tensor

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from .modeling_eddpm import EDDPMOutput
+from .modeling_eddpm import EDDPMModel, EDDPMOutput
 from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
@@ -43,6 +43,7 @@ class TrainingMonitor:
 
     def update(self, output: EDDPMOutput) -> None:
         """Add a batch, in float64 and without gradient."""
+        assert output.posterior_mean is not None
         mean = output.posterior_mean.detach().double().flatten(1)  # (batch, latent_size)
         batch = len(mean)
         values = {
@@ -87,13 +88,15 @@ class TrainingMonitor:
 class _EMAStep(TrainerCallback):
     """Moves the average after every optimiser step."""
 
-    def __init__(self, trainer: "EDDPMTrainer"):
+    def __init__(self, trainer: "EDDPMTrainer", ema: EMAModel):
         self.trainer = trainer
+        self.ema = ema
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.ema.step(self.trainer.ema_parameters())
+        """Update the average."""
+        self.ema.step(self.trainer.ema_parameters())
 
 
 class _Preview(TrainerCallback):
@@ -107,6 +110,7 @@ class _Preview(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Write and log the preview."""
         if not state.is_world_process_zero:
             return
         pipe = self.trainer.build_pipeline()
@@ -114,7 +118,7 @@ class _Preview(TrainerCallback):
         generator = torch.Generator().manual_seed(args.seed)
         preview = {
             "step": state.global_step,
-            "samples": pipe(num_samples=self.num_samples, generator=generator).samples,
+            "samples": pipe(num_samples=self.num_samples, generator=generator, return_dict=False)[0],
             "originals": self.data,
             "reconstructions": pipe.reconstruct(self.data),
         }
@@ -176,12 +180,12 @@ class EDDPMTrainer(Trainer):
         self._saving_checkpoint_in: str | None = None
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
-            self.add_callback(_EMAStep(self))
+            self.add_callback(_EMAStep(self, self.ema))
         if preview_data is not None:
             self.add_callback(_Preview(self, preview_data, num_preview_samples))
 
     @property
-    def _eddpm(self) -> nn.Module:
+    def _eddpm(self) -> EDDPMModel:
         return self.accelerator.unwrap_model(self.model)
 
     def ema_parameters(self) -> list[nn.Parameter]:
@@ -249,9 +253,7 @@ class EDDPMTrainer(Trainer):
             self.ema.copy_to(self.ema_parameters())
         return result
 
-    def push_to_hub(  # type: ignore[override]
-        self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any
-    ) -> Any:
+    def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
         """Upload the whole pipeline: what `args.output_dir/pipeline` holds, or else the pipeline as it is now.
 
         Args:
