@@ -4,8 +4,9 @@ import diffusers
 from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, ModalityDecoder, ModalityEncoder, register_modality
+from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
+from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_text import TextDecoder, TextEncoder
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
 from .processing_eddpm import EDDPMProcessor

@@ -3,45 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
-
-
-class ModalityEncoder(nn.Module):
-    """Base of the encoders, whose `forward(**inputs)` returns features `(batch, num_latents, output_size)`.
-
-    Attributes:
-        input_names: Keyword arguments of `forward`.
-        output_size: Width of the features.
-    """
-
-    input_names: tuple[str, ...]
-    output_size: int
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the module that first sees the data."""
-        raise NotImplementedError
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace that module."""
-        raise NotImplementedError
-
-
-class ModalityDecoder(nn.Module):
-    """Base of the decoders, from latents `(batch, num_latents, latent_dim)` to one kind of data.
-
-    `forward(latents, **targets)` returns -log p(targets | latents) in nats and the number of units (tokens, sites or
-    pixels) it covers, both `(batch,)`.
-
-    Attributes:
-        target_names: Keyword arguments of `forward` besides the latents.
-    """
-
-    target_names: tuple[str, ...]
-
-    def generate(self, latents: torch.Tensor, **kwargs: Any) -> Any:
-        """Return decoded data, which the processor's `postprocess` turns into what users see."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -49,15 +11,15 @@ class Modality:
     """What the model needs to know about one kind of data.
 
     Args:
-        encoder_class: `ModalityEncoder` built as `encoder_class(config)`.
-        decoder_class: `ModalityDecoder` built as `decoder_class(config)`.
+        encoder_class: Subclass of `ModalityEncoder` (see modeling_modality.py), built as `encoder_class(config)`.
+        decoder_class: Subclass of `ModalityDecoder`, built as `decoder_class(config)`.
         default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
         default_decoder: The same for the decoder.
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
     """
 
-    encoder_class: type[ModalityEncoder]
-    decoder_class: type[ModalityDecoder]
+    encoder_class: type[nn.Module]
+    decoder_class: type[nn.Module]
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import ModalityDecoder, ModalityEncoder, get_modality
+from .modalities import get_modality
 from .modeling_denoiser import LatentDenoiser
+from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
@@ -162,28 +162,6 @@ class LatentBottleneck(nn.Module):
         """Map features `(batch, num_latents, hidden)` to the posterior over `(batch, num_latents, latent_dim)`."""
         mean = torch.stack([project(features[:, i]) for i, project in enumerate(self.projection)], dim=1)
         return LatentPosterior(self.normalization(mean).to(mean.dtype), self.variance)
-
-
-class EDDPMPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
-
-    config_class = EDDPMConfig
-    base_model_prefix = ""
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, LatentNormalization):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "queries":  # attention pooling: the one bare parameter of our modules
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
 
 
 class EDDPMModel(EDDPMPreTrainedModel):

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, ModalityDecoder, ModalityEncoder, register_modality
+from .modalities import Modality, register_modality
+from .modeling_modality import ModalityDecoder, ModalityEncoder
 
 
 class TextEncoder(ModalityEncoder):
@@ -33,13 +34,14 @@ class TextEncoder(ModalityEncoder):
     input_names = ("input_ids", "attention_mask")
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
-        super().__init__()
+        super().__init__(config)
         self.backbone = _backbone_from_config(config.encoder) if backbone is None else backbone
         self.output_size = _hidden_size(config.encoder)
         self.num_latents = config.num_latents
         self.queries = (
             nn.Parameter(torch.empty(config.num_latents, self.output_size)) if config.pooling == "attention" else None
         )
+        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the backbone's token embeddings."""
@@ -90,7 +92,7 @@ class TextDecoder(ModalityDecoder):
     target_names = ("labels",)
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
-        super().__init__()
+        super().__init__(config)
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.decoder)
         self.backbone = backbone
@@ -107,6 +109,7 @@ class TextDecoder(ModalityDecoder):
             self.memory_projection = nn.Linear(
                 config.latent_dim, sum(2 * heads * width for heads, width in self.memory_shapes)
             )
+        self.post_init()
 
     @functools.cached_property
     def start_token_id(self) -> int:

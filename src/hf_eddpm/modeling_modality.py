@@ -1,0 +1,68 @@
+"""What every modality's encoder and decoder are to the rest of the model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_eddpm import EDDPMConfig
+
+
+class EDDPMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation of the model and of its parts.
+
+    The parts are PreTrainedModels too: transformers passes what it must know of a backbone (tied weights, layers
+    not to split, ...) from each such model to its parent, and stops at a plain module.
+    """
+
+    config_class = EDDPMConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # Parameters and buffers that stand in our own modules without a layer around them
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "queries":
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        for name, buffer in module.named_buffers(recurse=False):
+            if name == "running_mean":
+                init.zeros_(buffer)
+            elif name == "running_var":
+                init.ones_(buffer)
+
+
+class ModalityEncoder(EDDPMPreTrainedModel):
+    """Base of the encoders, whose `forward(**inputs)` returns features `(batch, num_latents, output_size)`.
+
+    Attributes:
+        input_names: Keyword arguments of `forward`.
+        output_size: Width of the features.
+    """
+
+    input_names: tuple[str, ...]
+    output_size: int
+
+
+class ModalityDecoder(EDDPMPreTrainedModel):
+    """Base of the decoders, from latents `(batch, num_latents, latent_dim)` to one kind of data.
+
+    `forward(latents, **targets)` returns -log p(targets | latents) in nats and the number of units (tokens, sites or
+    pixels) it covers, both `(batch,)`.
+
+    Attributes:
+        target_names: Keyword arguments of `forward` besides the latents.
+    """
+
+    target_names: tuple[str, ...]
+
+    def generate(self, latents: torch.Tensor, **kwargs: Any) -> Any:
+        """Return decoded data, which the processor's `postprocess` turns into what users see."""
+        raise NotImplementedError
