@@ -46,9 +46,11 @@ DECODERS = {
 }
 
 
-def tiny_config(decoder: str = "llama", **values) -> EDDPMConfig:
+def tiny_config(decoder: str | dict = "llama", **values) -> EDDPMConfig:
     """A text configuration of a few thousand parameters; `values` override it."""
-    if decoder == "gpt2":
+    if isinstance(decoder, dict):
+        backbone = decoder
+    elif decoder == "gpt2":
         backbone = {"model_type": "gpt2", "vocab_size": VOCAB_SIZE, **SPECIAL_IDS, **DECODERS["gpt2"]}
     else:
         backbone = {"model_type": decoder, **TINY, **DECODERS[decoder]}
@@ -110,3 +112,17 @@ def pipe(model, processor) -> EDDPMPipeline:
 def batch(processor):
     """Four sentences of different length, as tensors."""
     return dict(processor(SENTENCES[:4]))
+
+
+@pytest.fixture(scope="session")
+def make_pipe(tokenizer):
+    """Function that makes a new pipeline around a model, by default a tiny one; always the same one."""
+
+    def make(model: EDDPMModel | None = None) -> EDDPMPipeline:
+        model = tiny_model() if model is None else model
+        scheduler = EDDPMScheduler(**model.config.scheduler_config)
+        pipe = EDDPMPipeline(model, scheduler, EDDPMTextProcessor(tokenizer, max_length=16))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make

@@ -53,6 +53,17 @@ class TextModelArguments:
 
 
 @dataclass
+class CardArguments:
+    """What the model card says that cannot be measured."""
+
+    card_name: str | None = field(default=None, metadata={"help": "Name of the model; by default that of its folder."})
+    card_language: str | None = field(default=None, metadata={"help": "Language of the data as a code, e.g. en."})
+    card_license: str | None = field(default=None, metadata={"help": "Licence of the weights, e.g. apache-2.0."})
+    data_name: str | None = field(default=None, metadata={"help": "What the data are, in a few words."})
+    data_note: str | None = field(default=None, metadata={"help": "Where the data come from, and their licence."})
+
+
+@dataclass
 class EDDPMTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments and what EDDPMTrainer adds."""
 

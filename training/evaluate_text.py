@@ -3,6 +3,8 @@
     python training/evaluate_text.py --checkpoint runs/my-model --output my-model.json \\
         --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1
 
+With `--update_card` the result is also stored in the checkpoint's folder, and its model card written anew.
+
 `--train` are the sentences the model was trained on and `--dev` those it was selected on. The test split stays out of
 this script. What is measured, all by functions of `text_metrics.py`:
 
@@ -20,14 +22,12 @@ this script. What is measured, all by functions of `text_metrics.py`:
 """
 
 import json
-import os
-import platform
 import random
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-import hf_eddpm
 from data import TextData, load_text
+from environment import describe_command, describe_environment
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.model_card import EVALUATION_FILE
+from text_card import markdown_tables, write_text_card
 from text_metrics import (
     TrigramModel,
     corpus_bleu,
@@ -58,6 +60,7 @@ from text_metrics import (
 
 ACTIVE_STD = 0.1  # a latent dimension is active if its posterior mean varies more than this over the data
 NUM_EXAMPLES = 10
+JUDGES = ("numpy", "scikit-learn", "sacrebleu", "rapidfuzz")  # libraries that the metrics are computed with
 
 
 @dataclass
@@ -74,6 +77,13 @@ class EvaluationArguments:
     recipe: str | None = field(default=None, metadata={"help": "Name of the training recipe, kept for plot_front.py."})
     device: str = field(default="cpu", metadata={"help": "Torch device, for example cuda."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    update_card: bool = field(
+        default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.update_card and not Path(self.checkpoint).is_dir():
+            raise ValueError(f"`update_card` needs a local folder as `checkpoint`, got {self.checkpoint!r}.")
 
 
 @dataclass
@@ -363,90 +373,6 @@ def _spread(values: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": std, "values": values}
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """The hardware and the library versions that a measurement was made with."""
-    processor = platform.processor() or platform.machine()
-    hardware = f"{processor}, {os.cpu_count()} CPU cores, torch threads: {torch.get_num_threads()}"
-    if device.type == "cuda":
-        hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
-    libraries = ("torch", "transformers", "diffusers", "numpy", "scikit-learn", "sacrebleu", "rapidfuzz")
-    return {
-        "hardware": hardware,
-        "python": platform.python_version(),
-        "versions": {"hf_eddpm": hf_eddpm.__version__} | {library: version(library) for library in libraries},
-    }
-
-
-def markdown_tables(result: dict[str, Any]) -> str:
-    """The tables of a model card: a summary row, the samples by number of steps, the edits by scale.
-
-    Args:
-        result: What `evaluate` returned.
-    """
-    reconstruction, samples, real = result["reconstruction"], result["samples"], result["reference"]
-    most_steps = max(samples, key=int)
-    best = samples[most_steps]
-    summary = {
-        "BLEU": f"{reconstruction['bleu']:.1f}",
-        "exact match": f"{reconstruction['exact_match']:.3f}",
-        f"sample perplexity ({most_steps} steps)": _plus_minus(best["perplexity"], ".1f"),
-        "real": f"{real['dev']['perplexity']:.1f}",
-        "bigram JSD": _plus_minus(best["bigram_divergence"], ".3f"),
-        "real vs real": f"{real['train']['bigram_divergence']:.3f}",
-        "unique": _plus_minus(best["uniqueness"], ".3f"),
-        "novel": _plus_minus(best["novelty"], ".3f"),
-    }
-    if "probe_accuracy" in result:
-        summary["probe accuracy"] = f"{result['probe_accuracy']:.3f}"
-    for space, values in result["interpolation"].items():
-        summary[f"path length ({space})"] = f"{values['path_length']:.2f}"
-    tables = [_markdown_table([summary])]
-
-    measures = {
-        "perplexity": ".1f",
-        "reverse_perplexity": ".0f",
-        "bigram_divergence": ".3f",
-        "length_distance": ".2f",
-        "latent_frechet": ".4f",
-        "distinct_1": ".3f",
-        "distinct_2": ".3f",
-        "uniqueness": ".3f",
-        "novelty": ".3f",
-    }
-    rows = [
-        {"steps": steps} | {key.replace("_", " "): _plus_minus(values[key], form) for key, form in measures.items()}
-        for steps, values in samples.items()
-    ]
-    for name, title in (("dev", "real, held out"), ("train", "real, training"), ("dev_shuffled", "shuffled words")):
-        known = {key: f"{real[name][key]:{form}}" for key, form in measures.items() if key in real[name]}
-        rows.append({"steps": title} | {key.replace("_", " "): value for key, value in known.items()})
-    tables.append(_markdown_table(rows))
-
-    if "edits" in result:
-        rows = []
-        for scale, directions in result["edits"]["by_scale"].items():
-            row = {"scale": scale}
-            for name, values in directions.items():
-                title = name.replace("_", " ")
-                row[f"{title}: judged as target"] = f"{values['accuracy']:.3f}"
-                row[f"{title}: content BLEU"] = f"{values['content_bleu']:.1f}"
-                row[f"{title}: perplexity"] = f"{values['perplexity']:.1f}"
-            rows.append(row)
-        tables.append(_markdown_table(rows))
-    return "\n\n".join(tables)
-
-
-def _plus_minus(spread: dict[str, Any], form: str) -> str:
-    mean = f"{spread['mean']:{form}}"
-    return mean if spread["std"] is None else f"{mean} ± {spread['std']:{form}}"
-
-
-def _markdown_table(rows: list[dict[str, str]]) -> str:
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     """Evaluates the checkpoint named on the command line."""
     parser = HfArgumentParser((EvaluationArguments, EvaluationSettings), description=__doc__.splitlines()[0])
@@ -456,13 +382,17 @@ def main() -> None:
     train = load_text(arguments.train, arguments.train_split, **columns)
     dev = load_text(arguments.dev, arguments.dev_split, **columns)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
-    result = {"arguments": asdict(arguments), "recipe": arguments.recipe}
+    result = {"command": describe_command("training/evaluate_text.py", sys.argv[1:]), "recipe": arguments.recipe}
     result |= evaluate(pipe, train, dev, settings)
-    result |= describe_environment(pipe.device) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
-    if arguments.output is not None:
-        output = Path(arguments.output)
+    result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
+    outputs = [] if arguments.output is None else [Path(arguments.output)]
+    if arguments.update_card:
+        outputs.append(Path(arguments.checkpoint) / EVALUATION_FILE)
+    for output in outputs:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.update_card:
+        write_text_card(pipe, arguments.checkpoint)
     print(markdown_tables(result))
 
 

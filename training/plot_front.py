@@ -83,7 +83,7 @@ def read_point(
     samples, reference = result["samples"][steps], result["reference"]
     return FrontPoint(
         recipe=recipe,
-        swept=None if swept is None else result["config"][swept],
+        swept=result.get("value") if swept is None else result["config"][swept],
         bleu=result["reconstruction"]["bleu"],
         exact_match=result["reconstruction"]["exact_match"],
         perplexity=samples["perplexity"]["mean"],
@@ -177,13 +177,21 @@ def main() -> None:
     if not named:
         parser.error("give at least one evaluation, alone or after --recipe NAME")
     points = [read_point(file, name, arguments.swept, arguments.num_inference_steps) for file, name in named]
+    print(_draw(points, Path(arguments.output), arguments.swept))
+
+
+def draw(files: Iterable[str | Path], output: str | Path) -> str:
+    """Draws the front of evaluations that name their recipe and swept value themselves; returns the table."""
+    return _draw([read_point(file) for file in files], Path(output), None)
+
+
+def _draw(points: list[FrontPoint], output: Path, swept: str | None) -> str:
     lines = by_recipe(points)
-    output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     plot_front(lines, output)
-    table = front_table(lines, arguments.swept)
+    table = front_table(lines, swept)
     output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
-    print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@
         --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output_dir runs/yelp
 
 The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
-`output_dir/pipeline`. A run that was interrupted goes on with `--resume_from_checkpoint auto`.
+`output_dir/pipeline` with its model card, which quotes a few held-out sentences, and `training.json`, the facts that
+the card is made from. A run that was interrupted goes on with `--resume_from_checkpoint auto`; one that has taken all
+its steps is only evaluated and saved again by it.
 """
 
 import json
 import logging as python_logging
 import random
 import sys
-import time
 from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,21 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from arguments import EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
+from arguments import CardArguments, EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
 from data import TextData, load_text
+from environment import describe_command, describe_environment, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
+from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from hf_eddpm.trainer import train_seconds
+from text_card import write_text_card
 
 logger = logging.get_logger(__name__)
 
 
 def main(args: list[str] | None = None) -> Path:
     """Runs the training and returns the pipeline's folder."""
-    data_args, model_args, training_args = parse_arguments(
-        TextDataArguments, TextModelArguments, EDDPMTrainingArguments, args=args
+    data_args, model_args, card_args, training_args = parse_arguments(
+        TextDataArguments, TextModelArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
@@ -50,9 +56,8 @@ def main(args: list[str] | None = None) -> Path:
 
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, data_args.max_length, train.sentences)
-    report_data(train, dev, processor)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    logger.info(f"The model has {num_parameters / 1e6:.2f} million parameters.")
+    data_facts = describe_data(train, dev, processor)
+    logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
 
     trainer = EDDPMTrainer(
         model=model,
@@ -64,20 +69,30 @@ def main(args: list[str] | None = None) -> Path:
         preview_data=dev.sentences[: training_args.num_previews] if training_args.num_previews else None,
         num_preview_samples=training_args.num_previews,
     )
-    start = time.time()
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
     metrics = trainer.evaluate()
-    metrics["train_seconds"] = time.time() - start
-    metrics["num_parameters"] = num_parameters
 
     folder = Path(training_args.output_dir) / "pipeline"
     if trainer.is_world_process_zero():
+        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
         pipe.save_pretrained(folder)
-        (folder / "training.json").write_text(
-            json.dumps({"metrics": metrics, "log": trainer.state.log_history}, indent=1) + "\n", encoding="utf-8"
+        facts = {
+            "command": describe_command("training/train_text.py", sys.argv[1:] if args is None else args),
+            "arguments": describe_arguments(data_args, model_args, training_args),
+            "card": asdict(card_args),
+            "data": data_facts,
+            "lower_case": all(sentence == sentence.lower() for sentence in train.sentences),
+            "examples": choose_examples(dev, processor),
+            "hub_datasets": data_args.train if data_args.train_split else [],
+            "base_models": [name for name in (model_args.encoder, model_args.decoder) if name],
+            **describe_run(trainer, metrics),
+        }
+        (folder / TRAINING_FILE).write_text(
+            json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        write_text_card(pipe, folder)
         logger.info(f"Saved the pipeline in {folder}.")
         if training_args.push_to_hub:
             trainer.push_to_hub()
@@ -114,14 +129,79 @@ def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextDa
     return TextData(kept, sources=train.sources), TextData(sorted(held_out)).sample(data_args.max_dev_sentences, seed)
 
 
-def report_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor) -> None:
-    """Logs how many sentences there are, and how many are empty, repeated or too long."""
+def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor) -> dict[str, dict[str, Any]]:
+    """Counts the sentences, and how many are empty, repeated or too long; logs it."""
+    facts: dict[str, dict[str, Any]] = {}
     for name, data in (("train", train), ("dev", dev)):
-        too_long = processor.count_truncated(data.sentences)
+        facts[name] = {
+            "sources": data.sources,
+            "sentences": len(data),
+            "empty_left_out": data.num_empty,
+            "repeats": data.num_duplicates,
+            "cut": processor.count_truncated(data.sentences),
+        }
         logger.info(
             f"{name}: {len(data)} sentences, {data.num_empty} empty ones left out, {data.num_duplicates} repeat an "
-            f"earlier one, {too_long} are longer than {processor.max_length} tokens and will be cut."
+            f"earlier one, {facts[name]['cut']} are longer than {processor.max_length} tokens and will be cut."
         )
+    return facts
+
+
+def describe_arguments(*arguments: Any) -> dict[str, Any]:
+    """The values of the arguments that differ from their defaults, secrets left out."""
+    facts = {}
+    for group in arguments:
+        for item in fields(group):
+            value = getattr(group, item.name)
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            # an Enum among them is a string too
+            if (
+                value != default
+                and not item.name.endswith("_token")
+                and isinstance(value, (str, int, float, list, dict))
+            ):
+                facts[item.name] = value
+    return facts
+
+
+def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, Any]:
+    """The facts of the training itself."""
+    args, state = trainer.args, trainer.state
+    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    return {
+        "seed": args.seed,
+        "steps": state.global_step,
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "settings": {
+            "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
+            "learning_rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, "
+            f"{args.get_warmup_steps(state.max_steps)} warm-up steps",
+            "precision": "float32" if precision == "float32" else f"{precision} autocast",
+            "average_of_weights": "none" if args.ema_decay is None else f"exponential, decay {args.ema_decay:g}",
+        },
+        "wall_time_seconds": train_seconds(state),
+        **describe_environment(args.device),
+        "metrics": metrics,
+        "log": thin_log(state.log_history),
+    }
+
+
+def thin_log(history: list[dict[str, float]], max_entries: int = 100) -> list[dict[str, float]]:
+    """At most `max_entries` of each kind of log entry (training, evaluation), evenly spread, both ends among them."""
+    kept: list[int] = []
+    for kind in ("loss", "eval_loss"):
+        rows = [row for row, entry in enumerate(history) if kind in entry]
+        stride = max(1.0, (len(rows) - 1) / (max_entries - 1))
+        kept += [rows[round(place * stride)] for place in range(min(len(rows), max_entries))]
+    return [history[row] for row in sorted(kept)]
+
+
+def choose_examples(dev: TextData, processor: EDDPMTextProcessor, num_examples: int = 2) -> list[str]:
+    """A few held-out sentences for the card's snippet, spread over the data: files are often sorted by class."""
+    rows = range(0, len(dev), max(1, len(dev) // (10 * num_examples)))
+    fitting = [dev.sentences[row] for row in rows if not processor.count_truncated([dev.sentences[row]])]
+    candidates = [sentence for sentence in fitting if sentence.isprintable() and "`" not in sentence]
+    return candidates[:: max(1, len(candidates) // num_examples)][:num_examples]
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -89,15 +89,15 @@ class EDDPMConfig(PreTrainedConfig):
     modality: str = "text"
     encoder: PreTrainedConfig | dict[str, Any] | None = None
     decoder: PreTrainedConfig | dict[str, Any] | None = None
-    latent_dim: int = 64
+    latent_dim: int = 128
     num_latents: int = 1
     pooling: Pooling = "mean"
     decoder_conditioning: Conditioning = "prefix"
     decoder_word_dropout: float = 0.0
     latent_normalization: LatentNormalization = "batch"
-    encoder_noise_variance: float = 0.2
+    encoder_noise_variance: float = 0.3
     encoder_gradient_scale: float = 0.1
-    denoiser_num_layers: int = 4
+    denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512
     denoiser_samples_per_latent: int = 4
     num_train_timesteps: int = 1000
@@ -105,7 +105,7 @@ class EDDPMConfig(PreTrainedConfig):
     beta_start: float = 0.008
     beta_end: float = 0.008
     trained_betas: list[float] | None = None
-    prediction_type: PredictionType = "epsilon"
+    prediction_type: PredictionType = "v_prediction"
     loss_weighting: LossWeighting = "simple"
     reconstruction_weight: float | None = 1.0
     diffusion_weight: float = 1.0
@@ -126,7 +126,7 @@ class EDDPMConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "EDDPMConfig":
-        """Build a published setting, for example "text-paper" or "text-small".
+        """Build a named setting, for example "text-paper" or "text-small" (the defaults).
 
         Args:
             name: Name of the preset.

@@ -445,6 +445,7 @@ class EDDPMPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
             **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `dtype`, ...).
+                `dtype` is float32 unless given, whatever type the weights were saved in.
 
         Raises:
             OSError: If the folder is not a saved pipeline, or its weights are damaged.
@@ -452,6 +453,8 @@ class EDDPMPipeline(DiffusionPipeline):
         path = os.fspath(pretrained_model_name_or_path)
         if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "model_index.json")):
             raise OSError(f"{path!r} is not a saved pipeline: it has no model_index.json.")
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32
         try:
             return super().from_pretrained(path, **kwargs)
         except SafetensorError as error:

@@ -112,7 +112,18 @@ class EDDPMTextProcessor(EDDPMProcessor):
                     f"`{name}` does not fit the model: it has {len(tokenizer)} tokens, the model's vocabulary "
                     f"{vocab_size}."
                 )
-        ends = backbone.get_text_config().eos_token_id
+            # the decoder reads the start token and the latents besides
+            used = self.max_length + (
+                tokenizer.num_special_tokens_to_add() if name == "tokenizer" else config.num_latents + 1
+            )
+            positions = getattr(backbone.get_text_config(), "max_position_embeddings", None)
+            if positions is not None and used > positions:
+                raise ValueError(
+                    f"`max_length` = {self.max_length} does not fit the model: with special tokens the `{name}` needs "
+                    f"{used} positions, the model has {positions}."
+                )
+        decoder: Any = config.decoder
+        ends = decoder.get_text_config().eos_token_id
         ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
         if self.decoder_tokenizer.eos_token_id not in ends:
             raise ValueError(

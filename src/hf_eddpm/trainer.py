@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,40 @@ class TrainingMonitor:
             "latent_norm": float(sums["norm"] / count),
             "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
         }
+
+
+class _Clock(TrainerCallback):
+    """Adds to each log entry the seconds trained so far; a resumed run goes on from its checkpoint's."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start."""
+        self.first_step = state.global_step
+        self.seconds_before = train_seconds(state)
+        self.start = time.perf_counter()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note the time."""
+        if self.start is None:
+            return
+        # A run resumed after its last step only saves and evaluates again.
+        seconds = time.perf_counter() - self.start if state.global_step > self.first_step else 0.0
+        state.log_history[-1]["train_seconds"] = round(self.seconds_before + seconds, 1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop."""
+        self.start = None
+
+
+def train_seconds(state: TrainerState) -> float:
+    """Return the wall time of the training, summed over resumed runs, evaluations and checkpoints included."""
+    return max((entry.get("train_seconds", 0.0) for entry in state.log_history), default=0.0)
 
 
 class _EMAStep(TrainerCallback):
@@ -178,6 +213,7 @@ class EDDPMTrainer(Trainer):
         }
         self.ema: EMAModel | None = None
         self._saving_checkpoint_in: str | None = None
+        self.add_callback(_Clock())
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
             self.add_callback(_EMAStep(self, self.ema))

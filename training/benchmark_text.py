@@ -1,0 +1,118 @@
+"""Trains one small model per recipe and setting, evaluates each alike, and draws the front they span.
+
+    python training/benchmark_text.py --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 \\
+        --output_dir training/results/text_front
+
+The recipes are the paper's objective (swept over its diffusion weight) and three shares of the diffusion loss's
+gradient that reach a batch-normalised encoder (swept over the encoder's noise variance); everything else is the same.
+One JSON per run is written as it ends, and a run whose JSON exists is not repeated: an interrupted benchmark goes on
+where it stopped.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data import load_text
+from evaluate_text import EvaluationSettings, describe_environment, evaluate
+from hf_eddpm import EDDPMPipeline
+from plot_front import draw
+from train_text import main as train_text
+
+CONFIG = Path(__file__).parent / "configs" / "text_front.json"
+NOISE = "encoder_noise_variance"
+NOISE_VARIANCES = (0.02, 0.1, 0.3)
+PAPER = {
+    "latent_normalization": "none",
+    "encoder_gradient_scale": 1.0,
+    "encoder_noise_variance": 0.008,
+    "alignment_target": "mean",
+    "prediction_type": "epsilon",
+    "reconstruction_weight": None,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of the front: a recipe, and the value of what is swept along its line."""
+
+    recipe: str
+    swept: str
+    value: float
+    model_config: dict[str, Any]
+
+
+def runs() -> list[Run]:
+    """All points, the middle of each line first, so that an interrupted benchmark still compares all recipes."""
+    points = [
+        Run("paper", "diffusion_weight", weight, {**PAPER, "diffusion_weight": weight}) for weight in (2.0, 8.0, 32.0)
+    ]
+    for name, share in (("batch, 0 (two-stage)", 0.0), ("batch, 0.1", 0.1), ("batch, 1", 1.0)):
+        for variance in NOISE_VARIANCES:
+            config = {"latent_normalization": "batch", "encoder_gradient_scale": share}
+            points.append(
+                Run(name, "encoder_noise_variance", variance, {**config, "encoder_noise_variance": variance})
+            )
+    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1]}
+    return sorted(points, key=lambda run: run.value != middles[run.swept])
+
+
+def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Trains and evaluates one point."""
+    base = json.loads(CONFIG.read_text(encoding="utf-8"))["model_config"]
+    values = {**base, **run.model_config}
+    start = time.perf_counter()
+    pipeline = train_text(
+        [
+            str(CONFIG),
+            *("--train", *arguments.train, "--dev", *arguments.dev),
+            *("--model_config", json.dumps(values), "--seed", str(seed), "--output_dir", str(folder)),
+            *("--num_threads", str(arguments.num_threads), "--use_cpu", str(arguments.use_cpu)),
+            *(["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []),
+        ]
+    )
+    train_seconds = time.perf_counter() - start
+    settings = EvaluationSettings(
+        num_samples=1000, num_inference_steps=[50], seeds=[0, 1, 2], num_paths=50, num_edits=200
+    )
+    pipe = EDDPMPipeline.from_pretrained(pipeline)
+    result = evaluate(pipe, load_text(arguments.train), load_text(arguments.dev), settings)
+    shutil.rmtree(folder)
+    return {
+        **{**asdict(run), "seed": seed, "train_seconds": round(train_seconds, 1)},
+        **result,
+        **describe_environment(pipe.device),
+    }
+
+
+def main() -> None:
+    """Runs what is missing and draws the front."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", nargs="+", required=True, help="training sentences, `file=label`")
+    parser.add_argument("--dev", nargs="+", required=True, help="held-out sentences, likewise")
+    parser.add_argument("--output_dir", required=True, help="where the JSON files and the plot go")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="training seeds")
+    parser.add_argument("--max_steps", type=int, help="training steps of each run, in place of the configuration's")
+    parser.add_argument("--num_threads", type=int, default=2)
+    parser.add_argument("--use_cpu", action="store_true")
+    arguments = parser.parse_args()
+
+    output = Path(arguments.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for run in runs():
+            name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}")
+            file = output / f"{name}.json"
+            if not file.exists():
+                result = measure(run, seed, arguments, output / f".{name}")
+                file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(draw(sorted(output.glob("*.json")), output / "front.png"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The model card of a text checkpoint, from the facts beside it.
+
+    python training/text_card.py runs/yelp/pipeline
+
+`train_text.py` leaves `training.json` in the pipeline's folder and `evaluate_text.py --update_card` leaves
+`evaluation.json`; both write the card (README.md) by this file, and this command writes it anew. The card quotes a few
+held-out sentences.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.model_card import (
+    EVALUATION_FILE,
+    TRAINING_FILE,
+    build_model_card,
+    markdown_table,
+    save_model_card,
+)
+
+NUM_EXAMPLES = 5
+
+HOW_TO_READ = """\
+BLEU and exact match: decoded posterior means against the held-out sentences themselves. Perplexity: of generated
+sentences under a trigram model fitted on the training sentences, beside that of real held-out sentences ("real").
+Reverse perplexity: of held-out sentences under a trigram model of the samples. Bigram JSD: Jensen-Shannon divergence
+of the samples' bigrams from those of held-out sentences, beside that of as many training sentences ("real vs real").
+Latent Frechet: distance of sampled latents from the posterior's, relative to its variance. Unique, novel: shares of
+different samples and of samples that are no training sentence. Path length: how far the sentences of an interpolation
+move, relative to the distance of its ends. Steps: denoising steps. ± is the standard deviation over sampling seeds."""
+
+
+def write_text_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
+    """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
+    folder = Path(folder)
+    card = build_text_card(pipe, folder, *(_read_facts(folder / name) for name in (TRAINING_FILE, EVALUATION_FILE)))
+    return save_model_card(card, folder)
+
+
+def build_text_card(
+    pipe: EDDPMPipeline, folder: Path, training: dict[str, Any] | None, evaluation: dict[str, Any] | None
+) -> ModelCard:
+    """The card of a text pipeline.
+
+    Args:
+        pipe: The pipeline.
+        folder: Its folder, which names the model where the training did not.
+        training: What `train_text.py` wrote, or `None`.
+        evaluation: What `evaluate_text.py` wrote, or `None`.
+    """
+    card = {} if training is None else training.get("card", {})
+    data_name = card.get("data_name") or "the training data"
+    datasets = [] if training is None else training.get("hub_datasets", [])
+    return build_model_card(
+        pipe,
+        name=card.get("card_name") or _folder_name(folder),
+        training=training,
+        evaluation=evaluation,
+        summary=f"Trained on single sentences: {data_name}." if card.get("data_name") else "Trained on sentences.",
+        snippet=_snippet([] if training is None else training.get("examples", [])),
+        results="" if evaluation is None else _results(evaluation),
+        eval_results=[] if evaluation is None else _eval_results(evaluation, data_name, datasets),
+        limits=_limits(pipe, training, data_name, card.get("data_note")),
+        pipeline_tag="text-generation",
+        language=card.get("card_language"),
+        license=card.get("card_license"),
+        datasets=datasets or None,
+        base_model=(None if training is None else training.get("base_models")) or None,
+    )
+
+
+def _folder_name(folder: Path) -> str:
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "pipeline" else folder.name
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _snippet(examples: list[str]) -> str:
+    a, b = (examples[0], examples[-1]) if examples else ("this is a sentence .", "and this is another one .")
+    return f"""\
+sentences = [
+    {a!r},
+    {b!r},
+]
+print(pipe.reconstruct(sentences))
+print(pipe.interpolate(*sentences, num_steps=5)[0])
+print(pipe.encode(sentences).embeddings.shape)  # features for a classifier or a search index
+"""
+
+
+def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str, data_note: str | None) -> list[str]:
+    max_length = pipe.processor.max_length
+    limits = [f"Sentences of at most {max_length} tokens: longer ones are cut, and it writes none."]
+    if training is None:
+        return limits
+    data = training["data"]["train"]
+    if cut := data["cut"]:
+        limits[0] += f" That was {cut / data['sentences']:.2%} of the training sentences."
+    limits.append(f"It knows one kind of sentence ({data_name}); others come back as what it knows.")
+    if training["lower_case"]:
+        limits.append("The training sentences are lower-case throughout: write yours the same way, spacing included.")
+    if not training.get("base_models"):
+        millions = f"{pipe.model.num_parameters() / 1e6:.1f}"
+        limits.append(
+            f"A small model ({millions} million parameters) trained from scratch on {data['sentences']:,} sentences: "
+            "reconstructions lose rare words and names, and samples can be ungrammatical or say nothing."
+        )
+    limits.append("The held-out sentences were watched during training; the test split was not used.")
+    if data_note:
+        limits.append(f"Data: {data_note}")
+    return limits
+
+
+def _results(evaluation: dict[str, Any]) -> str:
+    counts = (
+        f"{evaluation['num_dev_sentences']:,} held-out sentences; {evaluation['settings']['num_samples']:,} samples"
+    )
+    seeds = ", ".join(str(seed) for seed in evaluation["settings"]["seeds"])
+    parts = [f"{counts} for each number of steps and sampling seed ({seeds}).", markdown_tables(evaluation)]
+    parts += [HOW_TO_READ, *_examples(evaluation)]
+    return "\n\n".join(parts)
+
+
+def _examples(evaluation: dict[str, Any]) -> list[str]:
+    most_steps = max(evaluation["samples"], key=int)
+    pairs = evaluation["reconstruction"]["examples"][:NUM_EXAMPLES]
+    blocks = [
+        ("Generated (the first of the first seed)", evaluation["samples"][most_steps]["examples"][:NUM_EXAMPLES]),
+        ("Held-out sentences and their reconstructions", [f"{before}\n  -> {after}" for before, after in pairs]),
+        ("An interpolation through the noise, first to last", evaluation["interpolation"]["noise"]["example"]),
+    ]
+    # Indented blocks: a sentence may hold any number of backticks.
+    return [
+        f"{title}:\n\n" + "\n".join(f"    {line}" for item in lines for line in item.splitlines())
+        for title, lines in blocks
+    ]
+
+
+def _eval_results(evaluation: dict[str, Any], data_name: str, datasets: list[str]) -> list[EvalResult]:
+    reconstruction = evaluation["reconstruction"]
+    most_steps = max(evaluation["samples"], key=int)
+    samples = evaluation["samples"][most_steps]
+    generated = f"{most_steps} steps, mean over seeds"
+    measures = [
+        ("bleu", "reconstruction BLEU", reconstruction["bleu"]),
+        ("exact_match", "reconstruction exact match", reconstruction["exact_match"]),
+        ("perplexity", f"perplexity of samples under a trigram model ({generated})", samples["perplexity"]["mean"]),
+        ("bigram_divergence", f"bigram divergence of samples ({generated})", samples["bigram_divergence"]["mean"]),
+        ("uniqueness", f"unique samples ({generated})", samples["uniqueness"]["mean"]),
+        ("novelty", f"novel samples ({generated})", samples["novelty"]["mean"]),
+        ("latent_frechet", f"relative Frechet distance of latents ({generated})", samples["latent_frechet"]["mean"]),
+    ]
+    if "probe_accuracy" in evaluation:
+        measures.append(("accuracy", "linear probe on the embeddings", evaluation["probe_accuracy"]))
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=datasets[0] if datasets else "text",
+            dataset_name=data_name,
+            dataset_split="dev",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for kind, name, value in measures
+    ]
+
+
+def markdown_tables(result: dict[str, Any]) -> str:
+    """The tables of a model card: a summary row, the samples by number of steps, the edits by scale.
+
+    Args:
+        result: What `evaluate` returned.
+    """
+    reconstruction, samples, real = result["reconstruction"], result["samples"], result["reference"]
+    most_steps = max(samples, key=int)
+    best = samples[most_steps]
+    summary = {
+        "BLEU": f"{reconstruction['bleu']:.1f}",
+        "exact match": f"{reconstruction['exact_match']:.3f}",
+        f"sample perplexity ({most_steps} steps)": _plus_minus(best["perplexity"], ".1f"),
+        "real": f"{real['dev']['perplexity']:.1f}",
+        "bigram JSD": _plus_minus(best["bigram_divergence"], ".3f"),
+        "real vs real": f"{real['train']['bigram_divergence']:.3f}",
+        "unique": _plus_minus(best["uniqueness"], ".3f"),
+        "novel": _plus_minus(best["novelty"], ".3f"),
+    }
+    if "probe_accuracy" in result:
+        summary["probe accuracy"] = f"{result['probe_accuracy']:.3f}"
+    for space, values in result["interpolation"].items():
+        summary[f"path length ({space})"] = f"{values['path_length']:.2f}"
+    tables = [markdown_table([summary])]
+
+    measures = {
+        "perplexity": ".1f",
+        "reverse_perplexity": ".0f",
+        "bigram_divergence": ".3f",
+        "length_distance": ".2f",
+        "latent_frechet": ".4f",
+        "distinct_1": ".3f",
+        "distinct_2": ".3f",
+        "uniqueness": ".3f",
+        "novelty": ".3f",
+    }
+    rows = [
+        {"steps": steps} | {key.replace("_", " "): _plus_minus(values[key], form) for key, form in measures.items()}
+        for steps, values in samples.items()
+    ]
+    for name, title in (("dev", "real, held out"), ("train", "real, training"), ("dev_shuffled", "shuffled words")):
+        known = {key: f"{real[name][key]:{form}}" for key, form in measures.items() if key in real[name]}
+        rows.append({"steps": title} | {key.replace("_", " "): value for key, value in known.items()})
+    tables.append(markdown_table(rows))
+
+    if "edits" in result:
+        rows = []
+        for scale, directions in result["edits"]["by_scale"].items():
+            row = {"scale": scale}
+            for name, values in directions.items():
+                title = name.replace("_", " ")
+                row[f"{title}: judged as target"] = f"{values['accuracy']:.3f}"
+                row[f"{title}: content BLEU"] = f"{values['content_bleu']:.1f}"
+                row[f"{title}: perplexity"] = f"{values['perplexity']:.1f}"
+            rows.append(row)
+        tables.append(markdown_table(rows))
+    return "\n\n".join(tables)
+
+
+def _plus_minus(spread: dict[str, Any], form: str) -> str:
+    mean = f"{spread['mean']:{form}}"
+    return mean if spread["std"] is None else f"{mean} ± {spread['std']:{form}}"
+
+
+def main() -> None:
+    """Writes the card of the pipeline folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder of the pipeline.")
+    folder = parser.parse_args().checkpoint
+    print(write_text_card(EDDPMPipeline.from_pretrained(folder), folder))
+
+
+if __name__ == "__main__":
+    main()
