@@ -25,10 +25,12 @@ class HubServer:
 
     Attributes:
         requests: "METHOD path" of every request, in order.
+        offered: Paths that a client has ever announced for upload, by repository.
     """
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.offered: dict[str, set[str]] = {}
         self._history: dict[str, list[tuple[str, dict[str, bytes]]]] = {}  # repository -> (commit hash, files)
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -155,9 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, body: bytes, repo: str, revision: str) -> None:
         paths = [file["path"] for file in json.loads(body)["files"]]
-        self._reply_json(
-            {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
-        )
+        self._hub.offered.setdefault(repo, set()).update(paths)
+        self._reply_json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
 
     def _commit(self, body: bytes, repo: str, revision: str) -> None:
         operations = [json.loads(line) for line in body.splitlines()]

@@ -24,7 +24,7 @@ SWAPPABLE = [
     if scheduler.name not in ("DPMSolverSDEScheduler", "EDMEulerScheduler")  # needs torchsde; has no betas
 ]
 # numpy complains about how diffusers, not we, makes arrays of tensors.
-ignore_numpy = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ignore_numpy = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 # Betas chosen so that neither the signal nor the noise of any timestep is lost in float32.
 SHORT = {"num_train_timesteps": 60, "beta_start": 0.01, "beta_end": 0.03}
 
@@ -186,9 +186,7 @@ def test_oracle_of_the_clean_latents_is_reached_at_any_eta(eta, num_inference_st
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @given(num_inference_steps=st.integers(1, 60), seed=st.integers(0, 2**16))
-def test_invert_step_is_the_exact_inverse_of_a_deterministic_step(
-    spacing, prediction_type, num_inference_steps, seed
-):
+def test_invert_step_is_the_exact_inverse_of_a_deterministic_step(spacing, prediction_type, num_inference_steps, seed):
     scheduler = EDDPMScheduler(**SHORT, prediction_type=prediction_type, timestep_spacing=spacing)
     scheduler.set_timesteps(num_inference_steps)
     model_output, sample = _randn(seed, 2, 4, 2, 8)

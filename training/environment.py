@@ -25,8 +25,7 @@ def describe_environment(device: torch.device, libraries: Sequence[str] = ()) ->
         device: Where the work is done.
         libraries: Distributions to name besides torch, transformers and diffusers.
     """
-    threads = f"{_usable_cores()} CPU cores, torch threads: {torch.get_num_threads()}"
-    hardware = f"{_processor_name()}, {threads}"
+    hardware = f"{_processor_name()}, CPU cores: {_usable_cores()}, torch threads: {torch.get_num_threads()}"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
     names = ("torch", "transformers", "diffusers", *libraries)

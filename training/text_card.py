@@ -108,7 +108,7 @@ def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str
     if training["lower_case"]:
         limits.append("The training sentences are lower-case throughout: write yours the same way, spacing included.")
     if not training.get("base_models"):
-        millions = f"{pipe.model.num_parameters() / 1e6:.1f}"
+        millions = f"{pipe.model.num_parameters() / 1e6:.3g}"
         limits.append(
             f"A small model ({millions} million parameters) trained from scratch on {data['sentences']:,} sentences: "
             "reconstructions lose rare words and names, and samples can be ungrammatical or say nothing."

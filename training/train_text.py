@@ -154,12 +154,9 @@ def describe_arguments(*arguments: Any) -> dict[str, Any]:
         for item in fields(group):
             value = getattr(group, item.name)
             default = item.default_factory() if item.default_factory is not MISSING else item.default
-            # an Enum among them is a string too
-            if (
-                value != default
-                and not item.name.endswith("_token")
-                and isinstance(value, (str, int, float, list, dict))
-            ):
+            # `TrainingArguments` turns some of its `None` into empty values; its enumerations are strings.
+            differs = value != default and (value or default)
+            if differs and not item.name.endswith("_token") and isinstance(value, (str, int, float, list, dict)):
                 facts[item.name] = value
     return facts
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,8 @@ class Modality:
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
     """
 
-    encoder_class: type[nn.Module]
-    decoder_class: type[nn.Module]
+    encoder_class: type[Any]
+    decoder_class: type[Any]
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)

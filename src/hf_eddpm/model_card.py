@@ -122,7 +122,7 @@ def _check_facts(name: str, facts: dict[str, Any] | None, required: Iterable[str
 
 
 def _introduction(pipe: EDDPMPipeline, summary: str) -> str:
-    millions = _millions(pipe.model.num_parameters())
+    millions = f"{pipe.model.num_parameters() / 1e6:.3g}"
     return (
         f"An encoder-decoder diffusion model (EDDPM, [Liu et al., ICML 2024](https://arxiv.org/abs/2402.19009)) for "
         f"{pipe.model.config.modality} with {millions} million parameters: one diffusion chain whose first step is a "
@@ -158,7 +158,7 @@ def _parts_table(pipe: EDDPMPipeline) -> str:
     rows = []
     for part, module in pipe.model.named_children():
         count = sum(parameter.numel() for parameter in module.parameters())
-        rows.append({"part": part, "what": what.get(part, ""), "million parameters": _millions(count)})
+        rows.append({"part": part, "what": what.get(part, ""), "parameters": f"{count:,}"})
     weights = str(pipe.model.dtype).removeprefix("torch.")
     return f"{markdown_table(rows)}\n\nThe weights are stored as {weights}; `model/config.json` has every value."
 
@@ -273,10 +273,6 @@ def _cell(value: Any) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}" if count < 1e8 else f"{count / 1e6:.0f}"
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """EDDPMModel: encode, noise, denoise, decode, and the joint loss over the whole chain."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +161,12 @@ class LatentBottleneck(nn.Module):
 
     def forward(self, features: torch.Tensor) -> LatentPosterior:
         """Map features `(batch, num_latents, hidden)` to the posterior over `(batch, num_latents, latent_dim)`."""
-        mean = torch.stack([project(features[:, i]) for i, project in enumerate(self.projection)], dim=1)
+        mean = self.project(features)
         return LatentPosterior(self.normalization(mean).to(mean.dtype), self.variance)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features `(batch, num_latents, hidden)` to latents before normalisation."""
+        return torch.stack([project(features[:, i]) for i, project in enumerate(self.projection)], dim=1)
 
 
 class EDDPMModel(EDDPMPreTrainedModel):
@@ -335,6 +340,32 @@ class EDDPMModel(EDDPMPreTrainedModel):
             posterior_mean=posterior.mean,
         )
         return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Set the latent normalisation's running statistics to those of these data under the present weights.
+
+        Averaged weights need it (as in Izmailov et al. 2018, arXiv 1803.05407): the running statistics belong to the
+        weights that trained. Nothing happens with `latent_normalization="none"`.
+
+        Args:
+            batches: Inputs as for `forward`; a few thousand data in all do.
+
+        Raises:
+            ValueError: If there are fewer than two data.
+        """
+        normalization = self.bottleneck.normalization
+        if not isinstance(normalization, LatentNormalization):
+            return
+        training = self.training
+        self.eval()
+        means = [self.bottleneck.project(self.encoder(**self._split(batch, False)[0])).float() for batch in batches]
+        self.train(training)
+        if sum(map(len, means)) < 2:
+            raise ValueError("`batches` must hold at least two data.")
+        latents = torch.cat(means)  # (data, num_latents, latent_dim)
+        normalization.running_mean.copy_(latents.mean(0))
+        normalization.running_var.copy_(latents.var(0))
 
     @functools.cached_property
     def reconstruction_weight(self) -> float:

@@ -1,6 +1,7 @@
 """EDDPMTrainer: transformers' Trainer with the loss terms in the log, an average of the weights, and previews."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from .scheduling_eddpm import EDDPMScheduler
 logger = logging.get_logger(__name__)
 
 _EMA_FILE = "ema.safetensors"
+_CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
 _ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
 
 
@@ -220,6 +222,10 @@ class EDDPMTrainer(Trainer):
         if preview_data is not None:
             self.add_callback(_Preview(self, preview_data, num_preview_samples))
 
+    def _set_signature_columns_if_needed(self) -> None:
+        # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
+        self._signature_columns = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
+
     @property
     def _eddpm(self) -> EDDPMModel:
         return self.accelerator.unwrap_model(self.model)
@@ -263,17 +269,40 @@ class EDDPMTrainer(Trainer):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within, the model holds the averaged weights, if there are any."""
+        """Within, the model holds the averaged weights, if there are any, and normalises latents accordingly."""
         if self.ema is None:
             yield
             return
         parameters = self.ema_parameters()
+        statistics = {name: buffer.clone() for name, buffer in self._eddpm.bottleneck.named_buffers()}
         self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        self._use_averaged_weights()
         try:
             yield
         finally:
             self.ema.restore(parameters)
+            for name, buffer in self._eddpm.bottleneck.named_buffers():
+                buffer.copy_(statistics[name])
+
+    def _use_averaged_weights(self) -> None:
+        assert self.ema is not None
+        self.ema.copy_to(self.ema_parameters())
+        self._eddpm.calibrate(self._calibration_batches())
+
+    def _calibration_batches(self) -> Iterator[dict[str, Any]]:
+        """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""
+        dataset = self.train_dataset
+        if dataset is None:
+            raise ValueError("`train_dataset` is needed to evaluate averaged weights.")
+        batch_size = max(self.args.per_device_train_batch_size, 2)
+        if hasattr(dataset, "__len__"):
+            size = len(dataset)
+            count = min(_CALIBRATION_DATA, size)
+            examples = [dataset[position * size // count] for position in range(count)]
+        else:
+            examples = list(itertools.islice(dataset, _CALIBRATION_DATA))
+        for start in range(0, len(examples), batch_size):
+            yield self._prepare_inputs(self.data_collator(examples[start : start + batch_size]))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the averaged weights; see `Trainer.evaluate`."""
@@ -286,8 +315,15 @@ class EDDPMTrainer(Trainer):
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for)."""
         result = super().train(*args, **kwargs)
         if self.ema is not None:
-            self.ema.copy_to(self.ema_parameters())
+            self._use_averaged_weights()
         return result
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A run resumed after its last step would otherwise take one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
         """Upload the whole pipeline: what `args.output_dir/pipeline` holds, or else the pipeline as it is now.

@@ -1,0 +1,837 @@
+import copy
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SENTENCES, tiny_model
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+
+from hf_eddpm import EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor, modeling_eddpm, pipeline_eddpm
+from hf_eddpm.pipeline_eddpm import slerp
+from train_text import train_tokenizer
+
+FEW = {"num_inference_steps": 5}
+LATENT = {"output_type": "latent"}
+INDEX = "model_index.json"
+
+
+@pytest.fixture(scope="module")
+def trained_model():
+    """A tiny model whose denoiser has learned, in half a second, the latents of `SENTENCES` with some noise."""
+    model = tiny_model()
+    processor = EDDPMTextProcessor(train_tokenizer(SENTENCES, 300), max_length=16)
+    inputs = processor(SENTENCES)
+    with torch.no_grad():
+        known = model.encode(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).mean
+    optimizer = torch.optim.Adam(model.denoiser.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        rows = torch.randint(len(known), (64,), generator=generator)
+        spread, noise = torch.randn(2, 64, 2, 8, generator=generator)  # (batch, num_latents, latent_dim)
+        timesteps = torch.randint(len(model.scheduler), (64,), generator=generator)
+        noisy = model.scheduler.add_noise(known[rows] + 0.3 * spread, noise, timesteps)
+        loss = (model.denoise(noisy, timesteps) - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def pipe(trained_model, make_pipe):
+    return make_pipe(trained_model)
+
+
+@pytest.fixture
+def saved(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def _generators(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+# Generation
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_seed_others(pipe):
+    runs = [pipe(num_samples=3, generator=torch.Generator().manual_seed(seed), **FEW) for seed in (1, 1, 2)]
+    assert torch.equal(runs[0].latents, runs[1].latents)
+    assert runs[0].samples == runs[1].samples
+    assert (runs[0].latents - runs[2].latents).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_batch_with_a_list_of_generators_gives_what_its_items_give_one_by_one(pipe, eta):
+    together = pipe(num_samples=3, generator=_generators(3), eta=eta, **FEW)
+    alone = [pipe(num_samples=1, generator=generator, eta=eta, **FEW) for generator in _generators(3)]
+    torch.testing.assert_close(together.latents, torch.cat([out.latents for out in alone]))
+    assert together.samples == [sample for out in alone for sample in out.samples]
+
+
+def test_num_samples_and_latents_set_the_size_of_the_batch(pipe):
+    out = pipe(num_samples=3, **FEW)
+    assert len(out.samples) == 3 and out.latents.shape == (3, 2, 8)
+    assert all(isinstance(sample, str) for sample in out.samples)
+    assert len(pipe(latents=torch.randn(2, 2, 8), num_samples=5, **FEW).samples) == 2
+
+
+def test_given_latents_are_the_noise_the_chain_starts_from(pipe):
+    noise = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(3))
+    drawn = pipe(num_samples=2, generator=torch.Generator().manual_seed(3), **FEW, **LATENT).latents
+    torch.testing.assert_close(pipe(latents=noise, **FEW, **LATENT).latents, drawn)
+
+
+def test_latents_are_not_changed_in_place(pipe):
+    noise = torch.randn(2, 2, 8)
+    before = noise.clone()
+    pipe(latents=noise, **FEW, **LATENT)
+    pipe.decode(noise)
+    pipe.invert(noise, 3)
+    assert torch.equal(noise, before)
+
+
+def test_eta_adds_noise_that_the_generator_decides(pipe):
+    noise = torch.randn(2, 2, 8)
+    seeds = (0, 0, 1)
+    noisy = [
+        pipe(latents=noise, eta=1.0, generator=torch.Generator().manual_seed(seed), **FEW, **LATENT).latents
+        for seed in seeds
+    ]
+    still = [
+        pipe(latents=noise, eta=0.0, generator=torch.Generator().manual_seed(seed), **FEW, **LATENT).latents
+        for seed in seeds
+    ]
+    assert torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], noisy[2])
+    assert torch.equal(still[0], still[1]) and torch.equal(still[0], still[2])
+    assert not torch.equal(noisy[0], still[0])
+
+
+def test_output_type_latent_leaves_out_the_decoder(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.model.decoder, "generate", lambda *args, **kwargs: pytest.fail("the decoder ran"))
+    out = pipe(num_samples=2, **FEW, **LATENT)
+    assert torch.equal(out.samples, out.latents) and out.samples.shape == (2, 2, 8)
+
+
+def test_samples_are_the_decoded_latents(pipe):
+    out = pipe(num_samples=3, **FEW)
+    assert out.samples == pipe.decode(out.latents)
+
+
+def test_return_dict_false_gives_the_tuple_of_the_output(pipe):
+    as_tuple = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), return_dict=False, **FEW)
+    out = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), **FEW)
+    assert isinstance(as_tuple, tuple) and len(as_tuple) == 2
+    assert as_tuple[0] == out.samples and torch.equal(as_tuple[1], out.latents)
+
+
+@pytest.mark.parametrize("num_inference_steps", [1, 7, 1000])
+def test_the_chain_has_exactly_the_steps_that_were_asked_for(pipe, num_inference_steps):
+    seen = []
+    pipe(
+        num_inference_steps=num_inference_steps,
+        callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append((step, timestep)) or tensors,
+        **LATENT,
+    )
+    assert pipe.num_timesteps == num_inference_steps
+    assert [step for step, _ in seen] == list(range(num_inference_steps))
+    assert [timestep for _, timestep in seen] == pipe.scheduler.timesteps.tolist()
+
+
+def test_the_latents_that_the_callback_returns_are_used(pipe):
+    wanted = torch.full((2, 2, 8), 0.25)
+
+    def replace_at_the_end(pipe, step, timestep, tensors):
+        assert tensors["latents"].shape == (2, 2, 8)
+        return {"latents": wanted} if step == pipe.num_timesteps - 1 else tensors
+
+    assert torch.equal(pipe(num_samples=2, callback_on_step_end=replace_at_the_end, **FEW, **LATENT).latents, wanted)
+
+
+def test_a_callback_without_tensors_changes_nothing(pipe):
+    plain = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), **FEW, **LATENT)
+    watched = pipe(
+        num_samples=2,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda pipe, step, timestep, tensors: tensors,
+        callback_on_step_end_tensor_inputs=[],
+        **FEW,
+        **LATENT,
+    )
+    assert torch.equal(plain.latents, watched.latents)
+
+
+def test_decode_arguments_reach_the_decoder(pipe):
+    latents = torch.randn(3, 2, 8)
+    ids = [pipe.processor(sample or " x")["labels"] for sample in pipe.decode(latents, max_new_tokens=2)]
+    assert all(row.shape[1] <= 3 for row in ids)  # the end token included
+    config = GenerationConfig(max_new_tokens=2, do_sample=False)
+    assert pipe.decode(latents, generation_config=config) == pipe.decode(latents, max_new_tokens=2)
+    assert len(pipe.decode(latents, num_beams=2, num_return_sequences=2)) == 6
+
+
+# Scheduler swaps
+
+
+def test_ddim_swapped_in_gives_the_same_latents(pipe):
+    noise = torch.randn(3, 2, 8)
+    own = pipe(latents=noise, num_inference_steps=20, **LATENT).latents
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    torch.testing.assert_close(pipe(latents=noise, num_inference_steps=20, **LATENT).latents, own)
+
+
+def test_the_karras_solver_comes_closer_to_the_full_chain_in_twenty_steps_than_ddim(pipe):
+    noise = torch.randn(4, 2, 8)
+    full = pipe(latents=noise, num_inference_steps=1000, **LATENT).latents
+    ddim = pipe(latents=noise, num_inference_steps=20, **LATENT).latents
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    solver = pipe(latents=noise, num_inference_steps=20, **LATENT).latents
+    assert (solver - full).abs().max() < 0.3 * (ddim - full).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [(DPMSolverMultistepScheduler, {"use_karras_sigmas": True}), (UniPCMultistepScheduler, {})],
+)
+def test_eta_is_refused_where_the_scheduler_has_none(pipe, scheduler, options):
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **options)
+    out = pipe(num_samples=2, num_inference_steps=20, generator=torch.Generator().manual_seed(0))
+    assert len(out.samples) == 2 and out.latents.abs().max() < 10
+    with pytest.raises(ValueError, match="`eta` must be 0 with"):
+        pipe(eta=0.5, **FEW)
+
+
+def test_an_ancestral_scheduler_swapped_in_draws_from_the_generator(pipe):
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    noise = torch.randn(2, 2, 8)
+    runs = [
+        pipe(latents=noise, generator=torch.Generator().manual_seed(seed), **FEW, **LATENT).latents
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+# Encoding and decoding
+
+
+def test_a_batch_gives_what_its_items_give(pipe):
+    together = pipe.encode(SENTENCES)
+    alone = torch.cat([pipe.encode(sentence).latents for sentence in SENTENCES])
+    torch.testing.assert_close(together.latents, alone)
+    torch.testing.assert_close(pipe.encode(SENTENCES, batch_size=3).latents, alone)
+    assert torch.equal(together.embeddings, together.latents.flatten(1))
+    decoded = pipe.decode(alone)
+    assert decoded == [sample for row in alone for sample in pipe.decode(row[None])]
+    assert decoded == pipe.decode(alone, batch_size=3)
+    assert pipe.reconstruct(SENTENCES) == [sample for sentence in SENTENCES for sample in pipe.reconstruct(sentence)]
+
+
+def test_one_datum_and_a_list_of_it_are_the_same(pipe):
+    assert torch.equal(pipe.encode(SENTENCES[0]).latents, pipe.encode(SENTENCES[:1]).latents)
+    assert pipe.reconstruct(SENTENCES[0]) == pipe.reconstruct(SENTENCES[:1])
+
+
+def test_reconstruct_decodes_the_means_of_the_posteriors(pipe):
+    assert pipe.reconstruct(SENTENCES) == pipe.decode(pipe.encode(SENTENCES).latents)
+
+
+def test_the_model_is_in_evaluation_mode_however_it_came(trained_model, make_pipe):
+    model = copy.deepcopy(trained_model).train()
+    assert not make_pipe(model).model.training
+
+
+# Interpolation
+
+
+@pytest.mark.parametrize("space", ["noise", "latents"])
+@pytest.mark.parametrize("mode", ["slerp", "lerp"])
+def test_the_ends_of_a_path_are_the_reconstructions(pipe, monkeypatch, space, mode):
+    starts, ends = SENTENCES[:3], SENTENCES[3:6]
+    decoded = []
+    decode = pipe.decode
+    monkeypatch.setattr(pipe, "decode", lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs))
+    paths = pipe.interpolate(starts, ends, num_steps=4, mode=mode, space=space, num_inference_steps=10)
+    monkeypatch.undo()
+    assert [len(path) for path in paths] == [4, 4, 4]
+    assert [path[0] for path in paths] == pipe.reconstruct(starts)
+    assert [path[-1] for path in paths] == pipe.reconstruct(ends)
+    latents = decoded[0].unflatten(0, (3, 4))  # (pairs, steps, num_latents, latent_dim)
+    torch.testing.assert_close(latents[:, 0], pipe.encode(starts).latents, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(latents[:, -1], pipe.encode(ends).latents, atol=1e-5, rtol=1e-5)
+
+
+def test_a_straight_path_in_the_latents_passes_through_their_middle(pipe):
+    (path,) = pipe.interpolate(SENTENCES[0], SENTENCES[1], num_steps=3, mode="lerp", space="latents")
+    middle = pipe.encode(SENTENCES[:2]).latents.mean(0, keepdim=True)
+    assert path[1:2] == pipe.decode(middle)
+
+
+@pytest.mark.parametrize("space", ["noise", "latents"])
+def test_a_path_does_not_depend_on_the_other_pairs(pipe, space):
+    options = {"num_steps": 3, "space": space, "num_inference_steps": 10}
+    together = pipe.interpolate(SENTENCES[:2], SENTENCES[2:4], **options)
+    alone = [pipe.interpolate(a, b, **options)[0] for a, b in zip(SENTENCES[:2], SENTENCES[2:4], strict=True)]
+    assert together == alone
+
+
+_number = st.floats(-3, 3, width=32)
+_vector = st.lists(_number, min_size=4, max_size=4).filter(lambda values: math.hypot(*values) > 0.05)
+_weight = st.floats(0, 1, width=32)
+
+
+def _row(values):
+    return torch.tensor(values).view(1, 2, 2)
+
+
+@given(a=_vector, b=_vector)
+def test_slerp_starts_at_the_first_and_ends_at_the_second(a, b):
+    a, b = _row(a), _row(b)
+    torch.testing.assert_close(slerp(a, b, 0.0), a, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slerp(a, b, 1.0), b, atol=1e-5, rtol=1e-5)
+
+
+@given(a=_vector, b=_vector, weight=_weight)
+def test_slerp_is_the_same_from_either_end(a, b, weight):
+    a, b = _row(a), _row(b)
+    torch.testing.assert_close(slerp(a, b, weight), slerp(b, a, 1 - weight), atol=1e-4, rtol=1e-4)
+
+
+@given(a=_vector, b=_vector, weight=_weight)
+def test_slerp_mixes_the_norms_linearly(a, b, weight):
+    a, b = _row(a), _row(b)
+    cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+    assume(cosine > -0.999)  # opposite vectors: no arc is singled out
+    norm = (1 - weight) * a.norm() + weight * b.norm()
+    torch.testing.assert_close(slerp(a, b, weight).norm(), norm, atol=1e-3, rtol=1e-3)
+
+
+@given(a=_vector, factor=st.floats(0.1, 4), weight=_weight)
+def test_slerp_between_parallel_vectors_is_straight(a, factor, weight):
+    a = _row(a)
+    expected = a * (1 - weight + weight * factor)
+    torch.testing.assert_close(slerp(a, a * factor, weight), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_slerp_goes_along_the_arc():
+    a, b = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+    expected = torch.tensor([[[math.cos(math.pi / 6), math.sin(math.pi / 6)]]])
+    torch.testing.assert_close(slerp(a, b, 1 / 3), expected)
+
+
+# Inversion
+
+
+def _round_trip_error(pipe, num_inference_steps, num_refinements):
+    latents = pipe.encode(SENTENCES).latents
+    noise = pipe.invert(latents, num_inference_steps, num_refinements=num_refinements)
+    back = pipe(latents=noise, num_inference_steps=num_inference_steps, **LATENT).latents
+    return float((back - latents).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("num_refinements", [0, 3])
+def test_the_round_trip_through_the_noise_loses_less_with_more_steps(pipe, num_refinements):
+    errors = [_round_trip_error(pipe, steps, num_refinements) for steps in (10, 50, 200)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < (0.05 if num_refinements == 0 else 0.002)
+
+
+def test_refinements_make_the_inversion_more_exact(pipe):
+    assert _round_trip_error(pipe, 50, 3) < 0.3 * _round_trip_error(pipe, 50, 0)
+
+
+def test_data_and_their_latents_invert_to_the_same_noise(pipe):
+    noise = pipe.invert(SENTENCES[:2], 10)
+    assert noise.shape == (2, 2, 8) and noise.dtype == torch.float32
+    assert torch.equal(noise, pipe.invert(pipe.encode(SENTENCES[:2]).latents, 10))
+
+
+# Editing
+
+
+def test_the_direction_is_the_difference_of_the_means(pipe):
+    direction = pipe.direction(SENTENCES[:3], SENTENCES[3:5])
+    expected = pipe.encode(SENTENCES[:3]).latents.mean(0) - pipe.encode(SENTENCES[3:5]).latents.mean(0)
+    assert direction.shape == (2, 8)
+    torch.testing.assert_close(direction, expected)
+
+
+@pytest.mark.parametrize("scale", [-1.5, 0, 2.5])
+def test_edit_moves_the_latents_by_scale_times_the_direction(pipe, scale):
+    direction = pipe.direction(SENTENCES[:3], SENTENCES[3:5])
+    expected = pipe.decode(pipe.encode(SENTENCES).latents + scale * direction)
+    assert pipe.edit(SENTENCES, direction=direction, scale=scale) == expected
+    assert (expected == pipe.reconstruct(SENTENCES)) == (scale == 0)
+
+
+# The bound
+
+
+def test_the_terms_sum_to_the_bound_and_the_seed_decides_the_draws(pipe):
+    scores = [pipe.score(SENTENCES, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    first = scores[0]
+    total = first.reconstruction + first.alignment + first.diffusion + first.prior
+    torch.testing.assert_close(first.bound, total)
+    assert first.bound.shape == (len(SENTENCES),) and first.bound.dtype == torch.float32
+    assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
+    assert not torch.equal(scores[0].bound, scores[2].bound)
+
+
+def test_bits_per_unit_are_the_bound_over_the_tokens_and_the_end_token(pipe):
+    score = pipe.score(SENTENCES, generator=torch.Generator().manual_seed(0))
+    tokens = (pipe.processor(SENTENCES)["labels"] != -100).sum(1)
+    torch.testing.assert_close(score.bits_per_unit, score.bound / tokens / math.log(2))
+
+
+def test_a_score_does_not_depend_on_the_batch_given_the_same_draws(pipe, monkeypatch):
+    row = torch.randn(1, 2, 8)
+
+    def same_for_every_row(shape, **kwargs):
+        return row.expand(shape).clone()
+
+    monkeypatch.setattr(modeling_eddpm, "randn_tensor", same_for_every_row)
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.full(size, 0.5))
+    together = pipe.score(SENTENCES, num_timesteps=8)
+    one_by_one = pipe.score(SENTENCES, num_timesteps=8, batch_size=1)
+    for name in together:
+        torch.testing.assert_close(together[name], one_by_one[name], atol=1e-3, rtol=1e-4)
+
+
+def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):
+    untrained = make_pipe().score(SENTENCES, generator=torch.Generator().manual_seed(0))
+    trained = pipe.score(SENTENCES, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(untrained.reconstruction, trained.reconstruction)
+    assert (trained.diffusion < untrained.diffusion).all()
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("loader", [EDDPMPipeline, DiffusionPipeline])
+def test_every_component_survives_saving_and_loading(pipe, saved, loader):
+    loaded = loader.from_pretrained(saved)
+    assert type(loaded) is EDDPMPipeline and type(loaded.scheduler) is EDDPMScheduler
+    expected, state = pipe.model.state_dict(), loaded.model.state_dict()
+    assert expected.keys() == state.keys()
+    assert all(torch.equal(expected[name], state[name]) for name in expected)
+    assert not loaded.model.training
+    volatile = {"_name_or_path", "transformers_version", "_diffusers_version"}
+    for before, after in (
+        (pipe.model.config.to_dict(), loaded.model.config.to_dict()),
+        (dict(pipe.scheduler.config), dict(loaded.scheduler.config)),
+    ):
+        assert {key: value for key, value in before.items() if key not in volatile} == {
+            key: value for key, value in after.items() if key not in volatile
+        }
+    assert torch.equal(pipe.scheduler.betas, loaded.scheduler.betas)
+    assert loaded.processor.max_length == pipe.processor.max_length
+    assert torch.equal(loaded.processor(SENTENCES)["labels"], pipe.processor(SENTENCES)["labels"])
+    loaded.set_progress_bar_config(disable=True)
+    runs = [p(num_samples=3, generator=torch.Generator().manual_seed(0), **FEW) for p in (pipe, loaded)]
+    assert torch.equal(runs[0].latents, runs[1].latents) and runs[0].samples == runs[1].samples
+    assert pipe.reconstruct(SENTENCES) == loaded.reconstruct(SENTENCES)
+
+
+def test_a_swapped_scheduler_survives_saving_and_loading(pipe, tmp_path):
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    pipe.save_pretrained(tmp_path / "swapped")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "swapped")
+    assert type(loaded.scheduler) is DPMSolverMultistepScheduler
+    assert torch.equal(loaded.scheduler.betas, pipe.scheduler.betas)
+    assert loaded.scheduler.config.use_karras_sigmas
+
+
+def test_a_saved_pipeline_holds_safetensors_and_text_and_no_path_of_this_machine(saved):
+    files = [path for path in saved.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".txt"}
+    texts = [path.read_text() for path in files if path.suffix == ".json"]
+    assert not any(str(saved.parent) in text for text in texts)
+    assert {path.name for path in saved.parent.iterdir()} == {saved.name}  # nothing left beside it
+    assert json.loads((saved / INDEX).read_text())["model"] == ["hf_eddpm.modeling_eddpm", "EDDPMModel"]
+
+
+def test_pickled_weights_are_refused(pipe, tmp_path):
+    with pytest.raises(ValueError, match="`safe_serialization` must be True"):
+        pipe.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    assert not (tmp_path / "pickled").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_load_in_float32_unless_a_dtype_is_asked_for(trained_model, make_pipe, tmp_path, dtype):
+    pipe = make_pipe(copy.deepcopy(trained_model))
+    pipe.to(dtype=dtype)
+    pipe.save_pretrained(tmp_path / "half")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "half")
+    assert {value.dtype for value in loaded.model.state_dict().values()} == {torch.float32}
+    assert torch.equal(loaded.model.state_dict()["denoiser.output.weight"], pipe.model.denoiser.output.weight.float())
+    assert EDDPMPipeline.from_pretrained(tmp_path / "half", dtype=dtype).model.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_pipeline_gives_nearly_the_latents_of_float32(trained_model, make_pipe, dtype):
+    half = make_pipe(copy.deepcopy(trained_model))
+    half.to(dtype=dtype)
+    full = make_pipe(trained_model)
+    latents = half.encode(SENTENCES).latents
+    assert latents.dtype == torch.float32
+    torch.testing.assert_close(latents, full.encode(SENTENCES).latents, atol=0.15, rtol=0.15)
+    noise = torch.randn(2, 2, 8)
+    out = half(latents=noise, num_inference_steps=20)
+    expected = full(latents=noise, num_inference_steps=20).latents
+    assert out.latents.dtype == torch.float32 and len(out.samples) == 2
+    torch.testing.assert_close(out.latents, expected, atol=0.15, rtol=0.15)
+
+
+# Interrupted and repeated saves
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process: no handler of an error catches it."""
+
+
+def _stop_before(monkeypatch, target, name, call):
+    """Make call number `call` of `target.name`, and every later one, raise; nothing is cleaned up afterwards."""
+    original = getattr(target, name)
+    calls = []
+
+    def stopping(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > call:
+            raise _Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, stopping)
+
+
+def _broken_or(folder, expected):
+    """Whether the folder does not load, or loads as `expected`."""
+    try:
+        loaded = EDDPMPipeline.from_pretrained(folder)
+    except (OSError, ValueError):
+        return True
+    state = loaded.model.state_dict()
+    return all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("component", ["model", "scheduler", "processor"])
+def test_a_save_that_stops_inside_a_component_leaves_what_was_there(
+    pipe, saved, make_pipe, tmp_path, monkeypatch, component
+):
+    before = pipe.model.state_dict()
+    other = make_pipe(tiny_model(seed=1))
+    with monkeypatch.context() as patch:
+        _stop_before(patch, type(getattr(other, component)), "save_pretrained", 0)
+        for folder in (saved, tmp_path / "new"):
+            with pytest.raises(_Killed):
+                other.save_pretrained(folder)
+    assert _broken_or(saved, before)
+    assert EDDPMPipeline.from_pretrained(saved).reconstruct(SENTENCES) == pipe.reconstruct(SENTENCES)
+    assert not (tmp_path / "new").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"saved"}
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_a_save_killed_between_two_moves_never_leaves_a_folder_that_loads(
+    saved, make_pipe, tmp_path, monkeypatch, call
+):
+    other = make_pipe(tiny_model(seed=1))
+    with monkeypatch.context() as patch:
+        _stop_before(patch, pipeline_eddpm.os, "replace", call)
+        for folder in (saved, tmp_path / "new"):
+            patch.undo()
+            _stop_before(patch, pipeline_eddpm.os, "replace", call)
+            with pytest.raises(_Killed):
+                other.save_pretrained(folder)
+    for folder in (saved, tmp_path / "new"):
+        for loader in (EDDPMPipeline, DiffusionPipeline):
+            with pytest.raises((OSError, ValueError)):
+                loader.from_pretrained(folder)
+    other.save_pretrained(saved)  # and the next save mends it
+    assert EDDPMPipeline.from_pretrained(saved).reconstruct(SENTENCES) == other.reconstruct(SENTENCES)
+
+
+KILLED_SAVE = """
+import os, signal, sys
+from hf_eddpm import EDDPMPipeline, EDDPMTextProcessor
+
+pipe = EDDPMPipeline.from_pretrained(sys.argv[1])
+EDDPMTextProcessor.save_pretrained = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+pipe.save_pretrained(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_saving_leaves_no_folder(saved, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline_eddpm.__file__).parent.parent)}
+    command = [sys.executable, "-c", KILLED_SAVE, str(saved), str(tmp_path / "new")]
+    assert subprocess.run(command, env=environment, timeout=300).returncode == -signal.SIGKILL
+    assert not (tmp_path / "new").exists()
+
+
+def test_saving_over_a_folder_keeps_foreign_files_and_replaces_ours(saved, make_pipe):
+    (saved / "README.md").write_text("a card")
+    (saved / "figures").mkdir()
+    (saved / "figures" / "front.png").write_bytes(b"png")
+    (saved / "model" / "model-00001-of-00002.safetensors").write_bytes(b"an old shard")
+    other = make_pipe(tiny_model(seed=1))
+    other.save_pretrained(saved)
+    assert (saved / "README.md").read_text() == "a card"
+    assert (saved / "figures" / "front.png").read_bytes() == b"png"
+    assert not (saved / "model" / "model-00001-of-00002.safetensors").exists()
+    assert EDDPMPipeline.from_pretrained(saved).reconstruct(SENTENCES) == other.reconstruct(SENTENCES)
+
+
+def test_a_relative_folder_and_a_trailing_slash_are_fine(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("runs/mine/")
+    assert EDDPMPipeline.from_pretrained("runs/mine/").reconstruct(SENTENCES) == pipe.reconstruct(SENTENCES)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, "5", None, True])
+@pytest.mark.parametrize("method", ["__call__", "invert", "interpolate"])
+def test_steps_outside_the_chain_are_refused(pipe, method, steps):
+    data = {"__call__": (), "invert": (torch.zeros(1, 2, 8),), "interpolate": ("a", "b")}[method]
+    with pytest.raises(ValueError, match=r"num_inference_steps|Exactly one"):
+        getattr(pipe, method)(*data, num_inference_steps=steps)
+
+
+BAD_LATENTS = [
+    (torch.full((1, 2, 8), math.nan), ValueError, "must be finite"),
+    (torch.full((1, 2, 8), math.inf), ValueError, "must be finite"),
+    (torch.zeros(2, 8), ValueError, r"must have the shape \(batch, 2, 8\), got \(2, 8\)"),
+    (torch.zeros(1, 8, 2), ValueError, r"must have the shape \(batch, 2, 8\)"),
+    (torch.zeros(1, 1, 8), ValueError, r"must have the shape \(batch, 2, 8\)"),
+    (torch.zeros(0, 2, 8), ValueError, "at least one"),
+    ([[0.0] * 8] * 2, TypeError, "`latents` must be a tensor, got list"),
+]
+
+
+@pytest.mark.parametrize(("latents", "error", "message"), BAD_LATENTS)
+def test_latents_of_the_wrong_kind_shape_or_value_are_refused(pipe, latents, error, message):
+    with pytest.raises(error, match=message):
+        pipe(latents=latents, **FEW)
+    with pytest.raises(error, match=message):
+        pipe.decode(latents)
+    if isinstance(latents, torch.Tensor):
+        with pytest.raises(error, match=message):
+            pipe.invert(latents, 2)
+
+
+BAD_DATA = [
+    ([], ValueError, "at least one sentence"),
+    ("", ValueError, "must not hold empty sentences"),
+    (["fine .", "  "], ValueError, "empty sentences, got one at position 1"),
+    (None, TypeError, "got NoneType"),
+    (3, TypeError, "got int"),
+    (["fine .", 3], TypeError, "got int at position 1"),
+    (b"bytes", TypeError, "got bytes"),
+]
+
+
+@pytest.mark.parametrize(("data", "error", "message"), BAD_DATA)
+@pytest.mark.parametrize("method", ["encode", "reconstruct", "invert", "score"])
+def test_data_that_are_empty_or_no_strings_are_refused(pipe, method, data, error, message):
+    with pytest.raises(error, match=message):
+        getattr(pipe, method)(data)
+
+
+@pytest.mark.parametrize(("data", "error", "message"), BAD_DATA)
+def test_the_argument_at_fault_is_named(pipe, data, error, message):
+    for name, arguments in (("a", (data, "b")), ("b", ("a", data))):
+        with pytest.raises(error, match=f"`{name}` .*{message}"):
+            pipe.interpolate(*arguments)
+    for name, arguments in (("positives", (data, "b")), ("negatives", ("a", data))):
+        with pytest.raises(error, match=f"`{name}` .*{message}"):
+            pipe.direction(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "`num_samples` must be a positive integer"),
+        ({"num_samples": 2.0}, "`num_samples` must be a positive integer"),
+        ({"eta": -0.1}, r"`eta` must be in \[0, 1\]"),
+        ({"eta": 1.1}, r"`eta` must be in \[0, 1\]"),
+        ({"eta": math.nan}, r"`eta` must be in \[0, 1\]"),
+        ({"output_type": "pil"}, "`output_type` must be"),
+        ({"callback_on_step_end_tensor_inputs": ["noise_pred"]}, "must be among"),
+        ({"no_such_argument": 1}, "no_such_argument"),
+    ],
+)
+def test_arguments_of_the_call_outside_their_range_are_refused(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{**FEW, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 1}, "`num_steps` must be an integer of at least 2"),
+        ({"num_steps": 2.5}, "`num_steps` must be an integer of at least 2"),
+        ({"mode": "cubic"}, "`mode` must be"),
+        ({"space": "pixels"}, "`space` must be"),
+        ({"b": ["one .", "two ."]}, "`a` and `b` must have the same length, got 1 and 2"),
+    ],
+)
+def test_arguments_of_interpolate_outside_their_range_are_refused(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.interpolate(**{"a": ["one ."], "b": ["two ."], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("direction", "error", "message"),
+    [
+        (torch.zeros(8), ValueError, "direction"),
+        (torch.zeros(1, 2, 8), ValueError, "direction"),
+        (torch.full((2, 8), math.nan), ValueError, "direction.* must be finite"),
+        ([0.0] * 16, TypeError, "`direction` must be a tensor, got list"),
+    ],
+)
+def test_a_direction_of_the_wrong_kind_shape_or_value_is_refused(pipe, direction, error, message):
+    with pytest.raises(error, match=message):
+        pipe.edit("a .", direction=direction)
+
+
+def test_a_scale_that_is_not_finite_is_refused(pipe):
+    with pytest.raises(ValueError, match="must be finite"):
+        pipe.edit("a .", direction=torch.ones(2, 8), scale=math.nan)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0])
+@pytest.mark.parametrize("method", ["encode", "decode", "reconstruct", "score"])
+def test_batch_sizes_below_one_are_refused(pipe, method, batch_size):
+    data = torch.zeros(1, 2, 8) if method == "decode" else "a ."
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
+        getattr(pipe, method)(data, batch_size=batch_size)
+
+
+def test_fewer_than_one_timestep_and_fewer_than_no_refinements_are_refused(pipe):
+    with pytest.raises(ValueError, match="`num_timesteps`"):
+        pipe.score("a .", num_timesteps=0)
+    with pytest.raises(ValueError, match="`num_refinements`"):
+        pipe.invert("a .", 2, num_refinements=-1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("arguments", [{"num_samples": 2}, {"latents": torch.zeros(2, 2, 8), "eta": 1.0}])
+def test_a_list_of_generators_of_the_wrong_length_is_refused(pipe, arguments, count):
+    with pytest.raises(ValueError, match=f"one generator for each of 2 samples, got {count}"):
+        pipe(generator=_generators(count), **arguments, **FEW)
+
+
+def test_a_generator_that_is_none_is_refused(pipe):
+    with pytest.raises(TypeError, match="`generator` must be"):
+        pipe(generator=0, **FEW)
+
+
+class _CudaGenerator(torch.Generator):
+    """Says that it is on a GPU, which this machine may not have."""
+
+    device = torch.device("cuda")
+
+
+def test_a_generator_on_another_device_is_refused(pipe):
+    with pytest.raises(ValueError, match="generator of type cuda"):
+        pipe(generator=_CudaGenerator(), **FEW)
+    with pytest.raises(ValueError, match="generator of type cuda"):
+        pipe.score("a .", generator=_CudaGenerator())
+
+
+@pytest.mark.gpu
+def test_a_generator_on_the_gpu_is_refused_by_a_pipeline_on_the_cpu(pipe):
+    with pytest.raises(ValueError, match="generator of type cuda"):
+        pipe(generator=torch.Generator("cuda"), **FEW)
+
+
+@pytest.mark.gpu
+def test_a_cpu_generator_gives_the_same_noise_on_the_gpu(trained_model, make_pipe):
+    pipe = make_pipe(copy.deepcopy(trained_model))
+    on_cpu = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), **FEW, **LATENT).latents
+    pipe.to("cuda")
+    on_gpu = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), **FEW, **LATENT).latents
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "file", "missing", "other pipeline", "only a model"])
+def test_what_is_not_a_saved_pipeline_does_not_load(pipe, tmp_path, kind):
+    path = tmp_path / "thing"
+    if kind == "file":
+        path.write_text("text")
+    elif kind == "only a model":
+        pipe.model.save_pretrained(path)
+    elif kind != "missing":
+        path.mkdir()
+    if kind == "other pipeline":
+        DDPMScheduler().save_pretrained(path / "scheduler")
+        index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
+        (path / INDEX).write_text(json.dumps(index))
+    with pytest.raises((OSError, ValueError), match="not a saved pipeline|neither a valid local path|expected"):
+        EDDPMPipeline.from_pretrained(path)
+
+
+@pytest.mark.parametrize("keep", ["half", "header", "nothing", "all but a byte", "other bytes"])
+def test_damaged_weights_do_not_load(saved, keep):
+    weights = saved / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(
+        {
+            "half": whole[: len(whole) // 2],
+            "header": whole[:5],
+            "nothing": b"",
+            "all but a byte": whole[:-1],
+            "other bytes": b"\xff" * 64 + whole[64:],
+        }[keep]
+    )
+    with pytest.raises(OSError, match="damaged or incomplete"):
+        EDDPMPipeline.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "missing", ["model/model.safetensors", "model/config.json", "scheduler", "processor", "model"]
+)
+def test_a_folder_that_lacks_a_part_does_not_load(saved, missing):
+    path = saved / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with pytest.raises((OSError, ValueError)):
+        EDDPMPipeline.from_pretrained(saved)
+
+
+def test_a_damaged_index_does_not_load(saved):
+    (saved / INDEX).write_text("{")
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        EDDPMPipeline.from_pretrained(saved)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(pipe, saved):
+    larger = EDDPMTextProcessor(train_tokenizer(SENTENCES, 330))
+    with pytest.raises(ValueError, match="`tokenizer` does not fit the model: it has 330 tokens"):
+        EDDPMPipeline(pipe.model, pipe.scheduler, larger)
+    other_end = train_tokenizer(SENTENCES, 300)
+    other_end.eos_token = "<s>"
+    with pytest.raises(ValueError, match="its end token is 1, the decoder's `eos_token_id`"):
+        EDDPMPipeline(pipe.model, pipe.scheduler, EDDPMTextProcessor(other_end))
+    larger.save_pretrained(saved / "processor")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        EDDPMPipeline.from_pretrained(saved)
