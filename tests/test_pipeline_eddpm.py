@@ -180,14 +180,16 @@ def test_a_callback_without_tensors_changes_nothing(pipe):
 
 def test_decode_arguments_reach_the_decoder(pipe):
     latents = torch.randn(3, 2, 8)
-    ids = [pipe.processor(sample or " x")["labels"] for sample in pipe.decode(latents, max_new_tokens=2)]
-    assert all(row.shape[1] <= 3 for row in ids)  # the end token included
+    lengths = [len(sample) for sample in pipe.decode(latents, max_new_tokens=1)]
+    assert lengths < [len(sample) for sample in pipe.decode(latents)]
     config = GenerationConfig(max_new_tokens=2, do_sample=False)
     assert pipe.decode(latents, generation_config=config) == pipe.decode(latents, max_new_tokens=2)
     assert len(pipe.decode(latents, num_beams=2, num_return_sequences=2)) == 6
 
 
 # Scheduler swaps
+
+NUMPY_WARNING = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # in diffusers
 
 
 def test_ddim_swapped_in_gives_the_same_latents(pipe):
@@ -197,6 +199,7 @@ def test_ddim_swapped_in_gives_the_same_latents(pipe):
     torch.testing.assert_close(pipe(latents=noise, num_inference_steps=20, **LATENT).latents, own)
 
 
+@pytest.mark.filterwarnings(NUMPY_WARNING)
 def test_the_karras_solver_comes_closer_to_the_full_chain_in_twenty_steps_than_ddim(pipe):
     noise = torch.randn(4, 2, 8)
     full = pipe(latents=noise, num_inference_steps=1000, **LATENT).latents
@@ -206,6 +209,7 @@ def test_the_karras_solver_comes_closer_to_the_full_chain_in_twenty_steps_than_d
     assert (solver - full).abs().max() < 0.3 * (ddim - full).abs().max()
 
 
+@pytest.mark.filterwarnings(NUMPY_WARNING)
 @pytest.mark.parametrize(
     ("scheduler", "options"),
     [(DPMSolverMultistepScheduler, {"use_karras_sigmas": True}), (UniPCMultistepScheduler, {})],
@@ -417,10 +421,19 @@ def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):
     untrained = make_pipe().score(SENTENCES, generator=torch.Generator().manual_seed(0))
     trained = pipe.score(SENTENCES, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(untrained.reconstruction, trained.reconstruction)
-    assert (trained.diffusion < untrained.diffusion).all()
+    assert trained.diffusion.sum() < 0.95 * untrained.diffusion.sum()
+    assert trained.bound.sum() < untrained.bound.sum()
 
 
 # Saving and loading
+
+
+def _lasting(config):
+    """The config without what loading adds to it: where from, the versions, the type of the weights."""
+    added = {"_name_or_path", "transformers_version", "_diffusers_version", "dtype", "_use_default_values"}
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value for key, value in config.items() if key not in added
+    }
 
 
 @pytest.mark.parametrize("loader", [EDDPMPipeline, DiffusionPipeline])
@@ -431,14 +444,8 @@ def test_every_component_survives_saving_and_loading(pipe, saved, loader):
     assert expected.keys() == state.keys()
     assert all(torch.equal(expected[name], state[name]) for name in expected)
     assert not loaded.model.training
-    volatile = {"_name_or_path", "transformers_version", "_diffusers_version"}
-    for before, after in (
-        (pipe.model.config.to_dict(), loaded.model.config.to_dict()),
-        (dict(pipe.scheduler.config), dict(loaded.scheduler.config)),
-    ):
-        assert {key: value for key, value in before.items() if key not in volatile} == {
-            key: value for key, value in after.items() if key not in volatile
-        }
+    assert _lasting(pipe.model.config.to_dict()) == _lasting(loaded.model.config.to_dict())
+    assert _lasting(dict(pipe.scheduler.config)) == _lasting(dict(loaded.scheduler.config))
     assert torch.equal(pipe.scheduler.betas, loaded.scheduler.betas)
     assert loaded.processor.max_length == pipe.processor.max_length
     assert torch.equal(loaded.processor(SENTENCES)["labels"], pipe.processor(SENTENCES)["labels"])
@@ -738,7 +745,7 @@ def test_a_list_of_generators_of_the_wrong_length_is_refused(pipe, arguments, co
         pipe(generator=_generators(count), **arguments, **FEW)
 
 
-def test_a_generator_that_is_none_is_refused(pipe):
+def test_what_is_no_generator_is_refused(pipe):
     with pytest.raises(TypeError, match="`generator` must be"):
         pipe(generator=0, **FEW)
 

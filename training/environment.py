@@ -90,5 +90,10 @@ def without_folders(value: Any) -> Any:
     if not (os.path.exists(expanded) or os.path.isabs(expanded) or text.startswith(("./", "../"))):
         return value
     path = Path(expanded).resolve()
-    name = path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else path.name
+    if path.is_relative_to(REPOSITORY):
+        name = path.relative_to(REPOSITORY).as_posix()
+    elif path.name == "pipeline":  # what every training calls its result: the run's name tells it apart
+        name = f"{path.parent.name}/{path.name}"
+    else:
+        name = path.name
     return f"{name}{label}"

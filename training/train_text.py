@@ -50,6 +50,8 @@ def main(args: list[str] | None = None) -> Path:
     )
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
+    for name in (__name__, load_text.__module__):  # what the data hold is worth a line even where warnings suffice
+        python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)
     set_seed(training_args.seed)
@@ -156,7 +158,8 @@ def describe_arguments(*arguments: Any) -> dict[str, Any]:
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             # `TrainingArguments` turns some of its `None` into empty values; its enumerations are strings.
             differs = value != default and (value or default)
-            if differs and not item.name.endswith("_token") and isinstance(value, (str, int, float, list, dict)):
+            unsaid = item.name.endswith("_token") or item.name == "resume_from_checkpoint"
+            if differs and not unsaid and isinstance(value, (str, int, float, list, dict)):
                 facts[item.name] = value
     return facts
 

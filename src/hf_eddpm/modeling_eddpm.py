@@ -250,7 +250,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         return self.decoder.generate(latents.to(self.denoiser.output.weight.dtype), **kwargs)
 
     def check_latents(self, latents: torch.Tensor, name: str = "latents") -> None:
-        """Raise a ValueError unless `latents` are finite and `(batch, num_latents, latent_dim)`."""
+        """Raise a ValueError unless `latents` are finite, not empty and `(batch, num_latents, latent_dim)`."""
         expected = (self.config.num_latents, self.config.latent_dim)
         if not isinstance(latents, torch.Tensor):
             raise TypeError(f"`{name}` must be a tensor, got {type(latents).__name__}.")
@@ -258,6 +258,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
             raise ValueError(
                 f"`{name}` must have the shape (batch, {expected[0]}, {expected[1]}), got {tuple(latents.shape)}."
             )
+        if len(latents) == 0:
+            raise ValueError(f"`{name}` must hold at least one datum, got an empty batch.")
         if not bool(torch.isfinite(latents).all()):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
 
@@ -410,6 +412,10 @@ class EDDPMModel(EDDPMPreTrainedModel):
             timesteps = (low + uniform.to(chain.device) * (high - low)).long().clamp(0, len(scheduler) - 1)
             errors = self._noise_errors(chain, timesteps, generator)
             diffusion += scheduler.bound_weights(timesteps) * errors * (total / num_timesteps)
+        # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_1) the smaller ratio * beta.
+        noise_variance = 1 - scheduler.alphas_cumprod.double()
+        ratio = noise_variance[:-1] / noise_variance[1:]
+        diffusion += size / 2 * float((ratio - 1 - ratio.log()).sum())
 
         # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
         alpha_prod = scheduler.alphas_cumprod[-1].to(chain.device)

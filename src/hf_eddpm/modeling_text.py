@@ -157,6 +157,8 @@ class TextDecoder(ModalityDecoder):
         if self.conditioning == "prefix":
             embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
             return self.backbone(inputs_embeds=embeds, use_cache=False)
+        if self.training and self.backbone.is_activation_checkpointing:  # transformers would drop the memory
+            raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
         mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
         return self.backbone(inputs_embeds=embeds, attention_mask=mask, past_key_values=self._memory(latents))
 
@@ -212,6 +214,10 @@ class TextDecoder(ModalityDecoder):
                 mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
                 return self.backbone.generate(
                     inputs_embeds=embeds, attention_mask=mask, generation_config=generation_config, **kwargs
+                )
+            if generation_config.use_cache is False:
+                raise ValueError(
+                    "`use_cache` must not be False: with `decoder_conditioning` 'memory' the latents are it."
                 )
             # generate() takes the cached positions for tokens it has already seen: stand-ins fill them.
             tokens = start.expand(-1, self.num_latents + 1)

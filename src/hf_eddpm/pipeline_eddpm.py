@@ -260,6 +260,8 @@ class EDDPMPipeline(DiffusionPipeline):
             Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...)` with the
             same number of steps comes back to the latents.
         """
+        if isinstance(num_refinements, bool) or not isinstance(num_refinements, int) or num_refinements < 0:
+            raise ValueError(f"`num_refinements` must be a non-negative integer, got {num_refinements!r}.")
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
@@ -331,8 +333,7 @@ class EDDPMPipeline(DiffusionPipeline):
         return EDDPMScore(**terms, bits_per_unit=bits)
 
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
+        _check_positive(batch_size, "batch_size")
         for start in range(0, len(items), batch_size):
             batch = self.processor(items[start : start + batch_size])
             yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
@@ -342,6 +343,7 @@ class EDDPMPipeline(DiffusionPipeline):
         arguments = {**self.processor.decode_arguments, **decode_arguments}
         if decode_arguments.get("generation_config") is not None:  # the user's lengths and modes, not our defaults
             arguments = decode_arguments
+        _check_positive(batch_size, "batch_size")
         samples: list[Any] = []
         for chunk in latents.split(batch_size):
             outputs = self.model.decode(chunk.to(self._execution_device), **arguments)
@@ -351,18 +353,19 @@ class EDDPMPipeline(DiffusionPipeline):
     def _prepare_noise(self, num_samples: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         if latents is not None:
             self.model.check_latents(latents)
-            noise = latents.to(self._execution_device, torch.float32)
-        else:
-            if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-                raise ValueError(f"`num_samples` must be a positive integer, got {num_samples!r}.")
-            config = self.model.config
-            shape = (num_samples, config.num_latents, config.latent_dim)
-            if isinstance(generator, list) and len(generator) != num_samples:
-                raise ValueError(
-                    f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
-                )
-            noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        return noise
+            num_samples = len(latents)
+        _check_positive(num_samples, "num_samples")
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(each, torch.Generator) for each in generators):
+            raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
+        if isinstance(generator, list) and len(generator) != num_samples:
+            raise ValueError(
+                f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
+            )
+        if latents is not None:
+            return latents.to(self._execution_device, torch.float32)
+        shape = (num_samples, self.model.config.num_latents, self.model.config.latent_dim)
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
     def _denoise(
         self,
@@ -451,8 +454,12 @@ class EDDPMPipeline(DiffusionPipeline):
             OSError: If the folder is not a saved pipeline, or its weights are damaged.
         """
         path = os.fspath(pretrained_model_name_or_path)
-        if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "model_index.json")):
-            raise OSError(f"{path!r} is not a saved pipeline: it has no model_index.json.")
+        if os.path.isdir(path):
+            # Without its config the model would be built from the default one.
+            needed = ["model_index.json"] if "model" in kwargs else ["model_index.json", "model/config.json"]
+            for name in needed:
+                if not os.path.isfile(os.path.join(path, name)):
+                    raise OSError(f"{path!r} is not a saved pipeline: it has no {name}.")
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
         try:
@@ -476,6 +483,11 @@ class EDDPMPipeline(DiffusionPipeline):
             allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md"],
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
+
+
+def _check_positive(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:

@@ -235,14 +235,11 @@ class EDDPMTrainer(Trainer):
         return [parameter for parameter in self._eddpm.parameters() if parameter.requires_grad]
 
     def build_pipeline(self) -> EDDPMPipeline:
-        """Return a pipeline around the model as it is now (which stays in the mode it was in)."""
+        """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode)."""
         if self.processor is None:
             raise ValueError("`processor` must be given to the trainer to build a pipeline.")
         model = self._eddpm
-        training = model.training
-        pipe = EDDPMPipeline(model, EDDPMScheduler(**model.config.scheduler_config), self.processor)
-        model.train(training)
-        return pipe
+        return EDDPMPipeline(model, EDDPMScheduler(**model.config.scheduler_config), self.processor)
 
     def compute_loss(
         self,
@@ -354,6 +351,9 @@ class EDDPMTrainer(Trainer):
             revision=kwargs.get("revision"),
             run_as_future=not blocking,
         )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload nothing on the way: Trainer would send pickles, and a checkpoint that is still being written."""
 
     # Checkpoints: written in a folder aside, then renamed, so that a kill never leaves half of one.
 

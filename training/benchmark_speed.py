@@ -1,0 +1,389 @@
+"""Measures speed as ratios within one run: decoding, sampling with few steps, and where a training step's time goes.
+
+    python training/benchmark_speed.py --threads 2 --output speed.json \\
+        --checkpoint model_cards/eddpm-yelp-mini --dev dev.0.txt.gz dev.1.txt.gz \\
+        --config training/configs/text_yelp_mini.json --train train.0.txt.gz train.1.txt.gz
+
+- **decoding**, always: `TextDecoder.generate` (greedy, key/value cache) against greedy decoding that runs the whole prefix
+  again for every token and computes the logits of every position, on random weights. Both give the same tokens. The output
+  layer's share grows with the vocabulary, so the ratio is given for several.
+- **sampling**, with `--checkpoint` and `--dev`: seconds for the latents of the same noise with few steps and with many, by
+  scheduler, and their relative Frechet distance from posterior samples of one half of the held-out sentences. The other
+  half's distance from the first is the floor.
+- **training**, with `--config` and `--train`: seconds of an optimiser step of that configuration, by part.
+
+Beside the JSON file the tables are written as Markdown (`speed.md` here) and printed.
+"""
+
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from torch import nn
+from transformers import HfArgumentParser, TrainerCallback
+from transformers.utils import logging
+
+from arguments import CardArguments, EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
+from data import load_text
+from environment import describe_command, describe_environment
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMScheduler, EDDPMTrainer, TextDecoder
+from hf_eddpm.model_card import markdown_table
+from text_metrics import latent_frechet
+from train_text import build_model
+
+SCHEDULERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "DDIM": EDDPMScheduler.from_config,
+    "DPM-Solver++ (Karras)": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
+    "UniPC (Karras)": lambda config: UniPCMultistepScheduler.from_config(config, use_karras_sigmas=True),
+}
+
+
+@dataclass
+class SpeedArguments:
+    """What to measure, and how much of it."""
+
+    threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write; the tables go beside it."})
+    vocab_sizes: list[int] = field(
+        default_factory=lambda: [8192, 50257], metadata={"help": "Vocabularies of the decoder; GPT-2 has 50257."}
+    )
+    num_sentences: int = field(default=64, metadata={"help": "Sentences decoded at a time."})
+    num_tokens: int = field(default=32, metadata={"help": "Tokens of each."})
+    num_layers: int = field(default=6, metadata={"help": "Layers of the decoder."})
+    hidden_size: int = field(default=384, metadata={"help": "Their width."})
+    repeats: int = field(default=3, metadata={"help": "Repetitions of each decoding; the fastest counts."})
+    checkpoint: str | None = field(default=None, metadata={"help": "Pipeline to sample from."})
+    dev: list[str] = field(default_factory=list, metadata={"help": "Held-out sentences for it."})
+    num_samples: int = field(default=1000, metadata={"help": "Latents sampled per scheduler and seed."})
+    few_steps: list[int] = field(default_factory=lambda: [20], metadata={"help": "Small numbers of steps."})
+    many_steps: int = field(default=1000, metadata={"help": "Number of steps that they are compared with."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Sampling seeds."})
+    config: str | None = field(default=None, metadata={"help": "Configuration file of train_text.py."})
+    train: list[str] = field(default_factory=list, metadata={"help": "Training sentences for it."})
+    train_steps: int = field(default=20, metadata={"help": "Optimiser steps measured, after a few to warm up."})
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) != (not self.dev):
+            raise ValueError("`checkpoint` and `dev` go together.")
+        if (self.config is None) != (not self.train):
+            raise ValueError("`config` and `train` go together.")
+
+
+@dataclass
+class Timing:
+    """Seconds of one piece of work: on the clock, and of all threads together."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, Timing]:
+    """Runs `work` once; returns its result and its time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, Timing(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+# ---- decoding
+
+
+@torch.no_grad()
+def decode_naively(decoder: TextDecoder, latents: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Greedy decoding without a cache: each step runs the whole prefix again, with the logits of every position."""
+    vocab_size = decoder.backbone.get_input_embeddings().num_embeddings
+    tokens = torch.empty(len(latents), 0, dtype=torch.long)
+    for _ in range(num_tokens):
+        # `logits` shifts its labels right: the last one is the token to be found and is not read.
+        unknown = torch.zeros(len(latents), 1, dtype=torch.long)
+        logits = decoder.logits(latents, torch.cat([tokens, unknown], dim=1))  # (batch, seq, vocabulary)
+        assert logits.shape == (len(latents), tokens.shape[1] + 1, vocab_size)
+        logits[:, -1, decoder.backbone.config.eos_token_id] = -torch.inf  # no sentence ends early, as min_new_tokens
+        tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return tokens
+
+
+def measure_decoding(args: SpeedArguments, vocab_size: int) -> dict[str, Any]:
+    """Times both ways of decoding in turns and checks that they give the same tokens."""
+    torch.manual_seed(0)
+    config = EDDPMConfig(
+        decoder={
+            "model_type": "gpt2",
+            "n_layer": args.num_layers,
+            "n_embd": args.hidden_size,
+            "n_head": max(1, args.hidden_size // 64),
+            "n_positions": args.num_tokens + 8,
+            "vocab_size": vocab_size,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        }
+    )
+    decoder = TextDecoder(config).eval()
+    latents = torch.randn(args.num_sentences, config.num_latents, config.latent_dim)
+    lengths = {"min_new_tokens": args.num_tokens, "max_new_tokens": args.num_tokens}
+    with torch.no_grad():
+        decoder.generate(latents[:2], **lengths)  # warm up
+    cached, naive = [], []
+    for _ in range(args.repeats):
+        with torch.no_grad():
+            ours, timing = timed(lambda: decoder.generate(latents, **lengths))
+        cached.append(timing)
+        theirs, timing = timed(lambda: decode_naively(decoder, latents, args.num_tokens))
+        naive.append(timing)
+        if not torch.equal(ours, theirs):
+            raise RuntimeError(f"The two ways differ in {int((ours != theirs).sum())} of {ours.numel()} tokens.")
+    result: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+        "tokens": ours.numel(),
+        "distinct_tokens": len(ours.unique()),
+    }
+    for kind in ("cpu", "wall"):
+        fast, slow = (min(getattr(timing, kind) for timing in timings) for timings in (cached, naive))
+        result |= {f"cached_{kind}_seconds": fast, f"naive_{kind}_seconds": slow, f"{kind}_ratio": slow / fast}
+    return result
+
+
+# ---- sampling
+
+
+def measure_sampling(args: SpeedArguments) -> list[dict[str, Any]]:
+    """Times sampling of latents by scheduler and number of steps, and measures how far they are from the posterior."""
+    assert args.checkpoint is not None
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    sentences = list(load_text(args.dev).sentences)
+    random.Random(args.seeds[0]).shuffle(sentences)
+    means = pipe.encode(sentences).embeddings
+    generator = torch.Generator().manual_seed(args.seeds[0])
+    noise_std = pipe.model.config.encoder_noise_variance**0.5
+    posterior = (means + noise_std * torch.randn(means.shape, generator=generator)).double().numpy()
+    reference, rest = np.array_split(posterior, 2)
+    if len(rest) < args.num_samples:
+        raise ValueError(f"`dev` must hold at least {2 * args.num_samples} sentences, got {len(posterior)}.")
+
+    original = pipe.scheduler
+    runs = [("DDIM", args.many_steps), *((name, steps) for name in SCHEDULERS for steps in args.few_steps)]
+    rows: list[dict[str, Any]] = []
+    shape = (args.num_samples, pipe.model.config.num_latents, pipe.model.config.latent_dim)
+    for name, steps in runs:
+        pipe.scheduler = SCHEDULERS[name](original.config)
+        distances, timings = [], []
+        for seed in args.seeds:
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+            def sample(noise: torch.Tensor = noise, steps: int = steps) -> torch.Tensor:
+                return pipe(latents=noise, num_inference_steps=steps, output_type="latent").latents
+
+            latents, timing = timed(sample)
+            distances.append(latent_frechet(latents.flatten(1).double().numpy(), reference))
+            timings.append(timing)
+        rows.append(
+            {
+                "scheduler": name,
+                "steps": steps,
+                "frechet_mean": float(np.mean(distances)),
+                "frechet_by_seed": distances,
+                "wall_seconds": min(timing.wall for timing in timings),
+                "cpu_seconds": min(timing.cpu for timing in timings),
+            }
+        )
+    for row in rows:
+        for kind in ("wall", "cpu"):
+            row[f"{kind}_ratio"] = rows[0][f"{kind}_seconds"] / row[f"{kind}_seconds"]
+    floor = latent_frechet(rest[: args.num_samples], reference)
+    return [*rows, {"scheduler": "real: the other half of the held-out sentences", "frechet_mean": floor}]
+
+
+# ---- training
+
+
+class StepTimer(TrainerCallback):
+    """Seconds by part of the optimiser steps after a few first ones.
+
+    On the CPU the backward pass runs in one thread from the last forward operation to the first: through the denoiser,
+    then the decoder, then bottleneck and encoder. Hooks on their outputs therefore mark where each begins.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, model: nn.Module):
+        self.seconds: dict[str, float] = {}
+        self.num_steps = 0
+        self.step = 0
+        self.last = 0.0
+        for part in ("encoder", "bottleneck", "denoiser", "decoder"):
+            module = getattr(model, part)
+            module.register_forward_pre_hook(lambda *_: self.mark("forward: loss terms and the rest"))
+            module.register_forward_hook(self._after_forward(part))
+        model.register_forward_hook(lambda *_: self.mark("forward: loss terms and the rest"))
+
+    def _after_forward(self, part: str) -> Callable[..., None]:
+        before = {"denoiser": "loss terms", "decoder": "denoiser", "encoder": "decoder"}.get(part)
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.mark(f"forward: {part}")
+            tensor = output[0] if isinstance(output, tuple) else output
+            if before is not None and isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda _: self.mark(f"backward: {before}"))
+
+        return hook
+
+    def mark(self, part: str) -> None:
+        """Counts the time since the last mark to `part`."""
+        now = time.perf_counter()
+        if self.step > self.WARM_UP:
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.mark("batches, scheduler, logging")
+        self.step += 1
+        self.num_steps = max(0, self.step - self.WARM_UP)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.mark("gradient clipping")
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.mark("optimiser")
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.mark("average of the weights, zero_grad")
+
+
+class TimedTrainer(EDDPMTrainer):
+    """Marks where the backward pass ends."""
+
+    timer: StepTimer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.timer.mark("backward: bottleneck and encoder")
+        return loss
+
+
+def measure_training(args: SpeedArguments) -> dict[str, Any]:
+    """Times optimiser steps of a configuration on real sentences."""
+    assert args.config is not None
+    num_steps = args.train_steps + StepTimer.WARM_UP
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = {"max_steps": num_steps, "eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no"}
+        fixed |= {"output_dir": folder, "disable_tqdm": True, "report_to": "none", "use_cpu": True}
+        words = [args.config, "--train", *args.train]
+        for name, value in fixed.items():
+            words += [f"--{name}", str(value)]
+        data_args, model_args, _, training_args = parse_arguments(
+            TextDataArguments, TextModelArguments, CardArguments, EDDPMTrainingArguments, args=words
+        )
+        sentences = load_text(data_args.train, text_column=data_args.text_column).sentences
+        torch.manual_seed(training_args.seed)
+        model, processor = build_model(model_args, data_args.max_length, sentences)
+        trainer = TimedTrainer(
+            model=model,
+            args=training_args,
+            processor=processor,
+            ema_decay=training_args.ema_decay,
+            train_dataset=sentences,
+        )
+        trainer.timer = StepTimer(model)
+        trainer.add_callback(trainer.timer)
+        _, timing = timed(trainer.train)
+    timer = trainer.timer
+    parts = {part: seconds / timer.num_steps for part, seconds in timer.seconds.items()}
+    return {
+        "config": Path(args.config).name,
+        "parameters": model.num_parameters(),
+        "batch_size": training_args.train_batch_size * training_args.gradient_accumulation_steps,
+        "bf16": training_args.bf16,
+        "steps": timer.num_steps,
+        "wall_seconds_per_step": sum(parts.values()),
+        "cpu_seconds_of_all_steps": timing.cpu,
+        "wall_seconds_by_part": dict(sorted(parts.items(), key=lambda item: -item[1])),
+    }
+
+
+# ---- report
+
+
+def markdown_report(result: dict[str, Any]) -> str:
+    """The tables of what was measured."""
+    size = "{num_sentences} sentences x {num_tokens} tokens, {num_layers} layers x {hidden_size}".format(
+        **result["arguments"]
+    )
+    rows = [
+        {
+            "vocabulary": f"{row['vocab_size']:,}",
+            "with cache: CPU s": f"{row['cached_cpu_seconds']:.2f}",
+            "recomputing: CPU s": f"{row['naive_cpu_seconds']:.2f}",
+            "CPU ratio": f"{row['cpu_ratio']:.1f}",
+            "with cache: wall s": f"{row['cached_wall_seconds']:.2f}",
+            "recomputing: wall s": f"{row['naive_wall_seconds']:.2f}",
+            "wall ratio": f"{row['wall_ratio']:.1f}",
+        }
+        for row in result["decoding"]
+    ]
+    parts = [f"Measured on {result['hardware']}.", f"Greedy decoding, {size}; equal tokens:", markdown_table(rows)]
+    if "sampling" in result:
+        rows = [
+            {
+                "scheduler": row["scheduler"],
+                "steps": row.get("steps", ""),
+                "latent Frechet": f"{row['frechet_mean']:.4f}",
+                "wall s": f"{row['wall_seconds']:.2f}" if "steps" in row else "",
+                "times faster": f"{row['wall_ratio']:.1f}" if "steps" in row else "",
+                "CPU s": f"{row['cpu_seconds']:.2f}" if "steps" in row else "",
+                "times less CPU": f"{row['cpu_ratio']:.1f}" if "steps" in row else "",
+            }
+            for row in result["sampling"]
+        ]
+        parts += [f"Sampling {result['arguments']['num_samples']} latents:", markdown_table(rows)]
+    if "training" in result:
+        training = result["training"]
+        total = training["wall_seconds_per_step"]
+        rows = [
+            {"part": part, "ms": f"{1000 * seconds:.1f}", "share": f"{seconds / total:.1%}"}
+            for part, seconds in [*training["wall_seconds_by_part"].items(), ("step", total)]
+        ]
+        what = f"{training['config']}, {training['parameters'] / 1e6:.2f} million parameters"
+        parts += [f"A training step ({what}, batch {training['batch_size']}):", markdown_table(rows)]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = HfArgumentParser(SpeedArguments, description=__doc__.splitlines()[0])
+    (args,) = parser.parse_args_into_dataclasses()
+    logging.set_verbosity_error()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    command = describe_command("training/benchmark_speed.py", sys.argv[1:])
+    sizes = ("num_sentences", "num_tokens", "num_layers", "hidden_size", "repeats", "num_samples", "seeds")
+    result: dict[str, Any] = {"command": command, "arguments": {name: getattr(args, name) for name in sizes}}
+    result |= describe_environment(torch.device("cpu"))
+    start = time.perf_counter()
+    result["decoding"] = [measure_decoding(args, vocab_size) for vocab_size in args.vocab_sizes]
+    if args.checkpoint is not None:
+        result["sampling"] = measure_sampling(args)
+    if args.config is not None:
+        result["training"] = measure_training(args)
+    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
+    report = markdown_report(result)
+    if args.output is not None:
+        output = Path(args.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        output.with_suffix(".md").write_text(report + "\n", encoding="utf-8")
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
