@@ -649,13 +649,17 @@ def test_a_tiny_model_reconstructs_eight_examples_exactly_once_it_has_overfitted
     torch.manual_seed(0)
     model = EDDPMModel(tiny_config(decoder_conditioning=conditioning, encoder_noise_variance=0.02, **NO_DROPOUT))
     batch = processor(SENTENCES)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     first = model(**batch).reconstruction_loss.item()
-    for _ in range(400):
+    for _ in range(150):
         optimizer.zero_grad()
         model(**batch).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+    # Running statistics follow so few and so large steps late: take those of the last batch, which is all data.
+    model.bottleneck.normalization.momentum = 1.0
+    with torch.no_grad():
+        model(**batch)
     model.eval()
     with torch.no_grad():
         output = model(**batch)

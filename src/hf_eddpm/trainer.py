@@ -273,8 +273,8 @@ class EDDPMTrainer(Trainer):
         parameters = self.ema_parameters()
         statistics = {name: buffer.clone() for name, buffer in self._eddpm.bottleneck.named_buffers()}
         self.ema.store(parameters)
-        self._use_averaged_weights()
         try:
+            self._use_averaged_weights()
             yield
         finally:
             self.ema.restore(parameters)
