@@ -29,6 +29,17 @@ _CHOICES = {
     "pooling": Pooling,
 }
 
+_NUMBERS = (
+    "decoder_word_dropout",
+    "encoder_noise_variance",
+    "encoder_gradient_scale",
+    "beta_start",
+    "beta_end",
+    "reconstruction_weight",
+    "diffusion_weight",
+    "initializer_range",
+)
+
 
 class EDDPMConfig(PreTrainedConfig):
     r"""Configuration of an [`EDDPMModel`]. `EDDPMConfig()` is valid: a small text model.
@@ -115,6 +126,7 @@ class EDDPMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt(kwargs)
+        self._check_types()
         modality = get_modality(self.modality)
         # Deep copies: sub-configs are changed in place (attention implementation, dtype) once a model uses them.
         if self.encoder is None:
@@ -123,6 +135,19 @@ class EDDPMConfig(PreTrainedConfig):
             self.decoder = copy.deepcopy(modality.default_decoder)
         super().__post_init__(**kwargs)
         self._validate()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a dict, for example a folder's `config.json`.
+
+        Raises:
+            ValueError: If it is the config of another type of model (transformers alone would only warn).
+        """
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"`model_type` must be {cls.model_type!r}, got {config_dict['model_type']!r}: not an EDDPM model."
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "EDDPMConfig":
@@ -161,6 +186,24 @@ class EDDPMConfig(PreTrainedConfig):
             if close := difflib.get_close_matches(key, ours, n=1, cutoff=0.85):
                 raise ValueError(f"`{key}` is not a value of EDDPMConfig; did you mean `{close[0]}`?")
 
+    def _check_types(self) -> None:
+        if not isinstance(self.modality, str):
+            raise ValueError(f"`modality` must be a string, got {self.modality!r}.")
+        for name in ("encoder", "decoder"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (dict, PreTrainedConfig)):
+                raise ValueError(f"`{name}` must be a config or its dict, got {value!r}.")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            optional = name == "reconstruction_weight" and value is None
+            if not optional and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"`{name}` must be a number, got {value!r}.")
+        if self.trained_betas is not None:
+            try:
+                self.trained_betas = [float(beta) for beta in self.trained_betas]  # of an array too: JSON
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"`trained_betas` must be a list of numbers, got {self.trained_betas!r}.") from error
+
     def _validate(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
@@ -183,6 +226,8 @@ class EDDPMConfig(PreTrainedConfig):
             raise ValueError(
                 f"`encoder_noise_variance` must be positive and finite, got {self.encoder_noise_variance!r}."
             )
+        if not (self.initializer_range > 0 and math.isfinite(self.initializer_range)):
+            raise ValueError(f"`initializer_range` must be positive and finite, got {self.initializer_range!r}.")
         if not 0 <= self.encoder_gradient_scale <= 1:
             raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
         if not 0 <= self.decoder_word_dropout < 1:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class Modality:
     """What the model needs to know about one kind of data.

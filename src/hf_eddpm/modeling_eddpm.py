@@ -108,7 +108,7 @@ class LatentNormalization(nn.Module):
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, num_latents: int, latent_dim: int, momentum: float = 0.01, eps: float = 1e-5):
+    def __init__(self, num_latents: int, latent_dim: int, momentum: float = 0.05, eps: float = 1e-5):
         super().__init__()
         self.momentum = momentum
         self.eps = eps
@@ -491,6 +491,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
         known = {*self.encoder.input_names, *self.decoder.target_names}
         if unknown := sorted(set(inputs) - known):
             raise ValueError(f"Inputs must be among {sorted(known)}, got {unknown} besides.")
+        if inputs.get(self.encoder.input_names[0]) is None:
+            raise ValueError(f"`{self.encoder.input_names[0]}` must be given: there is nothing to encode.")
         encoder_inputs = {name: inputs[name] for name in self.encoder.input_names if name in inputs}
         if not with_targets:
             return encoder_inputs, {}

@@ -148,13 +148,21 @@ class EDDPMTextProcessor(EDDPMProcessor):
         added = self.tokenizer.num_special_tokens_to_add()
         if added == 0:
             return plain
-        return self.tokenizer(sentences, truncation=True, max_length=self.max_length + added)["input_ids"]
+        return self.tokenizer(
+            sentences, truncation=True, max_length=self.max_length + added, split_special_tokens=True
+        )["input_ids"]
 
     def _tokenize(
         self, tokenizer: PreTrainedTokenizerBase, sentences: list[str], too_long: list[bool]
     ) -> list[list[int]]:
         """Return each sentence's ids, cut to `max_length`; mark in `too_long` those that were longer."""
-        rows = tokenizer(sentences, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        rows = tokenizer(
+            sentences,
+            add_special_tokens=False,
+            split_special_tokens=True,  # "</s>" in the data is text
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
         for position, row in enumerate(rows):
             too_long[position] = too_long[position] or len(row) > self.max_length
         return [list(row[: self.max_length]) for row in rows]

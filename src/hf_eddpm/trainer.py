@@ -266,31 +266,30 @@ class EDDPMTrainer(Trainer):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within, the model holds the averaged weights, if there are any, and normalises latents accordingly."""
-        if self.ema is None:
-            yield
-            return
+        """Within, the model is what it will be when training ends: averaged weights, statistics of the latents."""
         parameters = self.ema_parameters()
         statistics = {name: buffer.clone() for name, buffer in self._eddpm.bottleneck.named_buffers()}
-        self.ema.store(parameters)
+        if self.ema is not None:
+            self.ema.store(parameters)
+        self._finish_weights()
         try:
-            self._use_averaged_weights()
             yield
         finally:
-            self.ema.restore(parameters)
+            if self.ema is not None:
+                self.ema.restore(parameters)
             for name, buffer in self._eddpm.bottleneck.named_buffers():
                 buffer.copy_(statistics[name])
 
-    def _use_averaged_weights(self) -> None:
-        assert self.ema is not None
-        self.ema.copy_to(self.ema_parameters())
-        self._eddpm.calibrate(self._calibration_batches())
+    def _finish_weights(self) -> None:
+        """Put the averaged weights in, if there are any, and take the latents' statistics under the weights."""
+        if self.ema is not None:
+            self.ema.copy_to(self.ema_parameters())
+        if self.train_dataset is not None:
+            self._eddpm.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
         """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""
         dataset = self.train_dataset
-        if dataset is None:
-            raise ValueError("`train_dataset` is needed to evaluate averaged weights.")
         batch_size = max(self.args.per_device_train_batch_size, 2)
         if hasattr(dataset, "__len__"):
             size = len(dataset)
@@ -309,10 +308,12 @@ class EDDPMTrainer(Trainer):
         return metrics
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for)."""
+        """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).
+
+        With or without them, the latents' normalisation ends up with the statistics of the training data.
+        """
         result = super().train(*args, **kwargs)
-        if self.ema is not None:
-            self._use_averaged_weights()
+        self._finish_weights()
         return result
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
