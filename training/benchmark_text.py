@@ -58,6 +58,16 @@ def runs() -> list[Run]:
             points.append(
                 Run(name, "encoder_noise_variance", variance, {**config, "encoder_noise_variance": variance})
             )
+    for variance in (0.005, 0.02, 0.1):
+        config = {"latent_normalization": "batch", "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3}
+        points.append(
+            Run(
+                "batch, 0.1, decoder noise 0.3",
+                "encoder_noise_variance",
+                variance,
+                {**config, "encoder_noise_variance": variance},
+            )
+        )
     middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1]}
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 

@@ -128,7 +128,8 @@ def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextDa
     if len(held_out) == len(distinct):
         raise ValueError("`train` must hold at least two different sentences where `dev` is not given.")
     kept = [sentence for sentence in train.sentences if sentence not in held_out]
-    return TextData(kept, sources=train.sources), TextData(sorted(held_out)).sample(data_args.max_dev_sentences, seed)
+    dev = TextData(sorted(held_out)).sample(data_args.max_dev_sentences, seed)
+    return TextData(kept, num_empty=train.num_empty, sources=train.sources), dev
 
 
 def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor) -> dict[str, dict[str, Any]]:

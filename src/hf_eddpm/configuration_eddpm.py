@@ -32,6 +32,7 @@ _CHOICES = {
 _NUMBERS = (
     "decoder_word_dropout",
     "encoder_noise_variance",
+    "decoder_noise_variance",
     "encoder_gradient_scale",
     "beta_start",
     "beta_end",
@@ -64,6 +65,9 @@ class EDDPMConfig(PreTrainedConfig):
             evaluation), which keeps the scale of the latents at 1 so that `encoder_noise_variance` keeps its meaning.
             "none" is the paper.
         encoder_noise_variance: Variance beta_0 > 0 of q(latents | datum), in units of the latents.
+        decoder_noise_variance: Largest variance of noise added, in training, to the latents that the decoder sees;
+            each datum's is drawn evenly between 0 and this. Small encoder noise keeps detail in the latents, and a
+            decoder used to noise forgives what the chain gets wrong.
         encoder_gradient_scale: Share in [0, 1] of the diffusion loss's gradient that reaches the encoder. 1 is the
             paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion.
         denoiser_num_layers: Layers of the denoising MLP, at least 1.
@@ -107,6 +111,7 @@ class EDDPMConfig(PreTrainedConfig):
     decoder_word_dropout: float = 0.0
     latent_normalization: LatentNormalization = "batch"
     encoder_noise_variance: float = 0.3
+    decoder_noise_variance: float = 0.0
     encoder_gradient_scale: float = 0.1
     denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512
@@ -232,7 +237,7 @@ class EDDPMConfig(PreTrainedConfig):
             raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
         if not 0 <= self.decoder_word_dropout < 1:
             raise ValueError(f"`decoder_word_dropout` must be in [0, 1), got {self.decoder_word_dropout!r}.")
-        for name in ("reconstruction_weight", "diffusion_weight"):
+        for name in ("reconstruction_weight", "diffusion_weight", "decoder_noise_variance"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"`{name}` must be non-negative and finite, got {value!r}.")

@@ -299,7 +299,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
             output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean)
             return output if return_dict else output.to_tuple()
 
-        nats, num_units = self.decoder(latents, **targets)  # both (batch,)
+        nats, num_units = self.decoder(self._disturb(latents, generator), **targets)  # both (batch,)
         nats = nats.float()
 
         if self.training or timesteps is not None:
@@ -429,6 +429,15 @@ class EDDPMModel(EDDPMPreTrainedModel):
             prior=prior,
             num_units=num_units.float(),
         )
+
+    def _disturb(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Return the latents that the decoder sees: in training with noise of a variance drawn for each datum."""
+        if not self.training or self.config.decoder_noise_variance == 0:
+            return latents
+        device = _generator_device(generator, latents)
+        share = torch.rand(len(latents), 1, 1, generator=generator, device=device).to(latents)
+        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+        return latents + (share * self.config.decoder_noise_variance).sqrt() * noise
 
     def _noise_errors(
         self, latents: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator | None

@@ -1,0 +1,96 @@
+"""What README.md and the model cards show runs, and what they name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHIPPED = ROOT / "model_cards" / "eddpm-yelp-mini"
+MAX_BYTES = 25 * 10**6
+
+needs_checkpoint = pytest.mark.skipif(
+    not (SHIPPED / "model_index.json").is_file(), reason=f"{SHIPPED.relative_to(ROOT)} is not there yet"
+)
+
+
+def _blocks(text, language):
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [block for kind, block in fences if kind == language]
+
+
+def _run(snippet, name):
+    exec(compile(snippet, name, "exec"), {"__name__": "__main__"})
+
+
+def _tree_paths(text):
+    """Every file and folder of the tree in README: unindented folders, and below them one or more names a line."""
+    (tree,) = [block for block in _blocks(text, "") if "src/hf_eddpm/" in block]
+    folder = ""
+    for line in tree.splitlines():
+        names = re.findall(r"[\w./-]+(?:\.(?:py|md|json)|/)(?=[\s,]|$)", line)
+        if not line.startswith(" "):
+            folder = names[0]
+            yield folder
+        else:
+            yield from (folder + name for name in names)
+
+
+def test_every_path_in_the_tree_of_the_readme_exists():
+    paths = list(_tree_paths(README))
+    assert "src/hf_eddpm/pipeline_eddpm.py" in paths and "training/data.py" in paths and len(paths) > 15
+    if not SHIPPED.parent.is_dir():
+        paths.remove("model_cards/")
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_source_file_is_in_the_tree_of_the_readme():
+    listed = set(_tree_paths(README))
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "hf_eddpm").glob("[!_]*.py")]
+    assert [path for path in files if path not in listed] == []
+
+
+def test_every_file_that_a_command_in_the_readme_names_exists():
+    named = re.findall(r"training/[\w/.-]+\.(?:py|json)", " ".join(_blocks(README, "bash")))
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = set(re.findall(r"make ([a-z-]+)", " ".join(re.findall(r"`[^`]+`|^    make.*$", README, re.M))))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test"} <= targets
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
+
+
+@needs_checkpoint
+def test_the_snippet_of_the_readme_runs(monkeypatch, capsys):
+    (snippet,) = _blocks(README, "python")
+    monkeypatch.chdir(ROOT)
+    _run(snippet, "README.md")
+    assert len(capsys.readouterr().out.splitlines()) == snippet.count("print(")
+
+
+@needs_checkpoint
+def test_the_card_parses_and_states_licence_results_and_metadata():
+    card = ModelCard.load(SHIPPED / "README.md")
+    assert card.data.license and card.data.library_name and card.data.pipeline_tag == "text-generation"
+    assert {"bleu", "exact_match", "perplexity"} <= {result.metric_type for result in card.data.eval_results}
+    assert "FILL IN" not in card.text
+
+
+@needs_checkpoint
+def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(monkeypatch, capsys):
+    (snippet, *_) = _blocks(ModelCard.load(SHIPPED / "README.md").text, "python")
+    monkeypatch.chdir(SHIPPED.parent)
+    _run(snippet, "model card")
+    assert capsys.readouterr().out
+
+
+@needs_checkpoint
+def test_the_shipped_checkpoint_is_small_and_holds_no_pickle():
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt", ".jinja", ".png"}

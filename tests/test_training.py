@@ -1,0 +1,410 @@
+"""The training scripts, end to end on a handful of sentences."""
+
+import dataclasses
+import json
+import math
+import sys
+
+import pytest
+import torch
+import yaml
+from conftest import DECODERS, SENTENCES, SPECIAL_IDS, TINY
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
+from transformers.utils import logging
+
+import demo_text
+import evaluate_text
+import plot_front
+import train_text
+from data import TextData
+from evaluate_text import EvaluationSettings, evaluate
+from hf_eddpm import EDDPMPipeline
+from text_card import markdown_tables
+
+POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]
+LONG = " and".join(["the soup was cold"] * 8)
+MODEL = {
+    "latent_dim": 8,
+    "num_latents": 2,
+    "denoiser_num_layers": 2,
+    "denoiser_hidden_size": 32,
+}
+BACKBONES = {
+    "encoder": {"model_type": "bert", **{key: value for key, value in TINY.items() if key not in SPECIAL_IDS}},
+    "decoder": {"model_type": "gpt2", **DECODERS["gpt2"]},
+}
+VALUES = {
+    "vocab_size": 300,
+    "max_length": 16,
+    "model_config": {**MODEL, **BACKBONES},
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 0.001,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "num_previews": 0,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dev_fraction": 0.25,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    """The script sets transformers' verbosity, which outlives it."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join(SENTENCES) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Function that trains by a configuration file of `VALUES` and `values`, and returns the pipeline's folder."""
+
+    def train(*words, output="run", suffix=".json", **values):
+        config = tmp_path / f"config{suffix}"
+        merged = {**VALUES, **values}
+        config.write_text(yaml.safe_dump(merged) if suffix == ".yaml" else json.dumps(merged))
+        return train_text.main([str(config), "--output_dir", str(tmp_path / output), *words])
+
+    return train
+
+
+def _facts(folder):
+    return json.loads((folder / "training.json").read_text())
+
+
+# train_text.py
+
+
+def test_a_few_steps_on_a_text_file_leave_a_pipeline_that_loads(run, sentences, tmp_path):
+    folder = run("--train", sentences)
+    assert folder == tmp_path / "run" / "pipeline"
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert (pipe.model.config.latent_dim, pipe.model.config.num_latents) == (8, 2)
+    assert pipe.processor.max_length == 16
+    assert len(pipe.reconstruct(SENTENCES)) == len(SENTENCES)
+    assert len(pipe(num_samples=2, num_inference_steps=2).samples) == 2
+    facts = _facts(folder)
+    assert facts["steps"] == 2 and facts["batch_size"] == 4
+    assert facts["data"]["train"]["sentences"] + facts["data"]["dev"]["sentences"] == len(SENTENCES)
+    assert all(math.isfinite(facts["metrics"][f"eval_{name}"]) for name in ("loss", "reconstruction_loss"))
+
+
+def test_the_card_of_a_new_pipeline_parses_and_its_snippet_runs(run, sentences, capsys):
+    folder = run("--train", sentences)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "text-generation"
+    snippet = card.text.split("```python\n")[1].split("```")[0]
+    assert f'from_pretrained("{folder.parent.name}")' in snippet  # the model's name: a copy of the folder, or a Hub id
+    snippet = snippet.replace(f'from_pretrained("{folder.parent.name}")', f'from_pretrained("{folder}")')
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert "torch.Size([2, 16])" in capsys.readouterr().out
+
+
+def test_the_command_line_overrides_the_configuration_file(run, sentences):
+    folder = run("--train", sentences, "--max_steps", "1", "--max_length", "8", "--seed", "7", max_steps=5)
+    facts = _facts(folder)
+    assert facts["steps"] == 1 and facts["seed"] == 7
+    assert EDDPMPipeline.from_pretrained(folder).processor.max_length == 8
+
+
+def test_json_and_yaml_files_of_the_same_values_give_the_same_model(run, sentences):
+    states = []
+    for suffix in (".json", ".yaml"):
+        folder = run("--train", sentences, output=f"run{suffix[1:]}", suffix=suffix)
+        states.append(EDDPMPipeline.from_pretrained(folder).model.state_dict())
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_an_unknown_key_in_the_configuration_file_is_refused(run, sentences):
+    with pytest.raises(ValueError, match=r"unknown arguments: \['learning_rte'\]"):
+        run("--train", sentences, learning_rte=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.json", None, "No such configuration file"),
+        ("list.json", "[]", "must hold a mapping"),
+        ("list.yaml", "- 1", "must hold a mapping"),
+    ],
+)
+def test_what_is_no_configuration_file_is_refused(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        train_text.main([str(tmp_path / name), "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_config": {"latent_dim": 0}}, "`latent_dim` must be a positive integer"),
+        ({"model_config": {"latent_dims": 8}}, "did you mean `latent_dim`"),
+        ({"model_config": "not json"}, "`model_config` must be JSON"),
+        ({"preset": "text-huge"}, "must be one of"),
+        ({"save_dtype": "int8"}, "`save_dtype` must be"),
+        ({"dev_fraction": 1.5}, r"`dev_fraction` must be in \(0, 1\)"),
+    ],
+)
+def test_values_outside_their_range_are_refused(run, sentences, values, message):
+    with pytest.raises(ValueError, match=message):
+        run("--train", sentences, **values)
+
+
+def test_training_data_must_be_named(run):
+    with pytest.raises(ValueError, match="`train` must name the training data"):
+        run()
+
+
+def test_an_interrupted_run_goes_on_from_its_last_checkpoint(run, sentences, monkeypatch):
+    checkpoints = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    whole = run("--train", sentences, output="whole", **checkpoints)
+    words = ("--train", sentences, "--resume_from_checkpoint", "auto")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    original = train_text.EDDPMTrainer.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(train_text.EDDPMTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            run(*words, output="killed", **checkpoints)  # "auto" with nothing to resume from starts anew
+    resumed = run(*words, output="killed", **checkpoints)
+    expected = EDDPMPipeline.from_pretrained(whole).model.state_dict()
+    state = EDDPMPipeline.from_pretrained(resumed).model.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], state[name])] == []
+    steps = [entry["step"] for entry in _facts(resumed)["log"] if "loss" in entry]
+    assert steps == [1, 2, 3]
+
+
+def test_empty_and_too_long_lines_are_counted_in_the_log_and_in_the_facts(run, tmp_path, caplog):
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join([*SENTENCES, "", "   ", SENTENCES[0], LONG, f"{LONG} !", f"{LONG} ."]) + "\n")
+    dev = tmp_path / "dev.txt"
+    dev.write_text(f"{SENTENCES[0]}\n\n{LONG}\n")
+    with caplog.at_level("INFO"):
+        folder = run("--train", str(path), "--dev", str(dev), "--max_length", "24")
+    train_counts, dev_counts = (_facts(folder)["data"][split] for split in ("train", "dev"))
+    assert (train_counts["sentences"], train_counts["empty_left_out"], train_counts["repeats"]) == (12, 2, 1)
+    assert train_counts["cut"] == 3 and dev_counts["cut"] == 1 and dev_counts["empty_left_out"] == 1
+    assert "train: 12 sentences, 2 empty ones left out, 1 repeat an earlier one, 3 are longer than 24" in caplog.text
+
+
+def test_empty_lines_are_counted_where_the_held_out_data_are_a_share(run, tmp_path):
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join([*SENTENCES, "", "   "]) + "\n")
+    assert _facts(run("--train", str(path)))["data"]["train"]["empty_left_out"] == 2
+
+
+def test_held_out_sentences_are_not_trained_on(sentences):
+    arguments = train_text.TextDataArguments(train=[sentences], dev_fraction=0.5)
+    train, dev = train_text.load_data(arguments, seed=0)
+    assert len(dev) == 4 and not set(train.sentences) & set(dev.sentences)
+    assert sorted([*train.sentences, *dev.sentences]) == sorted(SENTENCES)
+
+
+def test_labelled_files_are_read_and_trained_on(run, tmp_path):
+    for name, rows in (("positive", POSITIVE), ("negative", NEGATIVE)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows) + "\n")
+    words = [f"{tmp_path / 'positive.txt'}=1", f"{tmp_path / 'negative.txt'}=0"]
+    folder = run("--train", *words, "--dev", *words)
+    assert _facts(folder)["data"]["train"]["sentences"] == len(SENTENCES)
+    arguments = train_text.TextDataArguments(train=words, dev=words)
+    train, _ = train_text.load_data(arguments, seed=0)
+    assert train.of_class(1) == POSITIVE and train.of_class(0) == NEGATIVE
+
+
+def test_weights_are_saved_in_the_type_that_was_asked_for(run, sentences):
+    folder = run("--train", sentences, "--save_dtype", "float16")
+    assert EDDPMPipeline.from_pretrained(folder, dtype=torch.float16).model.dtype == torch.float16
+    stored = json.loads((folder / "model" / "config.json").read_text())["dtype"]
+    assert stored == "float16"
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """Folders of a tiny encoder and a tiny language model, each with a tokenizer of its own."""
+    folders = {}
+    for part, model_class, config_class, vocab_size in (
+        ("encoder", AutoModel, BertConfig, 290),
+        ("decoder", AutoModelForCausalLM, LlamaConfig, 310),
+    ):
+        tokenizer = train_text.train_tokenizer(SENTENCES, vocab_size)
+        torch.manual_seed(1)
+        model = model_class.from_config(config_class(**{**TINY, "vocab_size": len(tokenizer)}))
+        folders[part] = tmp_path / f"pretrained-{part}"
+        model.save_pretrained(folders[part])
+        tokenizer.save_pretrained(folders[part])
+    return folders
+
+
+def test_pretrained_backbones_with_different_tokenizers_are_trained_on(run, sentences, pretrained):
+    words = ["--encoder", str(pretrained["encoder"]), "--decoder", str(pretrained["decoder"])]
+    folder = run("--train", sentences, *words, "--learning_rate", "0", model_config=MODEL)
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert len(pipe.processor.tokenizer) != len(pipe.processor.decoder_tokenizer)
+    for part, auto_class in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
+        state = getattr(pipe.model, part).backbone.state_dict()
+        expected = auto_class.from_pretrained(pretrained[part]).state_dict()
+        shared = [name for name in expected if name in state]
+        assert len(shared) > 10
+        assert all(torch.equal(state[name], expected[name]) for name in shared)
+    assert len(pipe.reconstruct(SENTENCES)) == len(SENTENCES)
+
+
+def test_a_pretrained_part_goes_with_a_new_one_that_gets_its_own_tokenizer(run, sentences, pretrained):
+    config = {**MODEL, "decoder": BACKBONES["decoder"]}
+    folder = run("--train", sentences, "--encoder", str(pretrained["encoder"]), model_config=config)
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert pipe.model.config.encoder.vocab_size == len(pipe.processor.tokenizer)
+    assert pipe.model.config.decoder.vocab_size == len(pipe.processor.decoder_tokenizer)
+
+
+# evaluate_text.py and plot_front.py
+
+SETTINGS = EvaluationSettings(
+    limit=6, num_inference_steps=[2, 4], seeds=[0, 1], path_steps=3, edit_scales=[0.0, 2.0], batch_size=4
+)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return TextData([*POSITIVE, *NEGATIVE] * 3, [1] * 4 + [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4 + [0] * 4)
+
+
+@pytest.fixture(scope="module")
+def evaluation(make_pipe, labelled):
+    return evaluate(make_pipe(), labelled, labelled, dataclasses.replace(SETTINGS))
+
+
+def _numbers(value):
+    """All numbers anywhere in a result."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+def test_an_evaluation_holds_the_documented_parts_and_finite_numbers(evaluation):
+    parts = {"reconstruction", "latents", "reference", "samples", "interpolation", "probe_accuracy", "edits"}
+    assert parts | {"settings", "config", "seconds", "num_parameters"} <= evaluation.keys()
+    assert evaluation["samples"].keys() == {"2", "4"}
+    assert evaluation["interpolation"].keys() == {"latents", "noise"}
+    assert evaluation["edits"]["by_scale"].keys() == {"0", "2"}
+    assert len(_numbers(evaluation)) > 100 and all(math.isfinite(number) for number in _numbers(evaluation))
+    assert json.loads(json.dumps(evaluation)) == evaluation
+
+
+def test_a_statistic_of_the_samples_has_its_spread_over_the_seeds(evaluation):
+    uniqueness = evaluation["samples"]["4"]["uniqueness"]
+    assert len(uniqueness["values"]) == 2
+    assert uniqueness["mean"] == pytest.approx(sum(uniqueness["values"]) / 2)
+
+
+def test_an_evaluation_without_labels_leaves_out_what_needs_them(make_pipe):
+    data = TextData(SENTENCES)
+    settings = dataclasses.replace(SETTINGS, num_inference_steps=[2], seeds=[0])
+    result = evaluate(make_pipe(), data, data, settings)
+    assert "probe_accuracy" not in result and "edits" not in result
+    assert result["samples"]["2"]["perplexity"]["std"] is None
+
+
+def test_the_tables_have_a_row_for_each_number_of_steps_and_each_scale(evaluation):
+    summary, samples, edits = markdown_tables(evaluation).split("\n\n")
+    assert [row.split("|")[1].strip() for row in samples.splitlines()[2:4]] == ["2", "4"]
+    assert [row.split("|")[1].strip() for row in edits.splitlines()[2:]] == ["0", "2"]
+    assert f"{evaluation['reconstruction']['bleu']:.1f}" in summary
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_samples": 0}, {"path_steps": 2}, {"seeds": []}, {"num_inference_steps": []}, {"limit": 0}]
+)
+def test_evaluation_settings_outside_their_range_are_refused(values):
+    (name,) = values
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        EvaluationSettings(**values)
+
+
+def test_the_evaluation_script_writes_json_and_the_card(make_pipe, tmp_path, monkeypatch, capsys):
+    make_pipe().save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "data.txt").write_text("\n".join(SENTENCES * 2) + "\n")
+    data, output = str(tmp_path / "data.txt"), tmp_path / "result.json"
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--train", data, "--dev", data, "--output", str(output)]
+    small = ["--limit", "4", "--num_inference_steps", "2", "--seeds", "0", "--path_steps", "3", "--update_card"]
+    monkeypatch.setattr(sys, "argv", ["evaluate_text.py", *words, *small])
+    evaluate_text.main()
+    result = json.loads(output.read_text())
+    assert result["samples"].keys() == {"2"} and "hardware" in result
+    assert "BLEU" in capsys.readouterr().out
+    card = ModelCard.load(tmp_path / "checkpoint" / "README.md")
+    measured = {each.metric_type: each.metric_value for each in card.data.eval_results}
+    assert measured["bleu"] == pytest.approx(result["reconstruction"]["bleu"], abs=1e-3)
+
+
+def test_the_front_is_drawn_with_a_point_for_each_evaluation(evaluation, tmp_path, monkeypatch, capsys):
+    for name, variance, bleu in (("a", 0.1, 20.0), ("b", 0.3, 10.0)):
+        result = json.loads(json.dumps(evaluation))
+        result["config"]["encoder_noise_variance"] = variance
+        result["reconstruction"]["bleu"] = bleu
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [str(tmp_path / "b.json"), str(tmp_path / "a.json")]
+    words = ["--output", str(tmp_path / "front.png"), "--swept", "encoder_noise_variance", "--recipe", "ours", *files]
+    monkeypatch.setattr(sys, "argv", ["plot_front.py", *words])
+    plot_front.main()
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    rows = (tmp_path / "front.md").read_text().splitlines()[2:]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [row[:3] for row in cells] == [["ours", "0.1", "20.0"], ["ours", "0.3", "10.0"]]
+    assert rows[0] in capsys.readouterr().out
+    with pytest.raises(ValueError, match="names no recipe"):
+        plot_front.read_point(files[0])
+    with pytest.raises(ValueError, match="`swept` 'nothing' is not in the config"):
+        plot_front.read_point(files[0], "ours", "nothing")
+
+
+# demo_text.py
+
+
+@pytest.mark.parametrize("tour", demo_text.TOURS)
+def test_the_tour_shows_each_thing_the_model_does(make_pipe, tmp_path, monkeypatch, capsys, tour):
+    make_pipe().save_pretrained(tmp_path / "tiny")
+    words = [
+        "--checkpoint",
+        str(tmp_path / "tiny"),
+        "--tour",
+        tour,
+        "--num_inference_steps",
+        "3",
+        "--num_samples",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["demo_text.py", *words, SENTENCES[0]])
+    demo_text.main()
+    out = capsys.readouterr().out
+    for title in ("The model:", "Generate:", "Reconstruct:", "Interpolate:", "Edit:", "Compare:"):
+        assert f"\n{title}" in out
+    assert out.count(SENTENCES[0]) >= 3  # one's own sentence is reconstructed, edited and compared
+    assert "The whole tour took" in out
+
+
+def test_a_tour_has_as_many_sentences_on_either_side_of_its_contrast():
+    for tour in demo_text.TOURS.values():
+        assert len(tour.positives) == len(tour.negatives) == len({*tour.positives}) == len({*tour.negatives})
