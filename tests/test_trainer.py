@@ -195,7 +195,8 @@ def one_step(processor, tmp_path, monkeypatch):
             max_grad_norm=0.0,
         )
         trainer_class(model, arguments, data_collator=collator, train_dataset=sentences).train()
-        return before, dict(model.named_parameters()), collator.batches
+        # what follows is for the statistics of the latents
+        return before, dict(model.named_parameters()), collator.batches[:accumulation]
 
     return run
 
@@ -224,21 +225,33 @@ def test_an_accumulated_step_follows_the_mean_of_its_batches_gradients(one_step,
 
 
 def test_both_trainers_take_the_same_steps(processor, tmp_path):
+    # Parameters alone: at the end ours also takes the latents' statistics anew, over all training data.
     states = []
     for trainer_class, values in ((Trainer, {"data_collator": processor}), (EDDPMTrainer, {"processor": processor})):
         model = tiny_model()
         arguments = _arguments(tmp_path / trainer_class.__name__)
         trainer_class(model, arguments, train_dataset=SENTENCES, **values).train()
-        states.append(_state(model))
+        states.append({name: parameter.detach() for name, parameter in model.named_parameters()})
     _assert_same(*states)
 
 
+def test_the_normalisation_ends_with_the_statistics_of_the_training_data(make_trainer, processor):
+    run = make_trainer()
+    run.train()
+    with torch.no_grad():
+        batch = processor(SENTENCES)
+        inputs = {name: batch[name] for name in run.model.encoder.input_names}
+        latents = run.model.eval().encode(**inputs).mean
+    torch.testing.assert_close(latents.mean(0), torch.zeros(2, 8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std(0), torch.ones(2, 8), atol=1e-2, rtol=0)
+
+
 def test_a_plain_trainer_lowers_the_loss(processor, tmp_path):
-    arguments = _arguments(tmp_path, max_steps=80, learning_rate=3e-3, logging_steps=10)
+    arguments = _arguments(tmp_path, max_steps=50, learning_rate=3e-3, logging_steps=10)
     run = Trainer(tiny_model(), arguments, data_collator=processor, train_dataset=SENTENCES)
     run.train()
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # The average of the weights
@@ -303,15 +316,15 @@ def test_evaluation_uses_the_averaged_weights_and_gives_the_raw_ones_back(make_t
     _assert_same(_state(run.model), raw)
 
 
-def test_the_raw_weights_come_back_after_a_failed_evaluation(make_trainer):
+def test_the_raw_weights_come_back_after_a_failed_evaluation(make_trainer, monkeypatch):
     run = make_trainer(trainer_values={"ema_decay": 0.9, "eval_dataset": SENTENCES})
     run.train()
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.add_(0.05)
     raw = _state(run.model)
-    run.train_dataset = None
-    with pytest.raises(ValueError, match="`train_dataset` is needed"):
+    monkeypatch.setattr(run.model, "calibrate", lambda batches: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         run.evaluate()
     _assert_same(_state(run.model), raw)
 
@@ -462,7 +475,7 @@ def _assert_same_run(run, other):
     assert _lasting(run.state.log_history) == _lasting(other.state.log_history)
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
 def test_a_killed_run_goes_on_from_its_checkpoint_as_if_nothing_had_happened(make_run, uninterrupted, step):
     with pytest.raises(_Killed):
         make_run("killed", callbacks=[_KillAt(step)]).train()
@@ -480,7 +493,14 @@ def test_resuming_a_finished_run_takes_no_further_step(make_run, uninterrupted):
     _assert_same(_state(again.model), _state(uninterrupted.model))
 
 
-@pytest.mark.parametrize("part", ["_save", "_save_optimizer_and_scheduler", "_save_rng_state"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("_save", marks=pytest.mark.slow),
+        pytest.param("_save_optimizer_and_scheduler", marks=pytest.mark.slow),
+        "_save_rng_state",
+    ],
+)
 def test_an_interrupted_checkpoint_leaves_no_folder_and_the_previous_one_serves(
     make_run, uninterrupted, monkeypatch, part
 ):

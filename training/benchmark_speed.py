@@ -259,6 +259,9 @@ class StepTimer(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.mark("average of the weights, zero_grad")
 
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.step = 0  # what runs the model after the last step is not counted
+
 
 class TimedTrainer(EDDPMTrainer):
     """Marks where the backward pass ends."""

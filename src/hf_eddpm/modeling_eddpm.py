@@ -361,7 +361,9 @@ class EDDPMModel(EDDPMPreTrainedModel):
             return
         training = self.training
         self.eval()
-        means = [self.bottleneck.project(self.encoder(**self._split(batch, False)[0])).float() for batch in batches]
+        names = self.encoder.input_names
+        inputs = ({name: batch[name] for name in names if name in batch} for batch in batches)
+        means = [self.bottleneck.project(self.encoder(**batch)).float() for batch in inputs]
         self.train(training)
         if sum(map(len, means)) < 2:
             raise ValueError("`batches` must hold at least two data.")

@@ -271,8 +271,8 @@ class EDDPMTrainer(Trainer):
         statistics = {name: buffer.clone() for name, buffer in self._eddpm.bottleneck.named_buffers()}
         if self.ema is not None:
             self.ema.store(parameters)
-        self._finish_weights()
         try:
+            self._finish_weights()
             yield
         finally:
             if self.ema is not None:
