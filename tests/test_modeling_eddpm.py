@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import SENTENCES, TINY, tiny_config, tiny_model
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
@@ -665,6 +666,15 @@ def test_a_tiny_model_reconstructs_eight_examples_exactly_once_it_has_overfitted
         output = model(**batch)
     assert output.reconstruction_loss < 0.02 * first
     assert processor.postprocess(model.decode(output.latents, **processor.decode_arguments)) == SENTENCES
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["denoiser.output.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OSError, match="lacks 1 weights.*denoiser.output.weight"):
+        EDDPMModel.from_pretrained(tmp_path)
 
 
 if __name__ == "__main__":

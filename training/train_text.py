@@ -50,7 +50,8 @@ def main(args: list[str] | None = None) -> Path:
     )
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
-    for name in (__name__, load_text.__module__):  # what the data hold is worth a line even where warnings suffice
+    # What the data hold and what the model writes is worth a line even where warnings suffice.
+    for name in (__name__, load_text.__module__, "hf_eddpm.trainer"):
         python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)

@@ -200,6 +200,22 @@ class EDDPMModel(EDDPMPreTrainedModel):
         self.decoder = modality.decoder_class(config) if decoder is None else decoder
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as any `PreTrainedModel`; weights that the checkpoint lacks are an error, not a warning.
+
+        Raises:
+            OSError: If the checkpoint lacks weights of the model.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise OSError(
+                f"{str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights that its config asks for, "
+                f"{missing[0]!r} for one; the checkpoint is incomplete."
+            )
+        return (model, info) if wants_info else model
+
     @functools.cached_property
     def scheduler(self) -> EDDPMScheduler:
         """The chain's arithmetic, from the config. Not a buffer: its float32 must survive `.to(torch.bfloat16)`."""

@@ -417,7 +417,7 @@ class EDDPMPipeline(DiffusionPipeline):
 
         Args:
             save_directory: Folder; other files in it stay.
-            **kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub`, ...).
+            **kwargs: As for `DiffusionPipeline.save_pretrained` (`max_shard_size`, `push_to_hub`, ...).
         """
         if kwargs.pop("safe_serialization", True) is not True:
             raise ValueError("`safe_serialization` must be True: checkpoints are never pickled.")
@@ -501,7 +501,8 @@ def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> tor
     flat_a, flat_b = a.flatten(1), b.flatten(1)
     norm_a, norm_b = flat_a.norm(dim=1, keepdim=True), flat_b.norm(dim=1, keepdim=True)
     unit_a, unit_b = flat_a / norm_a.clamp(min=1e-12), flat_b / norm_b.clamp(min=1e-12)
-    angle = torch.acos((unit_a * unit_b).sum(1, keepdim=True).clamp(-1, 1))
+    # atan2 of the half angle's sine and cosine: acos loses digits near parallel and opposite vectors
+    angle = 2 * torch.atan2((unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True))
     straight = angle.sin() < 1e-4  # (nearly) parallel or opposite: no arc is singled out
     sine = torch.where(straight, torch.ones_like(angle), angle.sin())
     arc = torch.sin((1 - weight) * angle) / sine * unit_a + torch.sin(weight * angle) / sine * unit_b
