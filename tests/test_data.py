@@ -6,10 +6,11 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import TextData, load_text
+from data import SplicedSentences, TextData, load_text
 
 LABELLED = [("good food .", 1), ("cold soup .", 0), ('she said "no" , twice', 0), ("good food .", 1)]
 
@@ -186,3 +187,25 @@ def test_damaged_files_are_refused(tmp_path, name, content, message):
 def test_an_empty_source_is_refused(source):
     with pytest.raises(ValueError, match="`source` must be"):
         load_text(source)
+
+
+def test_splices_join_the_start_of_one_sentence_and_a_piece_of_another_and_are_marked():
+    torch.manual_seed(0)
+    sentences = ["a b c d", "e f g", "h i j k l"]
+    items = [SplicedSentences(sentences, 0.5)[index % 3] for index in range(600)]
+    real = [item["data"] for item in items if item["diffusion_mask"]]
+    assert set(real) == set(sentences)
+    assert 0.42 < len(real) / len(items) < 0.58
+    for item in items:
+        words = item["data"].split()
+        assert 1 <= len(words) <= 5
+        heads = [sentence for sentence in sentences if sentence.split()[0] == words[0]]
+        assert len(heads) == 1
+        kept = next(n for n in range(len(words), 0, -1) if heads[0].split()[:n] == words[:n])
+        assert any(" ".join(words[kept:]) in sentence for sentence in sentences)
+
+
+def test_no_sentence_is_spliced_at_probability_0_and_1_is_refused():
+    assert [SplicedSentences(["a b", "c"], 0.0)[i]["data"] for i in range(2)] == ["a b", "c"]
+    with pytest.raises(ValueError, match="`probability`"):
+        SplicedSentences(["a b"], 1.0)

@@ -668,6 +668,40 @@ def test_a_tiny_model_reconstructs_eight_examples_exactly_once_it_has_overfitted
     assert processor.postprocess(model.decode(output.latents, **processor.decode_arguments)) == SENTENCES
 
 
+def test_masked_data_train_the_decoder_but_not_the_chain(model, batch):
+    model.train()
+    draws = {"timesteps": torch.tensor([3, 0, 700, 40]), "noise": torch.randn(4, 2, 8)}
+    torch.manual_seed(1)
+    plain = model(**batch, **draws)
+    torch.manual_seed(1)
+    masked = model(**batch, **draws, diffusion_mask=torch.tensor([True, False, True, False]))
+    torch.testing.assert_close(masked.reconstruction_loss, plain.reconstruction_loss)
+    assert masked.alignment_loss == 0  # the one datum at the first timestep is masked
+    torch.manual_seed(1)
+    nothing = model(**batch, **draws, diffusion_mask=torch.zeros(4, dtype=torch.bool))
+    assert nothing.diffusion_loss == 0
+    with pytest.raises(ValueError, match="`diffusion_mask`"):
+        model(**batch, **draws, diffusion_mask=torch.tensor([True]))
+
+
+def test_a_mask_of_true_changes_nothing(model, batch):
+    plain, masked = model(**batch), model(**batch, diffusion_mask=torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(masked.loss, plain.loss)
+
+
+def test_decoder_noise_disturbs_training_alone_and_leaves_the_latents(batch):
+    quiet, noisy = tiny_model(), tiny_model(decoder_noise_variance=4.0)
+    torch.testing.assert_close(noisy(**batch).loss, quiet(**batch).loss)
+    losses = []
+    for one in (quiet, noisy):
+        one.train()
+        torch.manual_seed(3)
+        output = one(**batch)
+        losses.append(output.reconstruction_loss)
+        assert output.latents.var() < 3  # the chain's latents have the encoder's noise only
+    assert losses[0] != losses[1]
+
+
 def test_a_checkpoint_that_lacks_a_weight_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

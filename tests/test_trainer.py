@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, modeling_eddpm, trainer
+from hf_eddpm.trainer import RawDataCollator
 
 NO_DROPOUT = {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VOLATILE = ("runtime", "per_second", "train_seconds", "flos", "train_loss")  # the last counts from the last start
@@ -593,3 +594,14 @@ def test_the_final_model_reconstructs_as_the_pipeline_saved_from_it(make_run, tm
     loaded = type(pipe).from_pretrained(tmp_path / "pipeline")
     assert loaded.reconstruct(SENTENCES) == pipe.reconstruct(SENTENCES)
     assert torch.equal(loaded.encode(SENTENCES).latents, pipe.encode(SENTENCES).latents)
+
+
+def test_the_collator_takes_raw_data_and_marked_data(processor):
+    plain = RawDataCollator(processor)(SENTENCES[:2])
+    marked = RawDataCollator(processor)(
+        [{"data": text, "diffusion_mask": text is SENTENCES[0]} for text in SENTENCES[:2]]
+    )
+    assert marked.pop("diffusion_mask").tolist() == [True, False]
+    assert plain.keys() == marked.keys()
+    for name in plain:
+        torch.testing.assert_close(plain[name], marked[name])

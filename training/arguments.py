@@ -30,6 +30,9 @@ class TextDataArguments:
     text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
     label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
     max_length: int = field(default=32, metadata={"help": "Most tokens of a sentence; longer ones are cut."})
+    splice_probability: float = field(
+        default=0.0, metadata={"help": "Share of training sentences spliced from two, in [0, 1); see data.py."}
+    )
     max_dev_sentences: int = field(default=2000, metadata={"help": "Most sentences used to evaluate during training."})
 
 

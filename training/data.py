@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+from torch.utils.data import Dataset
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -288,3 +290,36 @@ def _as_label(label: Any, label_column: str, where: str, row: int) -> int:
         raise ValueError(
             f"Row {row} of {where!r}: `label_column` {label_column!r} must hold integers, got {label!r}."
         ) from None
+
+
+class SplicedSentences(Dataset):
+    """Training sentences, some of them spliced from two: the words of one up to a point, then those of another.
+
+    Encoder and decoder learn from splices to carry any words in any order, of which a small corpus shows too few. The
+    chain does not learn them: they are marked by `diffusion_mask`.
+
+    Args:
+        sentences: The training sentences.
+        probability: Share of splices, in [0, 1).
+    """
+
+    def __init__(self, sentences: list[str], probability: float):
+        if not 0 <= probability < 1:
+            raise ValueError(f"`probability` must be in [0, 1), got {probability}.")
+        self.sentences = sentences
+        self.probability = probability
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sentence = self.sentences[index]
+        # torch's generator, whose state a checkpoint keeps
+        if torch.rand(()) >= self.probability:
+            return {"data": sentence, "diffusion_mask": True}
+        first = sentence.split()
+        second = self.sentences[int(torch.randint(len(self.sentences), ()))].split()
+        head = first[: int(torch.randint(1, len(first) + 1, ()))]
+        longest = max(len(first), len(second))
+        tail = second[int(torch.randint(len(second), ())) :][: longest - len(head)]
+        return {"data": " ".join([*head, *tail]), "diffusion_mask": False}

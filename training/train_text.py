@@ -33,7 +33,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from arguments import CardArguments, EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
-from data import TextData, load_text
+from data import SplicedSentences, TextData, load_text
 from environment import describe_command, describe_environment, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
@@ -67,7 +67,7 @@ def main(args: list[str] | None = None) -> Path:
         args=training_args,
         processor=processor,
         ema_decay=training_args.ema_decay,
-        train_dataset=train.sentences,
+        train_dataset=SplicedSentences(train.sentences, data_args.splice_probability),
         eval_dataset=dev.sentences,
         preview_data=dev.sentences[: training_args.num_previews] if training_args.num_previews else None,
         num_preview_samples=training_args.num_previews,

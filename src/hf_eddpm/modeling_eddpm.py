@@ -284,6 +284,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         timesteps: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
+        diffusion_mask: torch.Tensor | None = None,
         return_loss: bool = True,
         return_dict: bool | None = None,
         **inputs: Any,
@@ -298,6 +299,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
             timesteps: `(batch,)` integers in [0, T) in place of those.
             noise: Noise of the chain in place of the draw, `(batch, num_latents, latent_dim)`; with `timesteps`.
             generator: Source of the draws.
+            diffusion_mask: bool `(batch,)`, True for data whose latents the chain shall learn. The others, for example
+                augmented ones, train encoder and decoder without being generated later.
             return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
             return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
             **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`.
@@ -330,11 +333,20 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 noise = randn_tensor(chain.shape, generator=generator, device=chain.device, dtype=chain.dtype)
         else:
             chain, timesteps, noise, row_weights = self._evaluation_draws(posterior)
-        share = self.config.encoder_gradient_scale
+        gradient = self.config.encoder_gradient_scale
         mean = _repeat(posterior.mean, len(chain) // len(latents))
-        errors = self._chain_errors(_scale_gradient(chain, share), _scale_gradient(mean, share), timesteps, noise)
+        errors = self._chain_errors(
+            _scale_gradient(chain, gradient), _scale_gradient(mean, gradient), timesteps, noise
+        )
         if row_weights is not None:
             errors = errors * row_weights
+        if diffusion_mask is not None:
+            if diffusion_mask.shape != (len(latents),):
+                raise ValueError(
+                    f"`diffusion_mask` must have the shape ({len(latents)},), got {tuple(diffusion_mask.shape)}."
+                )
+            share = diffusion_mask.float().mean().clamp(min=1 / len(latents))
+            errors = errors * _repeat(diffusion_mask.float(), len(errors) // len(latents)) / share
 
         first = timesteps == 0
         zero = torch.zeros_like(errors)

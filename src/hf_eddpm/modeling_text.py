@@ -157,7 +157,8 @@ class TextDecoder(ModalityDecoder):
         if self.conditioning == "prefix":
             embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
             return self.backbone(inputs_embeds=embeds, use_cache=False)
-        if self.training and self.backbone.is_activation_checkpointing:  # transformers would drop the memory
+        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.backbone.modules())
+        if self.training and checkpointing:  # transformers would drop the memory
             raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
         mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
         return self.backbone(inputs_embeds=embeds, attention_mask=mask, past_key_values=self._memory(latents))

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import BatchFeature, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
@@ -122,6 +122,25 @@ def train_seconds(state: TrainerState) -> float:
     return max((entry.get("train_seconds", 0.0) for entry in state.log_history), default=0.0)
 
 
+class RawDataCollator:
+    """Batches raw data by a processor.
+
+    Args:
+        processor: The modality's processor.
+    """
+
+    def __init__(self, processor: EDDPMProcessor):
+        self.processor = processor
+
+    def __call__(self, examples: list[Any]) -> BatchFeature:
+        """Batch examples: raw data, or dicts of `data` (one raw datum) and `diffusion_mask` (a bool, see forward)."""
+        if not isinstance(examples[0], dict):
+            return self.processor(examples)
+        batch = self.processor([example["data"] for example in examples])
+        batch["diffusion_mask"] = torch.tensor([example["diffusion_mask"] for example in examples])
+        return batch
+
+
 class _EMAStep(TrainerCallback):
     """Moves the average after every optimiser step."""
 
@@ -181,7 +200,7 @@ class EDDPMTrainer(Trainer):
         model: The model.
         args: The training arguments.
         processor: The modality's processor. It is saved with each checkpoint; unless `data_collator` is given, it
-            also is the collator, so that data sets may simply be lists of raw data.
+            also batches the data, so that data sets may simply be lists of raw data (see `RawDataCollator`).
         ema_decay: Decay of the average, in (0, 1); `None` for no average.
         preview_data: Data reconstructed at each evaluation; `None` for no previews.
         num_preview_samples: Samples generated at each evaluation.
@@ -207,7 +226,7 @@ class EDDPMTrainer(Trainer):
             raise ValueError("`preview_data` needs a `processor`.")
         if processor is not None:
             kwargs.setdefault("processing_class", processor)
-            kwargs.setdefault("data_collator", processor)
+            kwargs.setdefault("data_collator", RawDataCollator(processor))
         super().__init__(model=model, args=args, **kwargs)
         self.processor = processor
         self.monitors = {
@@ -224,7 +243,8 @@ class EDDPMTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
-        self._signature_columns = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
+        names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
+        self._signature_columns = [*names, "data", "diffusion_mask"]
 
     @property
     def _eddpm(self) -> EDDPMModel:
@@ -285,7 +305,8 @@ class EDDPMTrainer(Trainer):
         if self.ema is not None:
             self.ema.copy_to(self.ema_parameters())
         if self.train_dataset is not None:
-            self._eddpm.calibrate(self._calibration_batches())
+            with torch.random.fork_rng():  # a data set may draw; training shall not notice
+                self._eddpm.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
         """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""
