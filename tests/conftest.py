@@ -76,6 +76,14 @@ def tiny_model(seed: int = 0, **values) -> EDDPMModel:
     return model
 
 
+def enable_checkpointing(model) -> None:
+    """Trade computation for memory; transformers 5.23 renamed the method."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

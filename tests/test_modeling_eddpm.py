@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, TINY, tiny_config, tiny_model
+from conftest import SENTENCES, TINY, enable_checkpointing, tiny_config, tiny_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -349,7 +349,7 @@ def test_activation_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         model = tiny_model(**NO_DROPOUT).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            enable_checkpointing(model)
             assert any(getattr(module, "gradient_checkpointing", False) for module in model.encoder.modules())
             assert any(getattr(module, "gradient_checkpointing", False) for module in model.decoder.modules())
         gradients.append(_gradients(model(**_batch(), generator=_seeded()).loss, model))

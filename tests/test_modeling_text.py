@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import DECODERS, SPECIAL_IDS, VOCAB_SIZE, tiny_config, tiny_model
+from conftest import DECODERS, SPECIAL_IDS, VOCAB_SIZE, enable_checkpointing, tiny_config, tiny_model
 from torch import nn
 from transformers import GenerationConfig
 
@@ -225,7 +225,7 @@ def test_memory_without_a_cache_is_refused():
 
 def test_memory_with_activation_checkpointing_is_refused(batch):
     model = tiny_model(decoder_conditioning="memory").train()
-    model.activation_checkpointing_enable()
+    enable_checkpointing(model)
     with pytest.raises(ValueError, match="`decoder_conditioning` 'memory'.*checkpointing"):
         model(**batch)
 
