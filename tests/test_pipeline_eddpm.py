@@ -842,3 +842,16 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(pipe, saved):
     larger.save_pretrained(saved / "processor")
     with pytest.raises(ValueError, match="does not fit the model"):
         EDDPMPipeline.from_pretrained(saved)
+
+
+def test_noise_scale_multiplies_the_noise_the_chain_starts_from(pipe):
+    noise = torch.randn(2, 2, 8)
+    scaled = pipe(latents=noise, noise_scale=0.5, num_inference_steps=5, output_type="latent").latents
+    by_hand = pipe(latents=0.5 * noise, num_inference_steps=5, output_type="latent").latents
+    torch.testing.assert_close(scaled, by_hand)
+
+
+@pytest.mark.parametrize("noise_scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_noise_scale_that_is_not_positive_and_finite_is_refused(pipe, noise_scale):
+    with pytest.raises(ValueError, match="`noise_scale`"):
+        pipe(noise_scale=noise_scale)

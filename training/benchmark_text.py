@@ -88,7 +88,13 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
     )
     train_seconds = time.perf_counter() - start
     settings = EvaluationSettings(
-        num_samples=1000, num_inference_steps=[50], seeds=[0, 1, 2], num_encoded=6000, num_paths=20, num_edits=50
+        num_samples=1000,
+        num_inference_steps=[50],
+        seeds=[0, 1, 2],
+        noise_scales=[],
+        num_encoded=6000,
+        num_paths=20,
+        num_edits=50,
     )
     pipe = EDDPMPipeline.from_pretrained(pipeline)
     result = evaluate(pipe, load_text(arguments.train), load_text(arguments.dev), settings)

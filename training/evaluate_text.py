@@ -94,6 +94,11 @@ class EvaluationSettings:
     num_inference_steps: list[int] = field(
         default_factory=lambda: [10, 20, 50, 100], metadata={"help": "Numbers of denoising steps to sample with."}
     )
+    noise_scales: list[float] = field(
+        default_factory=lambda: [0.8, 0.9],
+        metadata={"help": "Noise scales besides 1 to sample with, with `noise_scale_steps` steps."},
+    )
+    noise_scale_steps: int = field(default=20, metadata={"help": "Denoising steps of those samples."})
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2],
         metadata={"help": "Sampling seeds; the first also draws every subset of the data."},
@@ -200,8 +205,14 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
     }
     result["reference"] = _reference(judge, train, dev, train_posterior, dev_posterior, settings)
     result["samples"] = {
-        str(steps): _samples(pipe, judge, train, dev, dev_posterior, steps, settings, stopwatch)
+        str(steps): _samples(pipe, judge, train, dev, dev_posterior, steps, 1.0, settings, stopwatch)
         for steps in tqdm(settings.num_inference_steps, desc="samples", unit="number of steps")
+    }
+    result["scaled_samples"] = {
+        str(scale): _samples(
+            pipe, judge, train, dev, dev_posterior, settings.noise_scale_steps, scale, settings, stopwatch
+        )
+        for scale in tqdm(settings.noise_scales, desc="samples", unit="noise scale")
     }
     with stopwatch("interpolate"):
         result["interpolation"] = _interpolation(pipe, judge, dev, settings)
@@ -251,6 +262,7 @@ def _samples(
     dev: TextData,
     dev_posterior: NDArray[np.float64],
     num_inference_steps: int,
+    noise_scale: float,
     settings: EvaluationSettings,
     stopwatch: Stopwatch,
 ) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def _samples(
     for seed in settings.seeds:
         start = time.perf_counter()
         with stopwatch("sample"):
-            samples, latents = _generate(pipe, num_inference_steps, seed, settings)
+            samples, latents = _generate(pipe, num_inference_steps, noise_scale, seed, settings)
         seconds = time.perf_counter() - start
         by_seed.append(
             _text_statistics(samples, judge, train)
@@ -273,7 +285,7 @@ def _samples(
 
 
 def _generate(
-    pipe: EDDPMPipeline, num_inference_steps: int, seed: int, settings: EvaluationSettings
+    pipe: EDDPMPipeline, num_inference_steps: int, noise_scale: float, seed: int, settings: EvaluationSettings
 ) -> tuple[list[str], NDArray[np.float64]]:
     generator = torch.Generator(device=pipe.device).manual_seed(seed)
     samples: list[str] = []
@@ -282,6 +294,7 @@ def _generate(
         out = pipe(
             num_samples=min(settings.batch_size, settings.num_samples - len(samples)),
             num_inference_steps=num_inference_steps,
+            noise_scale=noise_scale,
             generator=generator,
         )
         samples += out.samples

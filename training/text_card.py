@@ -212,7 +212,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
     }
     rows = [
         {"steps": steps} | {key.replace("_", " "): _plus_minus(values[key], form) for key, form in measures.items()}
-        for steps, values in samples.items()
+        for steps, values in [*samples.items(), *_scaled(result)]
     ]
     for name, title in (("dev", "real, held out"), ("train", "real, training"), ("dev_shuffled", "shuffled words")):
         known = {key: f"{real[name][key]:{form}}" for key, form in measures.items() if key in real[name]}
@@ -231,6 +231,11 @@ def markdown_tables(result: dict[str, Any]) -> str:
             rows.append(row)
         tables.append(markdown_table(rows))
     return "\n\n".join(tables)
+
+
+def _scaled(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    steps = result["settings"]["noise_scale_steps"]
+    return [(f"{steps}, noise x {scale}", values) for scale, values in result["scaled_samples"].items()]
 
 
 def _plus_minus(spread: dict[str, Any], form: str) -> str:

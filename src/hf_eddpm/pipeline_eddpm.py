@@ -110,6 +110,7 @@ class EDDPMPipeline(DiffusionPipeline):
         num_samples: int = 1,
         num_inference_steps: int = 50,
         eta: float = 0.0,
+        noise_scale: float = 1.0,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
         output_type: Literal["data", "latent"] = "data",
@@ -124,8 +125,11 @@ class EDDPMPipeline(DiffusionPipeline):
             num_samples: How many data, at least 1; taken from `latents` where these are given.
             num_inference_steps: Steps of the chain, in [1, T].
             eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
+            noise_scale: Standard deviation of the noise the chain starts from, positive. Below 1 samples are more
+                typical and less varied, as with the temperature of Kingma & Dhariwal 2018 (arXiv 1807.03039).
             generator: Source of the noise, or one for each sample.
-            latents: Standard Gaussian noise to start from, `(num_samples, num_latents, latent_dim)`.
+            latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
+                `noise_scale` is 1.
             output_type: "data", or "latent" to leave out the decoder.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
                 dict it returns replace the pipeline's.
@@ -144,7 +148,9 @@ class EDDPMPipeline(DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {sorted(unknown)}."
             )
-        noise = self._prepare_noise(num_samples, generator, latents)
+        if not 0 < noise_scale < float("inf"):
+            raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
+        noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
         latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names)
         samples = latents if output_type == "latent" else self._decode(latents, **decode_arguments)
         self.maybe_free_model_hooks()
