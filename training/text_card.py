@@ -116,6 +116,8 @@ def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str
     limits.append("The held-out sentences were watched during training; the test split was not used.")
     if data_note:
         limits.append(f"Data: {data_note}")
+    if training_note := training["card"].get("training_note"):
+        limits.append(f"Training: {training_note}")
     return limits
 
 
