@@ -51,9 +51,10 @@ def evaluation_facts() -> dict:
         "versions": {"torch": "2.13.0"},
         "wall_time_seconds": 61.0,
         "num_dev_sentences": 3999,
-        "settings": {"num_samples": 2000, "seeds": [0, 1, 2]},
+        "settings": {"num_samples": 2000, "seeds": [0, 1, 2], "noise_scale_steps": 20},
         "reconstruction": {"bleu": 65.432109, "exact_match": 0.56789, "examples": [["in .", "out ."]]},
         "samples": {"20": sampled(0.0), "50": sampled(1.0)},
+        "scaled_samples": {"0.8": sampled(2.0)},
         "reference": {"dev": real, "train": real_train, "dev_shuffled": {"perplexity": 2676.0}},
         "interpolation": {
             space: {"path_length": 1.5, "perplexity": 70.0, "example": ["a .", "b ."]}

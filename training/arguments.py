@@ -64,7 +64,9 @@ class CardArguments:
     card_license: str | None = field(default=None, metadata={"help": "Licence of the weights, e.g. apache-2.0."})
     data_name: str | None = field(default=None, metadata={"help": "What the data are, in a few words."})
     data_note: str | None = field(default=None, metadata={"help": "Where the data come from, and their licence."})
-    training_note: str | None = field(default=None, metadata={"help": "What the command line does not say of the run."})
+    training_note: str | None = field(
+        default=None, metadata={"help": "What the command line does not say of the run."}
+    )
 
 
 @dataclass

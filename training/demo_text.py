@@ -16,7 +16,7 @@ import torch
 from hf_eddpm import EDDPMPipeline
 
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model_cards" / "eddpm-yelp-mini"
-EDIT_SCALES = (1.0, 1.5, 2.0)
+EDIT_SCALES = (1.5, 2.0, 3.0)
 PATH_LENGTH = 7
 
 
@@ -170,10 +170,20 @@ def show_model(pipe: EDDPMPipeline, checkpoint: str) -> None:
     )
 
 
-def show_generation(pipe: EDDPMPipeline, num_samples: int, num_inference_steps: int, seed: int) -> None:
-    heading("Generate", f"random noise, {num_inference_steps} denoising steps, then the decoder: new sentences")
-    generator = torch.Generator().manual_seed(seed)
-    for sample in pipe(num_samples=num_samples, num_inference_steps=num_inference_steps, generator=generator).samples:
+def show_generation(
+    pipe: EDDPMPipeline, num_samples: int, num_inference_steps: int, noise_scale: float, seed: int
+) -> None:
+    heading(
+        "Generate",
+        f"random noise of scale {noise_scale}, {num_inference_steps} denoising steps, then the decoder: new sentences",
+    )
+    out = pipe(
+        num_samples=num_samples,
+        num_inference_steps=num_inference_steps,
+        noise_scale=noise_scale,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    for sample in out.samples:
         print(f"  {sample}")
 
 
@@ -239,7 +249,8 @@ def main() -> None:
         "--tour", choices=TOURS, default="yelp", help="kind of sentences the checkpoint was trained on"
     )
     parser.add_argument("--num_samples", type=int, default=8)
-    parser.add_argument("--num_inference_steps", type=int, default=50)
+    parser.add_argument("--num_inference_steps", type=int, default=20)
+    parser.add_argument("--noise_scale", type=float, default=0.8, help="below 1: more typical, less varied samples")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -249,7 +260,7 @@ def main() -> None:
     tour = TOURS[arguments.tour]
     sentences = arguments.sentences or tour.sentences
     show_model(pipe, arguments.checkpoint)
-    show_generation(pipe, arguments.num_samples, arguments.num_inference_steps, arguments.seed)
+    show_generation(pipe, arguments.num_samples, arguments.num_inference_steps, arguments.noise_scale, arguments.seed)
     show_reconstruction(pipe, sentences)
     first, second, *_ = *sentences, *tour.sentences
     show_interpolation(pipe, first, second)

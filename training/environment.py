@@ -14,8 +14,8 @@ import torch
 import hf_eddpm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Options that a card leaves out: secrets, and what only concerns one interrupted run.
-UNSAID = ("--hub_token", "--push_to_hub_token", "--resume_from_checkpoint")
+# Options that a card leaves out: secrets, what only concerns one interrupted run, and what it says elsewhere.
+UNSAID = ("--hub_token", "--push_to_hub_token", "--resume_from_checkpoint", "--training_note")
 
 
 def describe_environment(device: torch.device, libraries: Sequence[str] = ()) -> dict[str, Any]:

@@ -198,7 +198,8 @@ def markdown_tables(result: dict[str, Any]) -> str:
     if "probe_accuracy" in result:
         summary["probe accuracy"] = f"{result['probe_accuracy']:.3f}"
     for space, values in result["interpolation"].items():
-        summary[f"path length ({space})"] = f"{values['path_length']:.2f}"
+        length = values["path_length"]
+        summary[f"path length ({space})"] = "none" if length is None else f"{length:.2f}"
     tables = [markdown_table([summary])]
 
     measures = {

@@ -246,8 +246,8 @@ class PathSmoothness:
         num_paths: How many paths the means are over; those whose two ends decode to the same words have no measure.
     """
 
-    path_length: float
-    largest_step: float
+    path_length: float | None
+    largest_step: float | None
     num_paths: int
 
 
@@ -265,8 +265,8 @@ def path_smoothness(paths: Sequence[Sequence[str]]) -> PathSmoothness:
         steps = [Levenshtein.distance(a, b) for a, b in zip(words, words[1:], strict=False)]
         lengths.append(sum(steps) / between_ends)
         largest.append(max(steps) / between_ends)
-    if not lengths:
-        raise ValueError("`paths` holds no path whose ends differ.")
+    if not lengths:  # a collapsed model decodes everything to the same words
+        return PathSmoothness(None, None, 0)
     return PathSmoothness(float(np.mean(lengths)), float(np.mean(largest)), len(lengths))
 
 
