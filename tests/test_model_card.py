@@ -244,7 +244,7 @@ def test_time_of_a_resumed_run_adds_up(train, tmp_path):
     values["log_history"][-1]["train_seconds"] = 1000.0
     state.write_text(json.dumps(values))
     folder = train("--resume_from_checkpoint", "auto", "--max_steps", "9")
-    assert 1000 < json.loads((folder / "training.json").read_text())["wall_time_seconds"] < 1100
+    assert 1000 <= json.loads((folder / "training.json").read_text())["wall_time_seconds"] < 1100
 
 
 def test_no_local_folder_is_left_in_what_training_writes(train, tmp_path):

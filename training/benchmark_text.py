@@ -27,7 +27,9 @@ from train_text import main as train_text
 CONFIG = Path(__file__).parent / "configs" / "text_front.json"
 NOISE = "encoder_noise_variance"
 NOISE_VARIANCES = (0.02, 0.1, 0.3)
+BATCH = {"latent_normalization": "batch", "decoder_noise_variance": 0.0}
 PAPER = {
+    "decoder_noise_variance": 0.0,
     "latent_normalization": "none",
     "encoder_gradient_scale": 1.0,
     "encoder_noise_variance": 0.008,
@@ -52,22 +54,12 @@ def runs() -> list[Run]:
     points = [
         Run("paper", "diffusion_weight", weight, {**PAPER, "diffusion_weight": weight}) for weight in (2.0, 8.0, 32.0)
     ]
-    for name, share in (("batch, 0 (two-stage)", 0.0), ("batch, 0.1", 0.1), ("batch, 1", 1.0)):
+    for recipe, share in (("batch, 0 (two-stage)", 0.0), ("batch, 0.1", 0.1), ("batch, 1", 1.0)):
         for variance in NOISE_VARIANCES:
-            config = {"latent_normalization": "batch", "encoder_gradient_scale": share}
-            points.append(
-                Run(name, "encoder_noise_variance", variance, {**config, "encoder_noise_variance": variance})
-            )
+            points.append(Run(recipe, NOISE, variance, {**BATCH, "encoder_gradient_scale": share, NOISE: variance}))
     for variance in (0.005, 0.02, 0.1):
-        config = {"latent_normalization": "batch", "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3}
-        points.append(
-            Run(
-                "batch, 0.1, decoder noise 0.3",
-                "encoder_noise_variance",
-                variance,
-                {**config, "encoder_noise_variance": variance},
-            )
-        )
+        config = {**BATCH, "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3, NOISE: variance}
+        points.append(Run("batch, 0.1, decoder noise 0.3", NOISE, variance, config))
     middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1]}
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 

@@ -110,8 +110,8 @@ class EDDPMConfig(PreTrainedConfig):
     decoder_conditioning: Conditioning = "prefix"
     decoder_word_dropout: float = 0.0
     latent_normalization: LatentNormalization = "batch"
-    encoder_noise_variance: float = 0.1
-    decoder_noise_variance: float = 0.0
+    encoder_noise_variance: float = 0.02
+    decoder_noise_variance: float = 0.3
     encoder_gradient_scale: float = 0.1
     denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512

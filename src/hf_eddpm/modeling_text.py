@@ -347,6 +347,7 @@ _PAPER = {
     "decoder_conditioning": "memory",
     "latent_normalization": "none",
     "encoder_noise_variance": 0.008,
+    "decoder_noise_variance": 0.0,
     "encoder_gradient_scale": 1.0,
     "denoiser_num_layers": 20,
     "denoiser_hidden_size": 2048,
