@@ -61,6 +61,7 @@ def tiny_config(decoder: str | dict = "llama", **values) -> EDDPMConfig:
         "num_latents": 2,
         "denoiser_num_layers": 2,
         "denoiser_hidden_size": 32,
+        "decoder_noise_variance": 0.0,
     }
     return EDDPMConfig(**{**defaults, **values})
 

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data import load_text
 from evaluate_text import EvaluationSettings, describe_environment, evaluate
 from hf_eddpm import EDDPMPipeline
@@ -123,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_text.py
     main()

@@ -55,8 +55,6 @@ def main(args: list[str] | None = None) -> Path:
         python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)
-    # The optimiser's moments of rare tokens decay to denormal numbers, which CPUs handle many times more slowly.
-    torch.set_flush_denormal(True)
     set_seed(training_args.seed)
 
     train, dev = load_data(data_args, training_args.seed)
@@ -284,4 +282,7 @@ def find_checkpoint(training_args: EDDPMTrainingArguments) -> str | None:
 
 
 if __name__ == "__main__":
+    # The optimiser's moments of rare tokens decay to denormal numbers, which CPUs handle many times more slowly. For
+    # the whole process, hence here.
+    torch.set_flush_denormal(True)
     main()
