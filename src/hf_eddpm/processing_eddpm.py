@@ -26,10 +26,6 @@ class EDDPMProcessor(ProcessorMixin):
         """Return one datum or several as a list, checked; `name` is the argument that error messages mention."""
         raise NotImplementedError
 
-    def is_single(self, data: Any) -> bool:
-        """Tell whether `data` is one datum rather than a list of them."""
-        raise NotImplementedError
-
     def check_model(self, config: EDDPMConfig) -> None:
         """Raise a ValueError if this processor's tensors do not fit a model of that configuration."""
         raise NotImplementedError

@@ -92,10 +92,6 @@ class EDDPMTextProcessor(EDDPMProcessor):
                 raise ValueError(f"`{name}` must not hold empty sentences, got one at position {position}.")
         return list(sentences)
 
-    def is_single(self, data: str | list[str]) -> bool:
-        """Tell whether `data` is one sentence."""
-        return isinstance(data, str)
-
     def check_model(self, config: EDDPMConfig) -> None:
         """Raise a ValueError if the tokenizers have more tokens than the model, or other special tokens."""
         if config.modality != "text":
