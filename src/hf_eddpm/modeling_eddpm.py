@@ -16,6 +16,7 @@ from .configuration_eddpm import EDDPMConfig
 from .modalities import get_modality
 from .modeling_denoiser import LatentDenoiser
 from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
+from .modeling_property import PropertyHead
 from .scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
@@ -29,7 +30,7 @@ class EDDPMOutput(ModelOutput):
 
     Args:
         loss: What training minimises: `reconstruction_weight * reconstruction_loss + diffusion_weight *
-            (diffusion_loss + alignment_loss)`.
+            (diffusion_loss + alignment_loss) + property_weight * property_loss`.
         reconstruction_loss: Negative log-likelihood given the latents, nats per unit (token, site, pixel) with
             `loss_weighting="simple"`, nats per datum with "elbo".
         diffusion_loss: Contribution of the timesteps after the first: mean squared error per dimension ("simple")
@@ -38,6 +39,8 @@ class EDDPMOutput(ModelOutput):
         latents: Latents given to the decoder, `(batch, num_latents, latent_dim)`: a sample of the posterior in
             training, its mean in evaluation.
         posterior_mean: Mean of q(latents | datum), shaped as `latents`.
+        property_loss: Mean squared error of the known properties in standard deviations; None without a head.
+        properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -46,6 +49,8 @@ class EDDPMOutput(ModelOutput):
     alignment_loss: torch.Tensor | None = None
     latents: torch.Tensor | None = None
     posterior_mean: torch.Tensor | None = None
+    property_loss: torch.Tensor | None = None
+    properties: torch.Tensor | None = None
 
 
 @dataclass
@@ -198,6 +203,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         self.bottleneck = LatentBottleneck(config, self.encoder.output_size)
         self.denoiser = LatentDenoiser(config)
         self.decoder = modality.decoder_class(config) if decoder is None else decoder
+        self.property_head = PropertyHead(config) if config.num_properties else None
         self.post_init()
 
     @classmethod
@@ -285,6 +291,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         diffusion_mask: torch.Tensor | None = None,
+        properties: torch.Tensor | None = None,
         return_loss: bool = True,
         return_dict: bool | None = None,
         **inputs: Any,
@@ -301,6 +308,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
             generator: Source of the draws.
             diffusion_mask: bool `(batch,)`, True for data whose latents the chain shall learn. The others, for example
                 augmented ones, train encoder and decoder without being generated later.
+            properties: Targets of the property head in the unit of the data, `(batch, num_properties)`, NaN where
+                missing; None if all are.
             return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
             return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
             **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`.
@@ -315,7 +324,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator) if self.training else posterior.mean
         if not return_loss:
-            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean)
+            predictions = None if self.property_head is None else self.property_head.predict(latents)
+            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions)
             return output if return_dict else output.to_tuple()
 
         nats, num_units = self.decoder(self._disturb(latents, generator), **targets)  # both (batch,)
@@ -361,6 +371,9 @@ class EDDPMModel(EDDPMPreTrainedModel):
         loss = self.reconstruction_weight * reconstruction_loss + self.config.diffusion_weight * (
             diffusion_loss + alignment_loss
         )
+        property_loss, predictions = self._property_terms(latents, properties)
+        if property_loss is not None:
+            loss = loss + self.config.property_weight * property_loss
         output = EDDPMOutput(
             loss=loss,
             reconstruction_loss=reconstruction_loss,
@@ -368,8 +381,27 @@ class EDDPMModel(EDDPMPreTrainedModel):
             alignment_loss=alignment_loss,
             latents=latents,
             posterior_mean=posterior.mean,
+            property_loss=property_loss,
+            properties=predictions,
         )
         return output if return_dict else output.to_tuple()
+
+    def _property_terms(
+        self, latents: torch.Tensor, properties: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the property loss and the predictions in the unit of the data, None without a head."""
+        if self.property_head is None:
+            if properties is not None:
+                raise ValueError("`properties` needs a model with `num_properties` > 0, got one without.")
+            return None, None
+        predictions = self.property_head(latents)  # (batch, num_properties)
+        if properties is None:
+            properties = torch.full_like(predictions, float("nan"))
+        if properties.shape != predictions.shape:
+            raise ValueError(
+                f"`properties` must have the shape {tuple(predictions.shape)}, got {tuple(properties.shape)}."
+            )
+        return self.property_head.loss(predictions, properties), self.property_head.predict(latents)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:

@@ -174,6 +174,25 @@ class EDDPMPipeline(DiffusionPipeline):
         return EDDPMEncoding(latents=latents, embeddings=latents.flatten(1))
 
     @torch.no_grad()
+    def predict(self, data: Any, batch_size: int = 256) -> torch.Tensor:
+        """Predict the data's properties from the means of their posteriors.
+
+        Args:
+            data: One datum or a list of them.
+            batch_size: How many are encoded at a time.
+
+        Returns:
+            float32 `(batch, num_properties)`, in the unit of the training data.
+
+        Raises:
+            ValueError: If the model has no property head.
+        """
+        if self.model.property_head is None:
+            raise ValueError("`predict` needs a model with a property head (`num_properties` > 0), got one without.")
+        latents = self.encode(data, batch_size).latents
+        return self.model.property_head.predict(latents.to(self._execution_device))
+
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
         """Decode latents.
 
@@ -351,10 +370,23 @@ class EDDPMPipeline(DiffusionPipeline):
             arguments = decode_arguments
         _check_positive(batch_size, "batch_size")
         samples: list[Any] = []
-        for chunk in latents.split(batch_size):
-            outputs = self.model.decode(chunk.to(self._execution_device), **arguments)
+        for start in range(0, len(latents), batch_size):
+            rows = slice(start, start + batch_size)
+            chunk = latents[rows].to(self._execution_device)
+            outputs = self.model.decode(chunk, **self._arguments_of(rows, len(latents), arguments))
             samples.extend(self.processor.postprocess(outputs))
         return samples
+
+    def _arguments_of(self, rows: slice, total: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the decoder's arguments for some rows: of lists with an entry for each datum, their entries."""
+        arguments = dict(arguments)
+        for name in self.model.decoder.per_datum_arguments:
+            value = arguments.get(name)
+            if isinstance(value, (list, tuple)):
+                if len(value) != total:
+                    raise ValueError(f"`{name}` must have an entry for each of {total} data, got {len(value)}.")
+                arguments[name] = value[rows]
+        return arguments
 
     def _prepare_noise(self, num_samples: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         if latents is not None:
