@@ -89,7 +89,7 @@ def test_metadata_load_back_with_the_measured_numbers(pipe, folder):
     samples = facts["samples"]["50"]
     name = "relative Frechet distance of latents (50 steps, mean over seeds)"
     assert measured[name] == pytest.approx(samples["latent_frechet"]["mean"], abs=1e-4)
-    assert len(card.data.eval_results) == 8
+    assert len(card.data.eval_results) == 10
 
 
 def test_tables_hold_the_numbers_of_the_facts(pipe, folder):
