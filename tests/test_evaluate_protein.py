@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import evaluate_protein
 from ehrlich import EhrlichFunction
-from evaluate_protein import METHODS, EvaluationSettings, evaluate
+from evaluate_protein import METHODS, EvaluationArguments, EvaluationSettings, evaluate
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler
 from protein_data import ProteinData
 from protein_tables import markdown_tables
@@ -89,7 +90,7 @@ def test_training_sequences_in_the_place_of_samples_are_valid_and_not_novel(eval
     assert reference["validity"]["values"] == [1, 1] and reference["novelty"]["values"] == [0, 0]
     assert reference["mean_length"]["mean"] == LENGTH
     for values in evaluation["samples"].values():
-        assert values["frechet"]["mean"] > reference["frechet"]["mean"]
+        assert values["1mer_divergence"]["mean"] > reference["1mer_divergence"]["mean"]
         assert values["3mer_divergence"]["mean"] > reference["3mer_divergence"]["mean"]
         spread = values["pairwise_distance"]
         assert spread["mean"] == pytest.approx(np.mean(spread["values"]))
@@ -175,22 +176,30 @@ def test_the_tables_have_a_row_for_each_number_of_steps_and_each_method(evaluati
     assert f"{evaluation['optimization']['proposals']['ode']['max']['mean']:.3f}" in proposals
 
 
-def test_the_script_writes_json_and_prints_the_tables(tmp_path, monkeypatch, capsys):
+def test_the_script_writes_json_and_a_card_and_prints_the_tables(tmp_path, monkeypatch, capsys):
     _pipe().save_pretrained(tmp_path / "pipeline")
     for name, data in (("train", TRAIN), ("dev", DEV)):
         with open(tmp_path / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("sequence", "fitness"), *zip(data.sequences, data.properties[:, 0])])
+            rows = zip(data.sequences, data.properties[:, 0], strict=True)
+            csv.writer(file).writerows([("sequence", "fitness"), *rows])
     FUNCTION.save(tmp_path / "function.json")
     words = ["--num_samples=20", "--num_inference_steps=2", "--seeds=0", "--num_starts=4", "--optimize_steps=1"]
     words += ["--methods", "gradient", "--genetic_budgets=2", "--no_baselines", "--num_neighbors=3"]
     paths = {name: str(tmp_path / f"{name}.csv") for name in ("train", "dev")}
     words += ["--checkpoint", str(tmp_path / "pipeline"), "--train", paths["train"], "--dev", paths["dev"]]
     output = tmp_path / "results" / "tiny.json"
-    words += ["--ehrlich", str(tmp_path / "function.json"), "--output", str(output)]
+    words += ["--ehrlich", str(tmp_path / "function.json"), "--output", str(output), "--update_card"]
     monkeypatch.setattr(sys, "argv", ["evaluate_protein.py", *words])
     evaluate_protein.main()
     result = json.loads(output.read_text())
-    assert "| site accuracy |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "pipeline" / "evaluation.json").read_text()) == result
+    card = ModelCard.load(tmp_path / "pipeline" / "README.md")
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert any(line.startswith("| site accuracy |") for line in printed)
+    assert all(line in card.text for line in printed[-3:])
+    values = {item.metric_name: item.metric_value for item in card.data.eval_results}
+    assert values["reconstruction exact match"] == round(result["reconstruction"]["exact_match"], 4)
+    assert "(Ehrlich function)" in card.text
     assert (
         result["command"].startswith("python training/evaluate_protein.py") and str(tmp_path) not in result["command"]
     )
@@ -221,3 +230,8 @@ def test_another_number_of_properties_is_refused():
 def test_a_limit_bounds_everything():
     settings = EvaluationSettings(**QUICK, limit=5)
     assert (settings.num_samples, settings.num_starts) == (5, 5)
+
+
+def test_a_card_needs_a_local_folder():
+    with pytest.raises(ValueError, match="`update_card` needs a local folder as `checkpoint`, got 'user/proteins'"):
+        EvaluationArguments("user/proteins", ["a.csv"], ["b.csv"], update_card=True)

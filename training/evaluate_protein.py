@@ -3,6 +3,8 @@
     python training/evaluate_protein.py --checkpoint runs/gifford/pipeline --output gifford.json \\
         --train gifford/train.csv.gz --dev gifford/validation.csv.gz --padding_symbol J
 
+With `--update_card` the result is also stored in the checkpoint's folder, and its model card written anew.
+
 `--train` are the sequences the model was trained on and `--dev` those it was selected on. The test split stays out of
 this script. What is measured, by functions of `protein_metrics.py` unless said otherwise:
 
@@ -39,7 +41,9 @@ from environment import describe_command, describe_environment
 from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
 from genetic import genetic_algorithm
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.model_card import EVALUATION_FILE
 from hf_eddpm.residues import FIRST_RESIDUE_ID
+from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
 from protein_metrics import (
     SequenceFrechet,
@@ -86,6 +90,13 @@ class EvaluationArguments:
     recipe: str | None = field(default=None, metadata={"help": "Name of the training recipe."})
     device: str = field(default="cpu", metadata={"help": "Torch device, for example cuda."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    update_card: bool = field(
+        default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.update_card and not Path(self.checkpoint).is_dir():
+            raise ValueError(f"`update_card` needs a local folder as `checkpoint`, got {self.checkpoint!r}.")
 
 
 @dataclass
@@ -511,10 +522,14 @@ def main(args: list[str] | None = None) -> None:
     result = {"command": describe_command("training/evaluate_protein.py", words), "recipe": arguments.recipe}
     result |= evaluate(pipe, train, dev, settings, ehrlich)
     result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
-    if arguments.output is not None:
-        output = Path(arguments.output)
+    outputs = [] if arguments.output is None else [Path(arguments.output)]
+    if arguments.update_card:
+        outputs.append(Path(arguments.checkpoint) / EVALUATION_FILE)
+    for output in outputs:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.update_card:
+        write_protein_card(pipe, arguments.checkpoint)
     print(markdown_tables(result))
 
 
