@@ -81,8 +81,8 @@ def _results(evaluation: dict[str, Any]) -> str:
     settings = evaluation["settings"]
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     counts = (
-        f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number of "
-        f"steps and sampling seed ({seeds})."
+        f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
+        f"of steps and sampling seed ({seeds})."
     )
     return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation)])
 

@@ -6,15 +6,16 @@ from evaluation import plus_minus
 from hf_eddpm.model_card import markdown_table
 
 HOW_TO_READ = """\
-Sites: right ones among all sites of the frame, padding included; residues: among those where the protein has one.
-Exact: proteins reconstructed without an error. Frechet: squared Frechet distance from held-out proteins in {components}
-principal components of one-hot sequences, in one-hot units; beside it as many training proteins ("real"), as it falls
-with their number. Divergence: Jensen-Shannon, in bits, of the k-mers or of the residues at a site. Valid: only residues,
-no padding inside. Novel: no training protein. Pairwise distance: mean edits between two. Neighbours' variation: Geary's
-ratio of the fitness over the {neighbors}-nearest-neighbour graph of the latents, 1 when unrelated. Ridge, CNN: trained on
-one-hot sequences of the same training data. Proposals: scores by a judge that is not the model ({judge}); improved:
-share scored above their starts; disagreement: of the judge's members, large where it extrapolates. The genetic algorithm
-asks the judge itself. Steps: denoising steps. ± is the standard deviation over sampling seeds."""
+Sites: right ones among all sites of the frame, padding included; residues: among those where the protein has
+one. Exact: proteins reconstructed without an error. Frechet: squared Frechet distance from held-out proteins in
+{components} principal components of one-hot sequences, in one-hot units; beside it as many training proteins
+("real"), as it falls with their number. Divergence: Jensen-Shannon, in bits, of the k-mers or of the residues
+at a site. Valid: only residues, no padding inside. Novel: no training protein. Pairwise distance: mean edits
+between two. Neighbours' variation: Geary's ratio of the fitness over the {neighbors}-nearest-neighbour graph of
+the latents, 1 when unrelated. Ridge, CNN: trained on one-hot sequences of the same training data. Proposals:
+scores by a judge that is not the model ({judge}); improved: share scored above their starts; disagreement: of
+the judge's members, large where it extrapolates. The genetic algorithm asks the judge itself. Steps: denoising
+steps. ± is the standard deviation over sampling seeds."""
 
 SAMPLE_MEASURES = {
     "frechet": ".3f",
