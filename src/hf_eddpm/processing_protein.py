@@ -86,7 +86,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         ids = tokenizer.convert_tokens_to_ids(list(RESIDUES))
         wrapped = tokenizer(RESIDUES, add_special_tokens=True)["input_ids"]
         place = wrapped.index(ids[0]) if ids[0] in wrapped else 0
-        if wrapped[place : place + len(ids)] != ids:
+        if wrapped[place : place + len(ids)] != ids or tokenizer.unk_token_id in ids:
             raise ValueError(f"`tokenizer` must turn each residue of {RESIDUES!r} into a token of its own.")
         # What it puts around the tokens of a protein
         around = {"encoder_start_ids": wrapped[:place], "encoder_stop_ids": wrapped[place + len(ids) :]}
