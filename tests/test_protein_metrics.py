@@ -10,6 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
+from frechet import frechet_distance
 from hf_eddpm.residues import RESIDUES
 from protein_data import load_proteins
 from protein_metrics import (
@@ -177,6 +178,22 @@ def test_frechet_is_that_of_the_projected_one_hot_frames():
     assert measure.distance(a, b) == pytest.approx(expected, rel=1e-4)
     assert measure.distance(a, a) == pytest.approx(0, abs=1e-6)
     assert SequenceFrechet(train[:20]).num_components == 20
+
+
+def test_long_frames_have_nearly_exact_components():
+    rng = np.random.default_rng(0)
+    wild_type = rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 120)
+
+    def variants(num):
+        rows = np.tile(wild_type, (num, 1))
+        for row in rows:
+            row[rng.integers(0, 10, 3)] = rng.choice(list("ACDE"), 3)  # ten sites vary
+        return to_frames(["".join(row) for row in rows], 120)
+
+    train, a, b = variants(400), variants(100), variants(100)
+    pca = PCA(8, svd_solver="full").fit(one_hot(train))
+    expected = frechet_distance(pca.transform(one_hot(a)), pca.transform(one_hot(b)))
+    assert SequenceFrechet(train, num_components=8).distance(a, b) == pytest.approx(expected, rel=0.02)
 
 
 def test_frechet_grows_with_the_share_of_foreign_sequences():

@@ -22,6 +22,7 @@ from text_metrics import ngram_divergence
 Alignment = Literal["left", "center"]
 PADDING = "-"
 SYMBOLS = PADDING + RESIDUES  # symbol 0 is padding
+MAX_EXACT_LENGTH = 100  # sites up to which principal components are exact
 _INDEX = np.full(256, len(SYMBOLS), dtype=np.uint8)
 _INDEX[np.frombuffer(SYMBOLS.encode(), dtype=np.uint8)] = np.arange(len(SYMBOLS))
 
@@ -246,8 +247,9 @@ class SequenceFrechet:
 
     def __init__(self, train: NDArray[np.uint8], num_components: int = 64):
         num_components = min(num_components, len(train), train.shape[1] * len(SYMBOLS))
-        # exact and deterministic for what fits in memory: the eigenvectors of the covariance
-        self._pca = PCA(num_components, svd_solver="covariance_eigh").fit(one_hot(train))
+        # The eigenvectors of the covariance are exact; for long frames they would take minutes.
+        solver = "covariance_eigh" if train.shape[1] <= MAX_EXACT_LENGTH else "randomized"
+        self._pca = PCA(num_components, svd_solver=solver, random_state=0).fit(one_hot(train))
         self.num_components = num_components
 
     def distance(self, frames: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
