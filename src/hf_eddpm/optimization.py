@@ -15,6 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers.utils import logging
 
+from .modeling_property import PropertyHead
 from .modeling_protein import ProteinConvDecoder
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -162,7 +163,9 @@ def guided(
 
     Each step adds the objective's gradient to the noise estimate (Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm
     2); the objective is evaluated at the clean estimate and differentiated through the denoiser, so that no regressor
-    of noisy latents is needed (Chung et al. 2023, arXiv 2209.14687, section 3).
+    of noisy latents is needed (Chung et al. 2023, arXiv 2209.14687, section 3). The clean latents are uncertain,
+    the more so the earlier the step, and where the objective is concave its weight is lowered by that, as in Boys et
+    al. 2023 (arXiv 2310.06721): exact for a Gaussian prior and a target of a linear property, and stable at any scale.
 
     Args:
         problem: What is to be optimised.
@@ -333,18 +336,40 @@ def diffuse(
     noise = problem.draw(*latents.shape[1:])
     noisy = noise if strength == 1 else scheduler.add_noise(latents, noise, scheduler.timesteps[0])
     for t in scheduler.timesteps:
-        alpha_prod = scheduler.alphas_cumprod[int(t)].to(latents.device)
-        with torch.set_grad_enabled(scale > 0):
-            noisy = noisy.detach().requires_grad_(scale > 0)
-            clean, noise_pred = scheduler.predict(problem.denoise(noisy, t), t, noisy)
-            if scale > 0:
-                slope = torch.autograd.grad(problem.objective(clean).sum(), noisy)[0]
-                noise_pred = noise_pred - (1 - alpha_prod).sqrt() * scale * slope
-                clean = (noisy - (1 - alpha_prod).sqrt() * noise_pred) / alpha_prod.sqrt()
-        clean, noise_pred, noisy = clean.detach(), noise_pred.detach(), noisy.detach()
+        if scale > 0:
+            clean, noise_pred = _predict_guided(problem, noisy, t, scale)
+        else:
+            with torch.no_grad():
+                clean, noise_pred = scheduler.predict(problem.denoise(noisy, t), t, noisy)
         model_output = scheduler.training_target(clean, noise_pred, t)
         noisy = scheduler.step(model_output, t, noisy, return_dict=False)[0]
         yield clean
+
+
+def _predict_guided(
+    problem: LatentProblem, noisy: torch.Tensor, t: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the clean latents and the noise that the denoiser implies under guidance, shaped as `noisy`."""
+    alpha_prod = problem.scheduler.alphas_cumprod[int(t)].to(noisy.device)
+    signal, noise_scale = alpha_prod.sqrt(), (1 - alpha_prod).sqrt()
+    with torch.enable_grad():
+        noisy = noisy.detach().requires_grad_()
+        clean, noise_pred = problem.scheduler.predict(problem.denoise(noisy, t), t, noisy)
+        estimate = clean.detach().requires_grad_()
+        slope = torch.autograd.grad(problem.objective(estimate).sum(), estimate, create_graph=True)[0]
+        along = torch.zeros_like(slope)  # the Hessian times the slope; a linear objective has none
+        if slope.requires_grad:
+            along = torch.autograd.grad(slope, estimate, slope.detach(), materialize_grads=True)[0]
+        slope = slope.detach()
+        pulled_back = torch.autograd.grad(clean, noisy, slope)[0]
+    # Cov[clean | noisy] = noise_scale^2 / signal * d clean / d noisy. Along the slope it is `spread`, by which the
+    # objective, concave there by `curvature`, is less sure of the noisy latents than of the clean ones.
+    square = slope.square().flatten(1).sum(1).clamp(min=1e-12)
+    curvature = -(along * slope).flatten(1).sum(1) / square
+    spread = noise_scale**2 / signal * (pulled_back * slope).flatten(1).sum(1) / square
+    weight = scale / (1 + scale * curvature.clamp(min=0) * spread.clamp(min=0))  # (batch,)
+    noise_pred = (noise_pred - noise_scale * weight[:, None, None] * pulled_back).detach()
+    return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
 
 
 class SequenceLimits:
@@ -468,14 +493,15 @@ def optimize(
     if unknown := sorted(set(method_arguments) - set(known)):
         raise TypeError(f"`method={method!r}` takes {known}, got {unknown} besides.")
     _check_count(num_steps, "num_steps")
-    if pipe.model.property_head is None:
+    head = pipe.model.property_head
+    if head is None:
         raise ValueError("`optimize` needs a model with a property head (`num_properties` > 0), got one without.")
     starts = pipe.processor.as_list(data)
     _check_generator(generator, len(starts))
-    objective = _make_objective(pipe, target, property_index, len(starts))
+    objective = _make_objective(head, target, property_index, len(starts))
     limits = _make_limits(pipe, starts, max_mutations, frozen_positions)
 
-    problem = _make_problem(pipe, starts, objective, limits, generator)
+    problem = _make_problem(pipe, head, starts, objective, limits, generator)
     state = best = problem.start
     trajectory = [[(sample, prediction)] for sample, prediction in zip(state.samples, state.predictions, strict=True)]
     with pipe.progress_bar(total=num_steps) as progress_bar:
@@ -500,6 +526,7 @@ def optimize(
 
 def _make_problem(
     pipe: "EDDPMPipeline",
+    head: PropertyHead,
     starts: list[Any],
     objective: Callable[[torch.Tensor], torch.Tensor],
     limits: SequenceLimits | None,
@@ -509,7 +536,7 @@ def _make_problem(
 
     @torch.no_grad()
     def assess(samples: list[Any], latents: torch.Tensor) -> LatentState:
-        return LatentState(samples, latents, model.property_head.predict(latents), objective(latents))
+        return LatentState(samples, latents, head.predict(latents), objective(latents))
 
     def decode_arguments(copies: int) -> dict[str, Any]:
         # A causal decoder that knows the frozen residues suits the others to them; `limits` holds with any decoder.
@@ -555,11 +582,10 @@ def _make_problem(
 
 
 def _make_objective(
-    pipe: "EDDPMPipeline", target: Any, property_index: int | None, batch: int
+    head: PropertyHead, target: Any, property_index: int | None, batch: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the objective: the standardised prediction, minus it, or -1/2 its squared distance from the target."""
-    head = pipe.model.property_head
-    count = pipe.model.config.num_properties
+    count = len(head.target_mean)
     if property_index is None and count > 1:
         raise ValueError(f"`property_index` must be given: the model predicts {count} properties.")
     index = 0 if property_index is None else property_index
@@ -604,7 +630,6 @@ def _make_limits(
             )
         return None
     placeholder = getattr(pipe.processor, "padding_symbol", None)  # only processors of sequences have one
-
     return SequenceLimits(
         starts, max_mutations, frozen_positions, lambda *arguments: _log_odds(pipe, *arguments), placeholder
     )
