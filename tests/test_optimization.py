@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from conftest import SENTENCES, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
@@ -353,6 +354,20 @@ def test_works_under_no_grad_and_on_any_alignment():
     with torch.no_grad():
         out = centred.optimize(STARTS, num_steps=3, max_mutations=2, frozen_positions=[0, 3], **FAR["gradient"])
     check(centred, out, STARTS, 0, 2, (0, 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_works_on_text(make_pipe, method):
+    model = tiny_model(num_properties=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(2)
+    pipe, starts = make_pipe(model), [*SENTENCES[:2], "a"]
+    out = pipe.optimize(starts, method, num_steps=3, **FAR[method])
+    check(pipe, out, starts, 0)
+    out = pipe.optimize(starts, method, num_steps=3, max_mutations=3, frozen_positions=[0], **FAR[method])
+    check(pipe, out, starts, 0, 3, (0,))
 
 
 # The limits

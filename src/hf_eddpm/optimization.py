@@ -240,7 +240,9 @@ def hill_climb(
             neighbors = problem.visit((state.latents[:, None] + step_size * noise).flatten(0, 1))
             scores = neighbors.scores.view(batch, num_neighbors)
         else:
-            distances = (state.latents.flatten(1)[:, None] - pool.flatten(1)).norm(dim=2)  # (batch, data)
+            # Not by matrix products, whose rounding depends on the batch: (batch, data)
+            mode = "donot_use_mm_for_euclid_dist"
+            distances = torch.cdist(state.latents.flatten(1), pool.flatten(1), compute_mode=mode)
             nearest = distances.masked_fill(~unseen, math.inf).topk(num_neighbors, largest=False)
             chosen = nearest.indices.flatten()
             neighbors = problem.assess([candidates[row] for row in chosen.tolist()], pool[chosen])
@@ -465,7 +467,7 @@ class SequenceLimits:
     def _far(self, sequence: str | None, start: str) -> bool:
         if sequence is None or self.max_mutations is None:
             return False
-        return self.distance(start, sequence) > self.max_mutations
+        return self.distance(start, sequence, score_cutoff=self.max_mutations) > self.max_mutations
 
     def _keep_surest(self, sequence: str, start: str, odds: list[float]) -> str:
         changed = [position for position in range(len(start)) if sequence[position] != start[position]]
@@ -655,7 +657,9 @@ def _log_odds(
         for position, new in enumerate(sequence)
         if new != start[position]
     ]
-    odds = [[0.0] * len(start) for start in starts]
+    accepted = _accepted(pipe, [mutant for _, _, mutant in changes])
+    changes = [change for change, valid in zip(changes, accepted, strict=True) if valid]
+    odds = [[-math.inf] * len(start) for start in starts]
     for first in range(0, len(changes), 256):
         chunk = changes[first : first + 256]
         batch = pipe.processor([mutant for _, _, mutant in chunk])
