@@ -231,7 +231,8 @@ class EDDPMTrainer(Trainer):
         if preview_data is not None and processor is None:
             raise ValueError("`preview_data` needs a `processor`.")
         if processor is not None:
-            kwargs.setdefault("processing_class", processor)
+            if hasattr(processor, "tokenizer"):  # Trainer looks for one in every processor it is given
+                kwargs.setdefault("processing_class", processor)
             kwargs.setdefault("data_collator", RawDataCollator(processor))
         super().__init__(model=model, args=args, **kwargs)
         self.processor = processor
@@ -416,6 +417,8 @@ class EDDPMTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if self.processing_class is None and self.processor is not None and self.args.should_save:
+            self.processor.save_pretrained(output_dir or self.args.output_dir)
         if self.ema is not None and self._saving_checkpoint_in is not None and output_dir is not None:
             tensors = {str(index): shadow.contiguous() for index, shadow in enumerate(self.ema.shadow_params)}
             steps = {"optimization_step": str(self.ema.optimization_step)}
