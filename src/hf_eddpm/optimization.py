@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 # Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
 _ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
+_TINY = 1e-12  # in the place of a zero that would be divided by
 # Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
 _ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
@@ -116,6 +117,18 @@ class LatentProblem:
             latents = latents.detach().requires_grad_()
             return torch.autograd.grad(self.objective(latents).sum(), latents)[0]
 
+    def gradient_and_curvature(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the objective's gradient, and how concave it is in that direction, `(batch,)`, 0 where it is not."""
+        with torch.enable_grad():
+            latents = latents.detach().requires_grad_()
+            slope = torch.autograd.grad(self.objective(latents).sum(), latents, create_graph=True)[0]
+            norm = slope.detach().flatten(1).norm(dim=1).clamp(min=_TINY)
+            direction = slope.detach() / norm[:, None, None]
+            change = torch.zeros_like(slope)  # the Hessian times the direction; a linear objective has none
+            if slope.requires_grad:
+                change = torch.autograd.grad(slope, latents, direction, materialize_grads=True)[0]
+        return slope.detach(), -(change * direction).flatten(1).sum(1).clamp(max=0)
+
     def draw(self, *shape: int) -> torch.Tensor:
         """Draw standard Gaussian noise `(batch, *shape)`, each datum's from its own generator if it has one."""
         latents = self.start.latents
@@ -126,12 +139,16 @@ def gradient(
     problem: LatentProblem,
     num_steps: int,
     *,
-    step_size: float = 0.1,
+    step_size: float = 0.3,
     project: float = 0.0,
     project_every: int = 5,
     project_steps: int = 10,
 ) -> Iterator[LatentState]:
     """Ascend the objective in the latents, as in ReLSO (Castro et al. 2022, arXiv 2201.09948).
+
+    A step goes to the best point along the gradient of the objective's second-order expansion, but no farther than
+    `step_size`: the Cauchy point (Nocedal & Wright 2006, Numerical Optimization, section 4.1). How steep the head is,
+    which differs from model to model, then sets the direction alone.
 
     With `project` the latents return every few steps to where the data are: they are noised part of the way and
     denoised by DDIM, without guidance (as SDEdit does with images, Meng et al. 2022, arXiv 2108.01073).
@@ -139,7 +156,7 @@ def gradient(
     Args:
         problem: What is to be optimised.
         num_steps: Steps of ascent.
-        step_size: Factor of the gradient, positive.
+        step_size: Most distance of a step in the latents, positive.
         project: Share in [0, 1] of the chain that a projection noises; 0 for no projections.
         project_every: Steps of ascent from one projection to the next.
         project_steps: DDIM steps of a projection.
@@ -150,7 +167,10 @@ def gradient(
     _check_count(project_steps, "project_steps")
     latents = problem.start.latents
     for step in range(1, num_steps + 1):
-        latents = latents + step_size * problem.gradient(latents)
+        slope, curvature = problem.gradient_and_curvature(latents)
+        longest = step_size / slope.flatten(1).norm(dim=1).clamp(min=_TINY)
+        factor = torch.minimum(longest, 1 / curvature.clamp(min=_TINY))  # (batch,)
+        latents = latents + factor[:, None, None] * slope
         if project and step % project_every == 0:
             *_, latents = diffuse(problem, latents, project, project_steps, name="project_steps")
         yield problem.visit(latents)
@@ -257,7 +277,7 @@ def ode(
     problem: LatentProblem,
     num_steps: int,
     *,
-    scale: float = 1.0,
+    scale: float = 10.0,
     solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
 ) -> Iterator[LatentState]:
     r"""Follow the ODE of LatentOps (Liu et al. 2022, arXiv 2208.00638, section 3.2) from time 1 to time 0.
@@ -357,19 +377,13 @@ def _predict_guided(
     with torch.enable_grad():
         noisy = noisy.detach().requires_grad_()
         clean, noise_pred = problem.scheduler.predict(problem.denoise(noisy, t), t, noisy)
-        estimate = clean.detach().requires_grad_()
-        slope = torch.autograd.grad(problem.objective(estimate).sum(), estimate, create_graph=True)[0]
-        along = torch.zeros_like(slope)  # the Hessian times the slope; a linear objective has none
-        if slope.requires_grad:
-            along = torch.autograd.grad(slope, estimate, slope.detach(), materialize_grads=True)[0]
-        slope = slope.detach()
+        slope, curvature = problem.gradient_and_curvature(clean)
         pulled_back = torch.autograd.grad(clean, noisy, slope)[0]
     # Cov[clean | noisy] = noise_scale^2 / signal * d clean / d noisy. Along the slope it is `spread`, by which the
     # objective, concave there by `curvature`, is less sure of the noisy latents than of the clean ones.
-    square = slope.square().flatten(1).sum(1).clamp(min=1e-12)
-    curvature = -(along * slope).flatten(1).sum(1) / square
+    square = slope.square().flatten(1).sum(1).clamp(min=_TINY)
     spread = noise_scale**2 / signal * (pulled_back * slope).flatten(1).sum(1) / square
-    weight = scale / (1 + scale * curvature.clamp(min=0) * spread.clamp(min=0))  # (batch,)
+    weight = scale / (1 + scale * curvature * spread.clamp(min=0))  # (batch,)
     noise_pred = (noise_pred - noise_scale * weight[:, None, None] * pulled_back).detach()
     return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
 
