@@ -457,7 +457,7 @@ def test_a_shift_within_the_trust_region_is_kept():
         ({"generator": 0}, TypeError, "`generator` must be a torch.Generator"),
         ({"step_size": 0}, ValueError, "`step_size` must be a finite number above 0, got 0"),
         ({"step_size": math.nan}, ValueError, "`step_size`"),
-        ({"step_size": 1e38}, ValueError, "choose a smaller `step_size`"),
+        ({"method": "ode", "scale": 1e38}, ValueError, "choose a smaller `step_size` or `scale`"),
         ({"project": -0.1}, ValueError, "`project` must be a finite number at least 0 and at most 1"),
         ({"project": 0.5, "project_every": 0}, ValueError, "`project_every`"),
         ({"project": 0.01, "project_every": 1, "project_steps": 11}, ValueError, "`project_steps` must be at most 10"),
