@@ -1,5 +1,6 @@
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from proteins import CAUSAL_DECODER, PROTEINS, tiny_protein_model, tiny_protein_
 
 import benchmark_protein
 import train_protein
-from hf_eddpm import EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
+from arguments import (
+    CardArguments,
+    EDDPMTrainingArguments,
+    ProteinDataArguments,
+    ProteinModelArguments,
+    parse_arguments,
+)
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
 from hf_eddpm.residues import RESIDUES
 from vae import VariationalAutoencoder
 
@@ -158,3 +166,16 @@ def test_every_recipe_of_the_front_is_a_valid_configuration():
     assert len({(run.recipe, run.value) for run in points}) == len(points) == 12
     for run in points:
         tiny_protein_model(**run.model_config)
+
+
+@pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])
+def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
+    config = Path(train_protein.__file__).parent / "configs" / f"{name}.json"
+    words = ["--train", str(table), "--output_dir", str(tmp_path), "--bf16", "false"]
+    data_args, model_args, _, training_args = parse_arguments(
+        ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=[str(config), *words]
+    )
+    decoder = {"model_type": "eddpm_protein_conv", **model_args.model_config.pop("decoder", {})}
+    model = EDDPMConfig.from_preset(model_args.preset, **model_args.model_config, decoder=decoder)
+    assert model.modality == "protein" and training_args.max_steps >= 1000
+    assert data_args.length <= model.encoder.max_position_embeddings
