@@ -8,12 +8,15 @@ from huggingface_hub import ModelCard
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHIPPED = ROOT / "model_cards" / "eddpm-yelp-mini"
+CHECKPOINTS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
+MEASURES = {
+    "eddpm-yelp-mini": {"bleu", "exact_match", "perplexity"},
+    "eddpm-gifford": {"accuracy", "pearson"},
+    "eddpm-gfp": {"accuracy", "pearson"},
+}
 MAX_BYTES = 25 * 10**6
 
-needs_checkpoint = pytest.mark.skipif(
-    not (SHIPPED / "model_index.json").is_file(), reason=f"{SHIPPED.relative_to(ROOT)} is not there yet"
-)
+each_checkpoint = pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
 
 
 def _blocks(text, language):
@@ -41,8 +44,6 @@ def _tree_paths(text):
 def test_every_path_in_the_tree_of_the_readme_exists():
     paths = list(_tree_paths(README))
     assert "src/hf_eddpm/pipeline_eddpm.py" in paths and "training/data.py" in paths and len(paths) > 15
-    if not SHIPPED.parent.is_dir():
-        paths.remove("model_cards/")
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
@@ -65,32 +66,36 @@ def test_every_make_target_of_the_readme_exists():
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 
-@needs_checkpoint
-def test_the_snippet_of_the_readme_runs(monkeypatch, capsys):
-    (snippet,) = _blocks(README, "python")
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_snippets_of_the_readme_run(index, monkeypatch, capsys):
+    snippet = _blocks(README, "python")[index]
     monkeypatch.chdir(ROOT)
     _run(snippet, "README.md")
     assert len(capsys.readouterr().out.splitlines()) == snippet.count("print(")
 
 
-@needs_checkpoint
-def test_the_card_parses_and_states_licence_results_and_metadata():
-    card = ModelCard.load(SHIPPED / "README.md")
-    assert card.data.license and card.data.library_name and card.data.pipeline_tag == "text-generation"
-    assert {"bleu", "exact_match", "perplexity"} <= {result.metric_type for result in card.data.eval_results}
+def test_the_named_checkpoints_are_there():
+    assert {path.name for path in CHECKPOINTS} == set(MEASURES)
+
+
+@each_checkpoint
+def test_the_card_parses_and_states_licence_results_and_metadata(folder):
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license and card.data.library_name
+    assert {result.metric_type for result in card.data.eval_results} >= MEASURES[folder.name]
     assert "FILL IN" not in card.text
 
 
-@needs_checkpoint
-def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(monkeypatch, capsys):
-    (snippet, *_) = _blocks(ModelCard.load(SHIPPED / "README.md").text, "python")
-    monkeypatch.chdir(SHIPPED.parent)
+@each_checkpoint
+def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(folder, monkeypatch, capsys):
+    (snippet, *_) = _blocks(ModelCard.load(folder / "README.md").text, "python")
+    monkeypatch.chdir(folder.parent)
     _run(snippet, "model card")
     assert capsys.readouterr().out
 
 
-@needs_checkpoint
-def test_the_shipped_checkpoint_is_small_and_holds_no_pickle():
-    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+@each_checkpoint
+def test_the_shipped_checkpoint_is_small_and_holds_no_pickle(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
     assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt", ".jinja", ".png"}
