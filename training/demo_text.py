@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from hf_eddpm import EDDPMPipeline
 
@@ -267,6 +268,8 @@ def main() -> None:
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     tour = TOURS[arguments.tour]
+    # Backbones warn of the padding behind a sentence that has ended, which nothing reads.
+    logging.set_verbosity_error()
     sentences = arguments.sentences or tour.sentences
     show_model(pipe, arguments.checkpoint)
     show_generation(pipe, arguments.num_samples, arguments.num_inference_steps, arguments.noise_scale, arguments.seed)
