@@ -1,6 +1,7 @@
 """EDDPMModel: encode, noise, denoise, decode, and the joint loss over the whole chain."""
 
 import functools
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
-from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
+from transformers import PreTrainedModel  # diffusers finds the loader by this name
 from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
@@ -215,6 +216,17 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 f"{missing[0]!r} for one; the checkpoint is incomplete."
             )
         return (model, info) if wants_info else model
+
+    @functools.wraps(PreTrainedModel.save_pretrained)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save config and weights; of a model with an adapter the config, and the adapter in `adapter/`."""
+        if not hasattr(self, "peft_config"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        from .adapter_checkpoint import ADAPTER_FOLDER, save_adapter
+
+        self.config.save_pretrained(save_directory)
+        save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER))
 
     @functools.cached_property
     def scheduler(self) -> EDDPMScheduler:

@@ -16,9 +16,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from .configuration_eddpm import EDDPMConfig
 from .modeling_eddpm import EDDPMModel
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
+
+_ADAPTER_FOLDER = "adapter"  # beside `model/`; see adapter_checkpoint.py
+_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md")
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -95,6 +99,8 @@ class EDDPMPipeline(DiffusionPipeline):
 
     def __init__(self, model: EDDPMModel, scheduler: SchedulerMixin, processor: EDDPMProcessor):
         super().__init__()
+        self._loaded_from: str | None = None  # the folder, and the state of the weights that its card is of
+        self._loaded_state: tuple[int, int] | None = None
         processor.check_model(model.config)
         model.eval()
         self.register_modules(model=model, scheduler=scheduler, processor=processor)
@@ -430,12 +436,17 @@ class EDDPMPipeline(DiffusionPipeline):
         target = Path(save_directory).resolve()
         if target.exists() and not target.is_dir():
             raise ValueError(f"`save_directory` must be a folder, got the file {str(save_directory)!r}.")
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", target.name)
+        to_hub = kwargs.pop("push_to_hub", False)
+        names = ("repo_id", "commit_message", "private", "token", "create_pr", "with_code")
+        hub_arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             super().save_pretrained(str(staging), **kwargs)
+            if (staging / "model" / _ADAPTER_FOLDER).is_dir():
+                (staging / "model" / _ADAPTER_FOLDER).rename(staging / _ADAPTER_FOLDER)
+            else:
+                shutil.rmtree(target / _ADAPTER_FOLDER, ignore_errors=True)  # of what was saved here before
             target.mkdir(exist_ok=True)
             index = "model_index.json"
             (target / index).unlink(missing_ok=True)
@@ -446,6 +457,56 @@ class EDDPMPipeline(DiffusionPipeline):
                 os.replace(path, destination)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        if to_hub:
+            self.push_to_hub(hub_arguments.pop("repo_id", target.name), **hub_arguments)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload EDDPMPipeline",
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        with_code: bool = False,
+    ) -> str:
+        """Upload the pipeline and its model card to the Hub, in one commit; safetensors and text only.
+
+        The card is the one the pipeline was loaded with, as long as its weights are the same; else the one in the
+        repository; else a new one.
+
+        Args:
+            repo_id: "user/repo"; made if need be.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private.
+            token: Access token in place of the one that `hf auth login` stored.
+            create_pr: Whether to open a pull request.
+            revision: Branch in place of the main one.
+            subfolder: Folder in the repository.
+            variant: Suffix of the weights' file, for example "fp16".
+            with_code: Whether to add this package's code, so that the repository loads with `trust_remote_code=True`
+                where the package is not installed.
+
+        Returns:
+            The commit's URL.
+        """
+        from .hub import upload_pipeline
+
+        return upload_pipeline(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            create_pr=create_pr,
+            revision=revision,
+            subfolder=subfolder,
+            variant=variant,
+            with_code=with_code,
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "EDDPMPipeline":
@@ -453,25 +514,55 @@ class EDDPMPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
-            **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `dtype`, ...).
-                `dtype` is float32 unless given, whatever type the weights were saved in.
+            **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `force_download`,
+                `local_files_only`, `dtype`, `variant`, ...). `dtype` is float32 unless given, whatever type the
+                weights were saved in. `subfolder` names the pipeline's folder in a bigger repository. `base_models`
+                says where the base models of an adapter are, if not where it says itself: `{"decoder": folder}`.
 
         Raises:
-            OSError: If the folder is not a saved pipeline, or its weights are damaged.
+            OSError: If the folder is not a saved pipeline, its weights are damaged, or an adapter's base model cannot
+                be loaded.
         """
-        path = os.fspath(pretrained_model_name_or_path)
+        path = folder = os.fspath(pretrained_model_name_or_path)
+        subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
+        variant = kwargs.pop("variant", None)
+        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
+        hub_arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
         if os.path.isdir(path):
-            # Without its config the model would be built from the default one.
-            needed = ["model_index.json"] if "model" in kwargs else ["model_index.json", "model/config.json"]
-            for name in needed:
-                if not os.path.isfile(os.path.join(path, name)):
-                    raise OSError(f"{path!r} is not a saved pipeline: it has no {name}.")
-        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
-            kwargs["dtype"] = torch.float32
+            folder = os.path.join(path, subfolder) if subfolder else path
+        else:
+            folder = cls.download(path, subfolder=subfolder, **hub_arguments)
+        # Without its config the model would be built from the default one.
+        needed = ["model_index.json"] if "model" in kwargs else ["model_index.json", "model/config.json"]
+        for name in needed:
+            if not os.path.isfile(os.path.join(folder, name)):
+                raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
+        dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
+        kwargs["dtype"] = torch.float32 if dtype is None else dtype
+        adapter = os.path.join(folder, _ADAPTER_FOLDER)
+        has_adapter = "model" not in kwargs and os.path.isdir(adapter)
+        if base_models and not has_adapter:
+            raise ValueError(f"`base_models` is for adapters, and {folder!r} holds none.")
         try:
-            return super().from_pretrained(path, **kwargs)
+            if has_adapter:
+                from .adapter_checkpoint import load_adapted_model
+
+                hub_arguments.pop("revision", None)  # of this repository, not of the base models'
+                config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
+                kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
+            elif "model" not in kwargs and variant is not None:  # diffusers looks for variants of the processor too
+                kwargs["model"] = EDDPMModel.from_pretrained(
+                    os.path.join(folder, "model"), variant=variant, dtype=kwargs["dtype"]
+                )
+            own_model = "model" not in kwargs
+            pipe = super().from_pretrained(folder, **kwargs)
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
+        pipe.register_to_config(_name_or_path=path)
+        if own_model or variant is not None:
+            pipe.model.name_or_path = os.path.join(path, subfolder) if subfolder else path
+        pipe._loaded_from, pipe._loaded_state = folder, weights_version(pipe.model)
+        return pipe
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -479,16 +570,26 @@ class EDDPMPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name: "user/repo".
-            **kwargs: `cache_dir`, `force_download`, `token`, `revision`, `local_files_only`; others that
-                `DiffusionPipeline.from_pretrained` passes have no meaning here.
+            **kwargs: `subfolder` (the folder of the pipeline in the repository), `cache_dir`, `force_download`,
+                `token`, `revision`, `local_files_only`; others that `DiffusionPipeline.from_pretrained` passes have
+                no meaning here.
         """
         # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
         names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        return snapshot_download(
+        inside = f"{kwargs['subfolder'].strip('/')}/" if kwargs.get("subfolder") else ""
+        folder = snapshot_download(
             pretrained_model_name,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md"],
+            allow_patterns=[f"{inside}{pattern}" for pattern in _DOWNLOADED],
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
+        return os.path.join(folder, inside.rstrip("/")) if inside else folder
+
+
+def weights_version(model: torch.nn.Module) -> tuple[int, int]:
+    """Return numbers that change when the weights are trained or replaced: how often they were written, and how many
+    there are."""
+    parameters = list(model.parameters())
+    return sum(parameter._version for parameter in parameters), len(parameters)
 
 
 def _check_positive(value: Any, name: str) -> None:

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from .hub import upload_checkpoint
 from .modeling_eddpm import EDDPMModel, EDDPMOutput
 from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
@@ -248,7 +249,8 @@ class EDDPMTrainer(Trainer):
 
     @property
     def _eddpm(self) -> EDDPMModel:
-        return self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper around it
 
     def ema_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the average follows: those that train."""
@@ -366,12 +368,8 @@ class EDDPMTrainer(Trainer):
         repo_id = api.create_repo(
             name or Path(self.args.output_dir).resolve().name, private=self.args.hub_private_repo, exist_ok=True
         ).repo_id
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=kwargs.get("revision"),
-            run_as_future=not blocking,
+        return upload_checkpoint(
+            api, folder, repo_id, commit_message, revision=kwargs.get("revision"), run_as_future=not blocking
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -1,0 +1,89 @@
+"""Uploading a pipeline to the Hub: which files, with which card."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi
+
+from .model_card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+
+if TYPE_CHECKING:
+    from .pipeline_eddpm import EDDPMPipeline
+
+# Nothing else leaves this machine: no pickles, no logs, no checkpoints of the optimiser.
+UPLOADED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.jinja", "*.py")
+
+
+def upload_pipeline(
+    pipe: "EDDPMPipeline",
+    repo_id: str,
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    with_code: bool = False,
+) -> str:
+    """Upload a pipeline in one commit and return its URL; see `EDDPMPipeline.push_to_hub`."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        pipe.save_pretrained(folder, variant=variant)
+        place = f"{subfolder.strip('/')}/{CARD_FILE}" if subfolder else CARD_FILE
+        if not carry_card(pipe, folder) and not api.file_exists(repo_id, place, revision=revision):
+            card = build_model_card(pipe, name=repo_id.split("/")[-1], training=None, evaluation=None)
+            save_model_card(card, folder)
+        if with_code:
+            from .remote_code import write_code
+
+            write_code(folder)
+        return upload_checkpoint(
+            api, folder, repo_id, commit_message, create_pr=create_pr, revision=revision, path_in_repo=subfolder
+        )
+
+
+def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_message: str | None, **kwargs: Any) -> Any:
+    """Upload what a checkpoint consists of, safetensors and text, and return the commit's data (or a future of it).
+
+    Args:
+        api: The client, which holds the token.
+        folder: The checkpoint.
+        repo_id: "user/repo", existing.
+        commit_message: Message of the commit.
+        **kwargs: As for `HfApi.upload_folder`.
+    """
+    return api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        allow_patterns=list(UPLOADED),
+        **kwargs,
+    )
+
+
+def carry_card(pipe: "EDDPMPipeline", folder: str | Path) -> bool:
+    """Copy the card, and the facts it is made from, of the folder that a pipeline was loaded from.
+
+    Args:
+        pipe: The pipeline.
+        folder: Where to.
+
+    Returns:
+        Whether there is a card of these weights; those of a model trained since are other weights.
+    """
+    from .pipeline_eddpm import weights_version
+
+    if pipe._loaded_from is None or pipe._loaded_state != weights_version(pipe.model):
+        return False
+    source = Path(pipe._loaded_from)
+    if not (source / CARD_FILE).is_file():
+        return False
+    for name in (CARD_FILE, TRAINING_FILE, EVALUATION_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, Path(folder) / name)
+    return True
