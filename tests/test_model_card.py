@@ -53,6 +53,7 @@ def evaluation_facts() -> dict:
         "num_dev_sentences": 3999,
         "settings": {"num_samples": 2000, "seeds": [0, 1, 2], "noise_scale_steps": 20},
         "reconstruction": {"bleu": 65.432109, "exact_match": 0.56789, "examples": [["in .", "out ."]]},
+        "refined_reconstruction": {"10": {"bleu": 81.5, "exact_match": 0.75, "examples": [["in .", "in ."]]}},
         "samples": {"20": sampled(0.0), "50": sampled(1.0)},
         "scaled_samples": {"0.8": sampled(2.0)},
         "reference": {"dev": real, "train": real_train, "dev_shuffled": {"perplexity": 2676.0}},
@@ -82,12 +83,13 @@ def test_metadata_load_back_with_the_measured_numbers(pipe, folder):
     assert card.data.model_name == "my-model"
     measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
     facts = evaluation_facts()
+    assert measured["reconstruction BLEU, latents refined by 10 gradient steps"] == 81.5
     assert measured["reconstruction BLEU"] == pytest.approx(facts["reconstruction"]["bleu"], abs=1e-4)
     assert measured["linear probe on the embeddings"] == pytest.approx(facts["probe_accuracy"], abs=1e-4)
     samples = facts["samples"]["50"]
     name = "relative Frechet distance of latents (50 steps, mean over seeds)"
     assert measured[name] == pytest.approx(samples["latent_frechet"]["mean"], abs=1e-4)
-    assert len(card.data.eval_results) == 8
+    assert len(card.data.eval_results) == 10
 
 
 def test_tables_hold_the_numbers_of_the_facts(pipe, folder):

@@ -715,3 +715,55 @@ if __name__ == "__main__":
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
     record = {"command": "PYTHONPATH=src:training python tests/test_modeling_eddpm.py", "values": _golden_values()}
     GOLDEN.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def refined(model, batch, num_steps, **values):
+    latents = model.encode(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).mean
+    return latents.detach(), model.refine(latents, num_steps, labels=batch["labels"], **values)
+
+
+def test_refined_latents_reconstruct_better_the_longer_they_are_refined(model, batch):
+    latents, few = refined(model, batch, 5)
+    _, many = refined(model, batch, 30)
+    with torch.no_grad():
+        nats = [model.decoder(each, labels=batch["labels"])[0] for each in (latents, few, many)]
+    assert bool((nats[1] < nats[0]).all()) and bool((nats[2] < nats[1]).all())
+
+
+def test_refinement_stays_near_the_start_as_far_as_it_is_told_to(model, batch):
+    moves = []
+    for proximity in (0.0, 1.0, 100.0):
+        latents, result = refined(model, batch, 20, proximity=proximity)
+        moves.append(float((result - latents).norm()))
+    assert moves[0] > moves[1] > moves[2]
+
+
+def test_refining_a_batch_is_refining_its_items(model, batch):
+    _, together = refined(model, batch, 4)
+    for row in range(len(together)):
+        _, alone = refined(model, {name: tensor[row : row + 1] for name, tensor in batch.items()}, 4)
+        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
+
+
+def test_refinement_leaves_the_weights_and_their_gradients_alone(model, batch):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        _, result = refined(model, batch, 3)
+    assert not result.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("num_steps", {"num_steps": 0}),
+        ("num_steps", {"num_steps": 2.0}),
+        ("learning_rate", {"num_steps": 1, "learning_rate": 0.0}),
+        ("proximity", {"num_steps": 1, "proximity": -1.0}),
+        ("proximity", {"num_steps": 1, "proximity": float("nan")}),
+    ],
+)
+def test_impossible_refinements_are_refused_by_name(model, batch, name, values):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        refined(model, batch, **values)

@@ -855,3 +855,20 @@ def test_noise_scale_multiplies_the_noise_the_chain_starts_from(pipe):
 def test_a_noise_scale_that_is_not_positive_and_finite_is_refused(pipe, noise_scale):
     with pytest.raises(ValueError, match="`noise_scale`"):
         pipe(noise_scale=noise_scale)
+
+
+def test_refinement_is_the_same_for_a_batch_and_for_its_items_and_off_by_default(pipe):
+    together = pipe.encode(SENTENCES[:3], refinement_steps=3).latents
+    alone = torch.cat([pipe.encode(sentence, refinement_steps=3).latents for sentence in SENTENCES[:3]])
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+    plain = pipe.encode(SENTENCES[:3]).latents
+    assert not torch.allclose(plain, together)
+    assert pipe.reconstruct(SENTENCES[:3], refinement_steps=3) == pipe.decode(together)
+    direction = torch.ones_like(plain[0])
+    assert pipe.edit(SENTENCES[:3], direction, 0.5, refinement_steps=3) == pipe.decode(together + 0.5 * direction)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True])
+def test_impossible_refinement_steps_are_refused(pipe, steps):
+    with pytest.raises(ValueError, match="`refinement_steps`"):
+        pipe.encode(SENTENCES[0], refinement_steps=steps)

@@ -218,7 +218,7 @@ def test_bad_input_is_refused():
         TrigramModel.fit(["a b"], vocabulary_size=3)
     with pytest.raises(ValueError, match="`n` must be at least 1"):
         distinct_n(["a"], 0)
-    with pytest.raises(ValueError, match=r"must be \(at least 2, dim\)"):
+    with pytest.raises(ValueError, match=r"shape \(at least 2, dim\)"):
         latent_frechet(np.zeros((3, 2)), np.zeros((3, 4)))
     with pytest.raises(ValueError, match="no variance"):
         latent_frechet(np.zeros((3, 2)), np.ones((3, 2)))

@@ -376,7 +376,13 @@ def test_recipes_that_make_no_sense_are_refused(run, sentences, pretrained, word
 # evaluate_text.py and plot_front.py
 
 SETTINGS = EvaluationSettings(
-    limit=6, num_inference_steps=[2, 4], seeds=[0, 1], path_steps=3, edit_scales=[0.0, 2.0], batch_size=4
+    limit=6,
+    num_inference_steps=[2, 4],
+    seeds=[0, 1],
+    path_steps=3,
+    edit_scales=[0.0, 2.0],
+    batch_size=4,
+    refinement_steps=[2],
 )
 
 
@@ -400,7 +406,16 @@ def _numbers(value):
 
 
 def test_an_evaluation_holds_the_documented_parts_and_finite_numbers(evaluation):
-    parts = {"reconstruction", "latents", "reference", "samples", "interpolation", "probe_accuracy", "edits"}
+    parts = {
+        "reconstruction",
+        "refined_reconstruction",
+        "latents",
+        "reference",
+        "samples",
+        "interpolation",
+        "probe_accuracy",
+        "edits",
+    }
     assert parts | {"settings", "config", "seconds", "num_parameters"} <= evaluation.keys()
     assert evaluation["samples"].keys() == {"2", "4"}
     assert evaluation["interpolation"].keys() == {"latents", "noise"}
@@ -431,7 +446,15 @@ def test_the_tables_have_a_row_for_each_number_of_steps_and_each_scale(evaluatio
 
 
 @pytest.mark.parametrize(
-    "values", [{"num_samples": 0}, {"path_steps": 2}, {"seeds": []}, {"num_inference_steps": []}, {"limit": 0}]
+    "values",
+    [
+        {"num_samples": 0},
+        {"path_steps": 2},
+        {"seeds": []},
+        {"num_inference_steps": []},
+        {"limit": 0},
+        {"refinement_steps": [0]},
+    ],
 )
 def test_evaluation_settings_outside_their_range_are_refused(values):
     (name,) = values
@@ -451,8 +474,8 @@ def test_the_evaluation_script_writes_json_and_the_card(make_pipe, tmp_path, mon
     assert result["samples"].keys() == {"2"} and "hardware" in result
     assert "BLEU" in capsys.readouterr().out
     card = ModelCard.load(tmp_path / "checkpoint" / "README.md")
-    measured = {each.metric_type: each.metric_value for each in card.data.eval_results}
-    assert measured["bleu"] == pytest.approx(result["reconstruction"]["bleu"], abs=1e-3)
+    measured = {each.metric_name: each.metric_value for each in card.data.eval_results}
+    assert measured["reconstruction BLEU"] == pytest.approx(result["reconstruction"]["bleu"], abs=1e-3)
 
 
 def test_the_front_is_drawn_with_a_point_for_each_evaluation(evaluation, tmp_path, monkeypatch, capsys):

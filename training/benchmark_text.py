@@ -89,6 +89,8 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
         num_encoded=6000,
         num_paths=20,
         num_edits=50,
+        refinement_steps=[],
+        edit_refinement_steps=0,
     )
     pipe = EDDPMPipeline.from_pretrained(pipeline)
     result = evaluate(pipe, load_text(arguments.train), load_text(arguments.dev), settings)

@@ -8,25 +8,23 @@
 Nothing is dropped in silence: empty lines and repeated sentences are counted in the result and reported by the logger.
 """
 
-import csv
-import gzip
-import json
 import random
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from tables import COMPRESSION, TABLE_FORMATS, Columns, is_local_file, open_text, read_hub, read_table
+
 logger = logging.get_logger(__name__)
 
-FILE_FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-COMPRESSION = ".gz"
+PLAIN_TEXT = ".txt"
+FILE_FORMATS = (PLAIN_TEXT, *TABLE_FORMATS)
 
 
 @dataclass
@@ -114,29 +112,32 @@ def load_text(
     if not sources or not all(isinstance(item, str) and item for item in sources):
         raise ValueError(f"`source` must be a path, a Hub data set id or a list of paths, got {source!r}.")
 
+    columns = [("text_column", text_column)]
+    if label_column is not None:
+        columns.append(("label_column", label_column))
     sentences: list[str] = []
     labels: list[int | None] = []
     num_empty = 0
     for item in sources:
         path, file_label = _split_label(item)
-        if _is_local_file(path, item):
+        if is_local_file(path, item, FILE_FORMATS):
             if split is not None:
                 raise ValueError(f"`split` is for Hub data sets, but {str(path)!r} is a file; leave `split` out.")
             if file_label is not None and label_column is not None:
                 raise ValueError(f"{item!r} gives a label and `label_column` is {label_column!r}; choose one of them.")
-            rows = _read_file(path, text_column, label_column)
+            rows = _read_file(path, columns)
         elif len(sources) > 1:
             raise ValueError(f"A list in `source` must hold files only, but {item!r} is not a file.")
         else:
-            rows = _read_hub(item, split, text_column, label_column, config_name)
+            rows = read_hub(item, split, columns, config_name)
 
         empty_here = 0
-        for row, (text, label) in enumerate(rows, start=1):
+        for row, (text, *label) in enumerate(rows, start=1):
             if text is None or not (sentence := _as_sentence(text, item, row)):
                 empty_here += 1
                 continue
             sentences.append(sentence)
-            labels.append(file_label if label_column is None else _as_label(label, label_column, item, row))
+            labels.append(file_label if label_column is None else _as_label(label[0], label_column, item, row))
         if empty_here:
             logger.warning(f"Left out {empty_here} empty lines of {item!r}.")
         num_empty += empty_here
@@ -161,118 +162,16 @@ def _split_label(item: str) -> tuple[Path, int | None]:
     return Path(match[1]).expanduser(), int(match[2])
 
 
-def _is_local_file(path: Path, item: str) -> bool:
-    """Whether the source is a file of ours; raises if it can only be a file and is missing or of an unknown kind."""
-    known = path.name.removesuffix(COMPRESSION).endswith(FILE_FORMATS)
-    if path.is_file():
-        if not known or path.name.endswith(f".parquet{COMPRESSION}"):
-            raise ValueError(
-                f"{str(path)!r} has an unknown ending; allowed are {', '.join(FILE_FORMATS)}, "
-                f"all but .parquet also followed by {COMPRESSION}."
-            )
-        return True
-    # A Hub id is "name" or "user/name"; anything that looks like a path must be one.
-    looks_local = known or path.is_absolute() or item.startswith((".", "~")) or len(path.parts) > 2
-    if looks_local and not path.is_dir():
-        raise FileNotFoundError(f"No such file: {str(path)!r}.")
-    return False
-
-
-def _read_file(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[Any, Any]]:
-    """Yields (text, label) for every row of one file, whatever its format."""
-    name = path.name.removesuffix(COMPRESSION)
-    if name.endswith(".parquet"):
-        yield from _read_parquet(path, text_column, label_column)
+def _read_file(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    """Yields (text,) or (text, label) for every row of one file, whatever its format."""
+    if not path.name.removesuffix(COMPRESSION).endswith(PLAIN_TEXT):
+        yield from read_table(path, columns)
         return
-    opener: Callable[..., IO[str]] = gzip.open if path.name.endswith(COMPRESSION) else open
-    try:
-        # "utf-8-sig" drops a byte order mark; newline="" leaves line ends as they are, as the csv module asks
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            if name.endswith(".txt"):
-                if label_column is not None:
-                    raise ValueError(f"Plain text has no `label_column`; write the label as '{path}=0'.")
-                for line in file:
-                    yield line, None
-            elif name.endswith(".jsonl"):
-                yield from _read_jsonl(file, path, text_column, label_column)
-            else:
-                yield from _read_csv(file, path, text_column, label_column)
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or not UTF-8 text: {error}.") from error
-
-
-def _read_csv(file: IO[str], path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[Any, Any]]:
-    # strict: a stray quote would otherwise swallow the rows up to the next one
-    reader = csv.DictReader(file, delimiter="\t" if ".tsv" in path.name else ",", strict=True)
-    try:
-        _check_columns(reader.fieldnames or [], path, text_column, label_column)
-        for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"Line {reader.line_num} of {str(path)!r} has more fields than the header; "
-                    "quote a sentence that contains the separator."
-                )
-            yield row[text_column], row[label_column] if label_column else None
-    except csv.Error as error:
-        raise ValueError(f"{str(path)!r} is malformed after line {reader.line_num}: {error}.") from error
-
-
-def _read_jsonl(file: IO[str], path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[Any, Any]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            yield None, None
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Line {number} of {str(path)!r} is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"Line {number} of {str(path)!r} must be a JSON object, got {type(row).__name__}.")
-        _check_columns(row, path, text_column, label_column)
-        yield row[text_column], row[label_column] if label_column else None
-
-
-def _read_parquet(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[Any, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError("Reading .parquet needs pyarrow: run `pip install hf_eddpm[train]`.") from error
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{str(path)!r} is damaged or not a parquet file: {error}.") from error
-    _check_columns(file.schema_arrow.names, path, text_column, label_column)
-    columns = [column for column in (text_column, label_column) if column]
-    for batch in file.iter_batches(columns=columns):
-        texts = batch.column(text_column).to_pylist()
-        labels = batch.column(label_column).to_pylist() if label_column else [None] * len(texts)
-        yield from zip(texts, labels, strict=True)
-
-
-def _read_hub(
-    name: str, split: str | None, text_column: str, label_column: str | None, config_name: str | None
-) -> Iterator[tuple[Any, Any]]:
-    try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetNotFoundError
-    except ImportError as error:
-        raise ImportError("Data from the Hub needs datasets: run `pip install hf_eddpm[train]`.") from error
-    if split is None:
-        raise ValueError(f"`split` is required for the data set {name!r}, for example 'train'.")
-    try:
-        dataset = load_dataset(name, config_name, split=split)
-    except DatasetNotFoundError as error:
-        raise ValueError(f"{name!r} is neither a local file nor a data set that can be found: {error}") from error
-    _check_columns(dataset.column_names, name, text_column, label_column)
-    texts = dataset[text_column]
-    yield from zip(texts, dataset[label_column] if label_column else [None] * len(texts), strict=True)
-
-
-def _check_columns(columns: Iterable[str], where: Path | str, text_column: str, label_column: str | None) -> None:
-    for argument, column in (("text_column", text_column), ("label_column", label_column)):
-        if column is not None and column not in columns:
-            raise ValueError(f"`{argument}` {column!r} is not in {str(where)!r}; it has {sorted(columns)}.")
+    if len(columns) > 1:
+        raise ValueError(f"Plain text has no `label_column`; write the label as '{path}=0'.")
+    with open_text(path) as file:
+        for line in file:
+            yield (line,)
 
 
 def _as_sentence(text: Any, where: str, row: int) -> str:

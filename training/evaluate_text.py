@@ -113,6 +113,11 @@ class EvaluationSettings:
         default_factory=lambda: [0.0, 0.5, 1.0, 1.5, 2.0, 3.0],
         metadata={"help": "Multiples of the direction; 0 is plain reconstruction."},
     )
+    refinement_steps: list[int] = field(
+        default_factory=lambda: [5, 10, 20],
+        metadata={"help": "Gradient steps to refine the latents by before reconstructing, each beside none at all."},
+    )
+    edit_refinement_steps: int = field(default=10, metadata={"help": "The same before editing."})
     batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
     limit: int | None = field(
         default=None, metadata={"help": "Upper bound for every number of sentences above, for a quick look."}
@@ -123,6 +128,8 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.edit_refinement_steps < 0 or any(steps < 1 for steps in self.refinement_steps):
+            raise ValueError("`refinement_steps` must be at least 1 and `edit_refinement_steps` at least 0.")
         if self.path_steps < 3:
             raise ValueError(f"`path_steps` must be at least 3, got {self.path_steps}.")
         if not self.seeds or not self.num_inference_steps:
@@ -192,11 +199,12 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
 
     with stopwatch("reconstruct"):
         reconstructions = pipe.decode(latents, batch_size=settings.batch_size)
-    result["reconstruction"] = {
-        "bleu": corpus_bleu(reconstructions, dev.sentences),
-        "exact_match": exact_match(reconstructions, dev.sentences),
-        "examples": _examples(zip(dev.sentences, reconstructions, strict=True)),
-    }
+    result["reconstruction"] = _reconstruction(dev, reconstructions)
+    result["refined_reconstruction"] = {}
+    for steps in tqdm(settings.refinement_steps, desc="refinement", unit="number of steps"):
+        with stopwatch(f"refine {steps} steps"):
+            refined = pipe.reconstruct(dev.sentences, batch_size=settings.batch_size, refinement_steps=steps)
+        result["refined_reconstruction"][str(steps)] = _reconstruction(dev, refined)
     result["latents"] = {
         "std": float(dev_embeddings.std(axis=0).mean()),
         "active_dims": int((dev_embeddings.std(axis=0) > ACTIVE_STD).sum()),
@@ -226,6 +234,14 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
                 result["edits"] = _edits(pipe, judge, train, encoded_train, dev, settings)
     result["seconds"] = stopwatch.seconds
     return result
+
+
+def _reconstruction(dev: TextData, reconstructions: list[str]) -> dict[str, Any]:
+    return {
+        "bleu": corpus_bleu(reconstructions, dev.sentences),
+        "exact_match": exact_match(reconstructions, dev.sentences),
+        "examples": _examples(zip(dev.sentences, reconstructions, strict=True)),
+    }
 
 
 def _reference(
@@ -361,7 +377,12 @@ def _edits(
     for start, target, sign in ((negative, positive, 1), (positive, negative, -1)):
         originals = TextData(dev.of_class(start)).sample(settings.num_edits, settings.seeds[0]).sentences
         for scale in settings.edit_scales:
-            edited = pipe.edit(originals, direction=direction, scale=sign * scale)
+            edited = pipe.edit(
+                originals,
+                direction=direction,
+                scale=sign * scale,
+                refinement_steps=settings.edit_refinement_steps,
+            )
             by_scale[f"{scale:g}"][f"{start}_to_{target}"] = {
                 "accuracy": float(np.mean(classifier.predict(edited) == target)),
                 "content_bleu": corpus_bleu(edited, originals),

@@ -26,7 +26,9 @@ from hf_eddpm.model_card import (
 NUM_EXAMPLES = 5
 
 HOW_TO_READ = """\
-BLEU and exact match: decoded posterior means against the held-out sentences themselves. Perplexity: of generated
+BLEU and exact match: decoded posterior means against the held-out sentences themselves; after refinement steps: both
+again, once gradient steps have moved each sentence's latents to where it is reconstructed better
+(`pipe.reconstruct(sentences, refinement_steps=10)`). Perplexity: of generated
 sentences under a trigram model fitted on the training sentences, beside that of real held-out sentences ("real").
 Reverse perplexity: of held-out sentences under a trigram model of the samples. Bigram JSD: Jensen-Shannon divergence
 of the samples' bigrams from those of held-out sentences, beside that of as many training sentences ("real vs real").
@@ -136,9 +138,14 @@ def _results(evaluation: dict[str, Any]) -> str:
 def _examples(evaluation: dict[str, Any]) -> list[str]:
     most_steps = max(evaluation["samples"], key=int)
     pairs = evaluation["reconstruction"]["examples"][:NUM_EXAMPLES]
+    refined = [
+        (f"The same, latents refined by {steps} gradient steps", values["examples"][:NUM_EXAMPLES])
+        for steps, values in list(evaluation["refined_reconstruction"].items())[-1:]
+    ]
     blocks = [
         ("Generated (the first of the first seed)", evaluation["samples"][most_steps]["examples"][:NUM_EXAMPLES]),
         ("Held-out sentences and their reconstructions", [f"{before}\n  -> {after}" for before, after in pairs]),
+        *((title, [f"{before}\n  -> {after}" for before, after in rows]) for title, rows in refined),
         ("An interpolation through the noise, first to last", evaluation["interpolation"]["noise"]["example"]),
     ]
     # Indented blocks: a sentence may hold any number of backticks.
@@ -156,6 +163,11 @@ def _eval_results(evaluation: dict[str, Any], data_name: str, datasets: list[str
     measures = [
         ("bleu", "reconstruction BLEU", reconstruction["bleu"]),
         ("exact_match", "reconstruction exact match", reconstruction["exact_match"]),
+        *(
+            (kind, f"{name}, latents refined by {steps} gradient steps", values[kind])
+            for steps, values in evaluation["refined_reconstruction"].items()
+            for kind, name in (("bleu", "reconstruction BLEU"), ("exact_match", "reconstruction exact match"))
+        ),
         ("perplexity", f"perplexity of samples under a trigram model ({generated})", samples["perplexity"]["mean"]),
         ("bigram_divergence", f"bigram divergence of samples ({generated})", samples["bigram_divergence"]["mean"]),
         ("uniqueness", f"unique samples ({generated})", samples["uniqueness"]["mean"]),
@@ -190,6 +202,10 @@ def markdown_tables(result: dict[str, Any]) -> str:
     summary = {
         "BLEU": f"{reconstruction['bleu']:.1f}",
         "exact match": f"{reconstruction['exact_match']:.3f}",
+        **{
+            f"after {steps} refinement steps": f"{values['bleu']:.1f}, {values['exact_match']:.3f}"
+            for steps, values in result["refined_reconstruction"].items()
+        },
         f"sample perplexity ({most_steps} steps)": _plus_minus(best["perplexity"], ".1f"),
         "real": f"{real['dev']['perplexity']:.1f}",
         "bigram JSD": _plus_minus(best["bigram_divergence"], ".3f"),

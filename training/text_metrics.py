@@ -21,6 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from frechet import frechet_distance
+
 START, END = "<s>", "</s>"
 
 
@@ -220,19 +222,11 @@ def latent_frechet(latents: NDArray[np.floating], reference: NDArray[np.floating
     Returns:
         A number from 0 that does not depend on the latents' scale. Latents all at the reference's mean have 1.
     """
-    a, b = np.asarray(latents, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"`latents` and `reference` must be (at least 2, dim), got {a.shape} and {b.shape}.")
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    variance = float(np.trace(cov_b))
+    distance = frechet_distance(latents, reference)
+    variance = float(np.var(reference, axis=0, ddof=1, dtype=np.float64).sum())
     if not variance > 0:
         raise ValueError("`reference` has no variance, so no distance relative to it exists.")
-    # tr((C_a C_b)^(1/2)) by the symmetric C_b^(1/2) C_a C_b^(1/2), which has the same eigenvalues
-    values, vectors = np.linalg.eigh(cov_b)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_a @ root), 0, None)).sum()
-    squared_means = float(np.sum((a.mean(0) - b.mean(0)) ** 2))
-    return max(0.0, (squared_means + float(np.trace(cov_a)) + variance - 2 * float(cross)) / variance)
+    return distance / variance
 
 
 @dataclass

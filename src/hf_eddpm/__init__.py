@@ -7,9 +7,12 @@ from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
 from .modeling_modality import ModalityDecoder, ModalityEncoder
+from .modeling_property import PropertyHead
+from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
 from .modeling_text import TextDecoder, TextEncoder
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
 from .processing_eddpm import EDDPMProcessor
+from .processing_protein import EDDPMProteinProcessor
 from .processing_text import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 from .trainer import EDDPMTrainer
@@ -23,6 +26,7 @@ __all__ = [
     "EDDPMPipeline",
     "EDDPMPipelineOutput",
     "EDDPMProcessor",
+    "EDDPMProteinProcessor",
     "EDDPMScheduler",
     "EDDPMSchedulerOutput",
     "EDDPMScore",
@@ -31,6 +35,11 @@ __all__ = [
     "Modality",
     "ModalityDecoder",
     "ModalityEncoder",
+    "PropertyHead",
+    "ProteinCausalDecoder",
+    "ProteinConvConfig",
+    "ProteinConvDecoder",
+    "ProteinEncoder",
     "TextDecoder",
     "TextEncoder",
     "register_modality",

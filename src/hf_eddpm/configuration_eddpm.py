@@ -38,6 +38,7 @@ _NUMBERS = (
     "beta_end",
     "reconstruction_weight",
     "diffusion_weight",
+    "property_weight",
     "initializer_range",
 )
 
@@ -49,7 +50,7 @@ class EDDPMConfig(PreTrainedConfig):
     Diffusion with Adaptive Latent Encoding-Decoding", ICML 2024 (arXiv 2402.19009).
 
     Args:
-        modality: Kind of data; names the encoder/decoder pair. "text".
+        modality: Kind of data; names the encoder/decoder pair: "text" or "protein".
         encoder: Config (or its dict, with `model_type`) of the encoder's backbone. `None`: the modality's default.
         decoder: Config (or its dict, with `model_type`) of the decoder's backbone. `None`: the modality's default.
         latent_dim: Width of one latent vector, at least 1.
@@ -89,6 +90,10 @@ class EDDPMConfig(PreTrainedConfig):
         alignment_target: What the denoised latents at the first timestep are compared with: "sample" (the sampled
             latents: the exact bound for any `encoder_noise_variance`) or "mean" (the posterior mean: the paper,
             derived for `encoder_noise_variance` equal to the first beta).
+        num_properties: Properties of each datum, for example a protein's fitness, that a head predicts from the
+            latents (trained together with everything else); 0 for no head.
+        property_hidden_size: Width of the head's hidden layer.
+        property_weight: Factor of the property loss, the mean squared error in standard deviations.
         initializer_range: Standard deviation of initial weights outside the backbones.
 
     Raises:
@@ -126,6 +131,9 @@ class EDDPMConfig(PreTrainedConfig):
     reconstruction_weight: float | None = 1.0
     diffusion_weight: float = 1.0
     alignment_target: AlignmentTarget = "sample"
+    num_properties: int = 0
+    property_hidden_size: int = 128
+    property_weight: float = 1.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -220,10 +228,17 @@ class EDDPMConfig(PreTrainedConfig):
             "denoiser_hidden_size",
             "denoiser_samples_per_latent",
             "num_train_timesteps",
+            "property_hidden_size",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if (
+            not isinstance(self.num_properties, int)
+            or isinstance(self.num_properties, bool)
+            or self.num_properties < 0
+        ):
+            raise ValueError(f"`num_properties` must be a non-negative integer, got {self.num_properties!r}.")
         for name in ("beta_start", "beta_end"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in (0, 1), got {getattr(self, name)!r}.")
@@ -237,7 +252,7 @@ class EDDPMConfig(PreTrainedConfig):
             raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
         if not 0 <= self.decoder_word_dropout < 1:
             raise ValueError(f"`decoder_word_dropout` must be in [0, 1), got {self.decoder_word_dropout!r}.")
-        for name in ("reconstruction_weight", "diffusion_weight", "decoder_noise_variance"):
+        for name in ("reconstruction_weight", "diffusion_weight", "property_weight", "decoder_noise_variance"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"`{name}` must be non-negative and finite, got {value!r}.")

@@ -1,5 +1,6 @@
 """The registry of data kinds: which encoder and decoder a `modality` name stands for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +11,14 @@ class Modality:
 
     Args:
         encoder_class: Subclass of `ModalityEncoder` (see modeling_modality.py), built as `encoder_class(config)`.
-        decoder_class: Subclass of `ModalityDecoder`, built as `decoder_class(config)`.
+        decoder_class: Subclass of `ModalityDecoder`, or a function that chooses one; `decoder_class(config)` makes it.
         default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
         default_decoder: The same for the decoder.
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
     """
 
     encoder_class: type[Any]
-    decoder_class: type[Any]
+    decoder_class: Callable[[Any], Any]
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)

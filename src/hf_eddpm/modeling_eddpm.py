@@ -17,6 +17,7 @@ from .configuration_eddpm import EDDPMConfig
 from .modalities import get_modality
 from .modeling_denoiser import LatentDenoiser
 from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
+from .modeling_property import PropertyHead
 from .scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
@@ -30,7 +31,7 @@ class EDDPMOutput(ModelOutput):
 
     Args:
         loss: What training minimises: `reconstruction_weight * reconstruction_loss + diffusion_weight *
-            (diffusion_loss + alignment_loss)`.
+            (diffusion_loss + alignment_loss) + property_weight * property_loss`.
         reconstruction_loss: Negative log-likelihood given the latents, nats per unit (token, site, pixel) with
             `loss_weighting="simple"`, nats per datum with "elbo".
         diffusion_loss: Contribution of the timesteps after the first: mean squared error per dimension ("simple")
@@ -39,6 +40,8 @@ class EDDPMOutput(ModelOutput):
         latents: Latents given to the decoder, `(batch, num_latents, latent_dim)`: a sample of the posterior in
             training, its mean in evaluation.
         posterior_mean: Mean of q(latents | datum), shaped as `latents`.
+        property_loss: Mean squared error of the known properties in standard deviations; None without a head.
+        properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -47,6 +50,8 @@ class EDDPMOutput(ModelOutput):
     alignment_loss: torch.Tensor | None = None
     latents: torch.Tensor | None = None
     posterior_mean: torch.Tensor | None = None
+    property_loss: torch.Tensor | None = None
+    properties: torch.Tensor | None = None
 
 
 @dataclass
@@ -199,6 +204,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         self.bottleneck = LatentBottleneck(config, self.encoder.output_size)
         self.denoiser = LatentDenoiser(config)
         self.decoder = modality.decoder_class(config) if decoder is None else decoder
+        self.property_head = PropertyHead(config) if config.num_properties else None
         self.post_init()
 
     @classmethod
@@ -277,6 +283,53 @@ class EDDPMModel(EDDPMPreTrainedModel):
         self.check_latents(latents)
         return self.decoder.generate(latents.to(self.denoiser.output.weight.dtype), **kwargs)
 
+    def refine(
+        self,
+        latents: torch.Tensor,
+        num_steps: int,
+        learning_rate: float = 0.1,
+        proximity: float = 0.05,
+        **targets: Any,
+    ) -> torch.Tensor:
+        r"""Move latents to where the decoder reconstructs the data better: Adam on each datum's own latents.
+
+        The encoder's answer for data it was not trained on is only near the best latents (the amortisation gap); a few
+        steps of gradient descent close much of it (Kim et al. 2018, "Semi-Amortized Variational Autoencoders",
+        arXiv 1802.02550). Minimised is -log p(datum | latents) + proximity / 2 * |latents - start|^2, in nats.
+
+        Args:
+            latents: Where to start, for example the posterior mean, `(batch, num_latents, latent_dim)`.
+            num_steps: Steps, at least 1; each costs a pass through the decoder and back.
+            learning_rate: Adam's, positive; the most that a step changes one number of the latents, roughly.
+            proximity: Non-negative weight that keeps the latents near the start.
+            **targets: What the decoder takes, for text `labels`.
+
+        Returns:
+            Latents, float32, shaped as given, without gradient. Each datum's are independent of its batch.
+
+        Raises:
+            ValueError: If an argument is outside its range.
+        """
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+            raise ValueError(f"`num_steps` must be a positive integer, got {num_steps!r}.")
+        if not 0 < learning_rate < float("inf"):
+            raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate!r}.")
+        if not 0 <= proximity < float("inf"):
+            raise ValueError(f"`proximity` must be non-negative and finite, got {proximity!r}.")
+        self.check_latents(latents)
+        start = latents.detach().float()
+        dtype = self.denoiser.output.weight.dtype
+        refined = start.clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([refined], lr=learning_rate, betas=(0.9, 0.99))
+        with torch.enable_grad():
+            for _ in range(num_steps):
+                nats, _ = self.decoder(refined.to(dtype), **targets)
+                # A sum: each datum's gradient is its own.
+                loss = nats.float().sum() + proximity / 2 * (refined - start).square().sum()
+                (refined.grad,) = torch.autograd.grad(loss, refined)
+                optimizer.step()
+        return refined.detach()
+
     def check_latents(self, latents: torch.Tensor, name: str = "latents") -> None:
         """Raise a ValueError unless `latents` are finite, not empty and `(batch, num_latents, latent_dim)`."""
         expected = (self.config.num_latents, self.config.latent_dim)
@@ -297,6 +350,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         diffusion_mask: torch.Tensor | None = None,
+        properties: torch.Tensor | None = None,
         return_loss: bool = True,
         return_dict: bool | None = None,
         **inputs: Any,
@@ -313,6 +367,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
             generator: Source of the draws.
             diffusion_mask: bool `(batch,)`, True for data whose latents the chain shall learn. The others, for example
                 augmented ones, train encoder and decoder without being generated later.
+            properties: Targets of the property head in the unit of the data, `(batch, num_properties)`, NaN where
+                missing; None if all are.
             return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
             return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
             **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`.
@@ -327,7 +383,8 @@ class EDDPMModel(EDDPMPreTrainedModel):
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator) if self.training else posterior.mean
         if not return_loss:
-            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean)
+            predictions = None if self.property_head is None else self.property_head.predict(latents)
+            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions)
             return output if return_dict else output.to_tuple()
 
         nats, num_units = self.decoder(self._disturb(latents, generator), **targets)  # both (batch,)
@@ -373,6 +430,9 @@ class EDDPMModel(EDDPMPreTrainedModel):
         loss = self.reconstruction_weight * reconstruction_loss + self.config.diffusion_weight * (
             diffusion_loss + alignment_loss
         )
+        property_loss, predictions = self._property_terms(latents, properties)
+        if property_loss is not None:
+            loss = loss + self.config.property_weight * property_loss
         output = EDDPMOutput(
             loss=loss,
             reconstruction_loss=reconstruction_loss,
@@ -380,8 +440,27 @@ class EDDPMModel(EDDPMPreTrainedModel):
             alignment_loss=alignment_loss,
             latents=latents,
             posterior_mean=posterior.mean,
+            property_loss=property_loss,
+            properties=predictions,
         )
         return output if return_dict else output.to_tuple()
+
+    def _property_terms(
+        self, latents: torch.Tensor, properties: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the property loss and the predictions in the unit of the data, None without a head."""
+        if self.property_head is None:
+            if properties is not None:
+                raise ValueError("`properties` needs a model with `num_properties` > 0, got one without.")
+            return None, None
+        predictions = self.property_head(latents)  # (batch, num_properties)
+        if properties is None:
+            properties = torch.full_like(predictions, float("nan"))
+        if properties.shape != predictions.shape:
+            raise ValueError(
+                f"`properties` must have the shape {tuple(predictions.shape)}, got {tuple(properties.shape)}."
+            )
+        return self.property_head.loss(predictions, properties), self.property_head.predict(latents)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:

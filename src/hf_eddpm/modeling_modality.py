@@ -32,8 +32,13 @@ class EDDPMPreTrainedModel(PreTrainedModel):
         for name, buffer in module.named_buffers(recurse=False):
             if name == "running_mean":
                 init.zeros_(buffer)
-            elif name == "running_var":
+            elif name in ("running_var", "target_std"):
                 init.ones_(buffer)
+            elif name == "target_mean":
+                init.zeros_(buffer)
+            elif name == "target_range":
+                init.constant_(buffer[0], float("inf"))  # empty: nothing seen yet
+                init.constant_(buffer[1], float("-inf"))
 
 
 class ModalityEncoder(EDDPMPreTrainedModel):
@@ -56,9 +61,11 @@ class ModalityDecoder(EDDPMPreTrainedModel):
 
     Attributes:
         target_names: Keyword arguments of `forward` besides the latents.
+        per_datum_arguments: Keyword arguments of `generate` that may be lists with an entry for each datum.
     """
 
     target_names: tuple[str, ...]
+    per_datum_arguments: tuple[str, ...] = ()
 
     def generate(self, latents: torch.Tensor, **kwargs: Any) -> Any:
         """Return decoded data, which the processor's `postprocess` turns into what users see."""

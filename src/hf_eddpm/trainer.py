@@ -56,8 +56,9 @@ class TrainingMonitor:
             "square": mean.square().sum(0),
             "norm": mean.norm(dim=1).sum(),
         }
-        for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss"):
-            values[name] = output[name].detach().double() * batch
+        for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss"):
+            if output.get(name) is not None:
+                values[name] = output[name].detach().double() * batch
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -134,11 +135,16 @@ class RawDataCollator:
         self.processor = processor
 
     def __call__(self, examples: list[Any]) -> BatchFeature:
-        """Batch examples: raw data, or dicts of `data` (one raw datum) and `diffusion_mask` (a bool, see forward)."""
+        """Batch examples: raw data, or dicts of `data` (one raw datum) and further inputs of `forward`.
+
+        These are `diffusion_mask` (a bool) and `properties` (numbers, NaN where missing).
+        """
         if not isinstance(examples[0], dict):
             return self.processor(examples)
         batch = self.processor([example["data"] for example in examples])
-        batch["diffusion_mask"] = torch.tensor([example["diffusion_mask"] for example in examples])
+        for name, dtype in (("diffusion_mask", torch.bool), ("properties", torch.float32)):
+            if name in examples[0]:
+                batch[name] = torch.tensor([example[name] for example in examples], dtype=dtype)
         return batch
 
 
@@ -245,7 +251,7 @@ class EDDPMTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
-        self._signature_columns = [*names, "data", "diffusion_mask"]
+        self._signature_columns = [*names, "data", "diffusion_mask", "properties"]
 
     @property
     def _eddpm(self) -> EDDPMModel:

@@ -1,0 +1,86 @@
+"""PropertyHead: predicts measured properties of a datum, for example a protein's fitness, from its latents."""
+
+import torch
+from torch import nn
+
+from .configuration_eddpm import EDDPMConfig
+
+
+class PropertyHead(nn.Module):
+    """A regression from the latents, trained together with the rest of the model.
+
+    It works in standardised units; the statistics of the training targets are buffers, so that a checkpoint predicts
+    in the unit of its data.
+
+    Args:
+        config: Supplies `latent_size`, `num_properties` and `property_hidden_size`.
+    """
+
+    target_mean: torch.Tensor
+    target_std: torch.Tensor
+    target_range: torch.Tensor
+
+    def __init__(self, config: EDDPMConfig):
+        super().__init__()
+        self.hidden = nn.Linear(config.latent_size, config.property_hidden_size)
+        self.activation = nn.SiLU()
+        self.output = nn.Linear(config.property_hidden_size, config.num_properties)
+        self.register_buffer("target_mean", torch.zeros(config.num_properties))
+        self.register_buffer("target_std", torch.ones(config.num_properties))
+        bounds = torch.tensor([float("inf"), float("-inf")])
+        self.register_buffer("target_range", bounds[:, None].repeat(1, config.num_properties))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents `(batch, num_latents, latent_dim)` to standardised predictions `(batch, num_properties)`."""
+        hidden_states = self.activation(self.hidden(latents.flatten(1).to(self.hidden.weight.dtype)))
+        return self.output(hidden_states).float()
+
+    def predict(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents to predictions in the unit of the data, float32 `(batch, num_properties)`; differentiable."""
+        return self(latents) * self.target_std.float() + self.target_mean.float()
+
+    @property
+    def minimum(self) -> torch.Tensor:
+        """Smallest target of each property in the training data, `(num_properties,)`; inf before `fit`."""
+        return self.target_range[0]
+
+    @property
+    def maximum(self) -> torch.Tensor:
+        """Largest target of each property in the training data, `(num_properties,)`; -inf before `fit`."""
+        return self.target_range[1]
+
+    @torch.no_grad()
+    def fit(self, properties: torch.Tensor) -> None:
+        """Take mean, standard deviation and range of the training targets. To be called once, before training.
+
+        Args:
+            properties: `(data, num_properties)` in the unit of the data, NaN where missing.
+
+        Raises:
+            ValueError: If the shape is another, a value is infinite, or a property has no two different values.
+        """
+        properties = torch.as_tensor(properties, dtype=torch.float64)
+        count = len(self.target_mean)
+        if properties.ndim != 2 or properties.shape[1] != count:
+            raise ValueError(f"`properties` must have the shape (data, {count}), got {tuple(properties.shape)}.")
+        if bool(properties.isinf().any()):
+            raise ValueError("`properties` must be finite, or NaN where missing, got infinity.")
+        for index, column in enumerate(properties.T):
+            known = column[~column.isnan()]
+            if len(known) < 2 or known.min() == known.max():
+                raise ValueError(f"`properties` must hold at least two different values in column {index}.")
+            self.target_mean[index], self.target_std[index] = known.mean(), known.std(correction=0)
+            self.target_range[0, index], self.target_range[1, index] = known.min(), known.max()
+
+    def loss(self, predictions: torch.Tensor, properties: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared error in standard deviations over the targets that are known; 0 if none is.
+
+        Args:
+            predictions: Standardised, `(batch, num_properties)`.
+            properties: Targets in the unit of the data, shaped alike, NaN where missing.
+        """
+        known = ~properties.isnan()
+        targets = (properties.float() - self.target_mean.float()) / self.target_std.float()
+        # The product keeps the gradient defined (zero) when every target is missing.
+        errors = (predictions - torch.where(known, targets, predictions.detach())).square() * known
+        return errors.sum() / known.sum().clamp(min=1)
