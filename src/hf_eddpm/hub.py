@@ -36,7 +36,8 @@ def upload_pipeline(
         pipe.save_pretrained(folder, variant=variant)
         place = f"{subfolder.strip('/')}/{CARD_FILE}" if subfolder else CARD_FILE
         if not carry_card(pipe, folder) and not api.file_exists(repo_id, place, revision=revision):
-            card = build_model_card(pipe, name=repo_id.split("/")[-1], training=None, evaluation=None)
+            name = repo_id.split("/")[-1]
+            card = build_model_card(pipe, name=name, training=None, evaluation=None, **_adapter_metadata(pipe))
             save_model_card(card, folder)
         if with_code:
             from .remote_code import write_code
@@ -64,6 +65,15 @@ def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_messa
         allow_patterns=list(UPLOADED),
         **kwargs,
     )
+
+
+def _adapter_metadata(pipe: "EDDPMPipeline") -> dict[str, Any]:
+    if not hasattr(pipe.model, "peft_config"):
+        return {}
+    from .adapter_checkpoint import find_base_models
+
+    bases = [base["name"] for base in find_base_models(pipe.model).values()]
+    return {"base_model": bases, "base_model_relation": "adapter", "tags": ["peft", "lora"]}
 
 
 def carry_card(pipe: "EDDPMPipeline", folder: str | Path) -> bool:

@@ -1,8 +1,10 @@
 """EDDPMPipeline: generate, reconstruct, represent, interpolate and edit data. Inference only."""
 
 import inspect
+import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -600,7 +602,8 @@ class EDDPMPipeline(DiffusionPipeline):
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
         kwargs["dtype"] = torch.float32 if dtype is None else dtype
         adapter = os.path.join(folder, _ADAPTER_FOLDER)
-        has_adapter = "model" not in kwargs and os.path.isdir(adapter)
+        given_model = "model" in kwargs
+        has_adapter = not given_model and os.path.isdir(adapter)
         if base_models and not has_adapter:
             raise ValueError(f"`base_models` is for adapters, and {folder!r} holds none.")
         try:
@@ -610,18 +613,21 @@ class EDDPMPipeline(DiffusionPipeline):
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
                 config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
                 kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
-            elif "model" not in kwargs and variant is not None:  # diffusers looks for variants of the processor too
+            elif not given_model and variant is not None:  # diffusers looks for variants of the processor too
                 kwargs["model"] = EDDPMModel.from_pretrained(
                     os.path.join(folder, "model"), variant=variant, dtype=kwargs["dtype"]
                 )
-            own_model = "model" not in kwargs
-            pipe = super().from_pretrained(folder, **kwargs)
+            if _holds_code(folder):  # of this package, which is here already
+                pipe = cls(**_load_components(folder, kwargs))
+            else:
+                pipe = super().from_pretrained(folder, **kwargs)
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
         pipe.register_to_config(_name_or_path=path)
-        if own_model or variant is not None:
-            pipe.model.name_or_path = os.path.join(path, subfolder) if subfolder else path
-        pipe._loaded_from, pipe._loaded_state = folder, weights_version(pipe.model)
+        if not given_model:
+            pipe._loaded_from, pipe._loaded_state = folder, weights_version(pipe.model)
+            if not has_adapter:
+                pipe.model.name_or_path = os.path.join(path, subfolder) if subfolder else path
         return pipe
 
     @classmethod
@@ -643,6 +649,27 @@ class EDDPMPipeline(DiffusionPipeline):
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
         return os.path.join(folder, inside.rstrip("/")) if inside else folder
+
+
+def _holds_code(folder: str) -> bool:
+    """Whether the folder was written with this package's code; see remote_code.py."""
+    index = json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
+    return isinstance(index.get("_class_name"), list)
+
+
+def _load_components(folder: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Load the components of a folder that holds this package's code by the package itself, running no other code."""
+    package = sys.modules[__package__]
+    index = json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
+    components = {}
+    for name, value in index.items():
+        if isinstance(value, list) and name != "_class_name":
+            library, class_name = value
+            component_class = getattr(package, class_name, None) or getattr(sys.modules[library], class_name)
+            dtype = {"dtype": kwargs["dtype"]} if name == "model" else {}
+            given = kwargs.get(name)
+            components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
+    return components
 
 
 def weights_version(model: torch.nn.Module) -> tuple[int, int]:
