@@ -152,12 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         body = self._body()
+        self._cut = False
         if path == "/fail":
             self._hub.fail(**json.loads(body))
             self._reply_json({})
             return
         self._hub.requests.append(f"{self.command} {path}")
-        self._cut = False
         fault = self._hub.fault(f"{self.command} {path}")
         if fault == "drop":
             self.close_connection = True
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(b'{"error": "Invalid username or password."}', 401, X_Error_Message="Invalid credentials")
         elif given is None and repo in self._hub.private:
             self._reply(b"", 401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
-        elif given is None and self.command not in ("GET", "HEAD"):
+        elif given is None and self.command == "POST":  # files go to addresses that carry a signature
             self._reply(b'{"error": "Unauthorized"}', 401)
         else:
             return True

@@ -128,10 +128,11 @@ for name, pattern, how in (
     ("file dropped", "PUT /lfs/", "drop"), ("file refused", "PUT /lfs/", "503"), ("commit dropped", "/commit/", "503")
 ):
     repo = "user/" + name.replace(" ", "-")
+    pipe.push_to_hub(repo)
     with torch.no_grad():
         pipe.model.denoiser.output.bias += 1  # a file that the server does not know yet
     fail(pattern, how)
-    report[name + " once"] = attempt(lambda: pipe.push_to_hub(repo)) == "CommitInfo"
+    report[name + " once"] = attempt(lambda: pipe.push_to_hub(repo))
     with torch.no_grad():
         pipe.model.denoiser.output.bias += 1
     fail(pattern, how, 100)
@@ -184,7 +185,8 @@ def report(hub, saved, make_pipe, tmp_path_factory):
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, result.stderr[-4000:]
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("DEBUG:")]
+    assert result.returncode == 0, "\n".join(errors[-60:])
     report = json.loads((folder / "report.json").read_text())
     return {**report, "output": result.stdout + result.stderr}
 
@@ -196,7 +198,7 @@ def test_a_hub_id_loads_the_pipeline_that_was_uploaded(hub, report, make_pipe):
 
 
 def test_only_what_a_checkpoint_consists_of_is_downloaded(hub, report):
-    fetched = {request.split("/", 5)[-1] for request in hub.requests if request.startswith("GET /user/tiny/resolve/")}
+    fetched = {request.split("/", 5)[-1] for request in hub.requests if request.startswith("HEAD /user/tiny/resolve/")}
     assert "model/model.safetensors" in fetched and "README.md" in fetched
     assert "optimizer.pt" not in fetched
 
@@ -303,7 +305,8 @@ def test_a_download_that_breaks_off_is_taken_up_again_or_fails_and_leaves_nothin
 
 @pytest.mark.parametrize("name", ["file dropped", "file refused", "commit dropped"])
 def test_an_upload_that_breaks_off_is_taken_up_again_or_fails_with_the_last_commit_in_place(report, name):
-    assert report[f"{name} once"] is True
+    # huggingface_hub sends a file again, a commit not
+    assert report[f"{name} once"].startswith("HfHubHTTPError: " if name == "commit dropped" else "CommitInfo")
     assert re.match(r"\w*(Error|Exception)\w*: ", report[name]), report[name]
     assert report[f"{name}, loaded"] == "EDDPMPipeline"
 

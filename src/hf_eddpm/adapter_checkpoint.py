@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
@@ -46,7 +47,7 @@ def find_base_models(model: EDDPMModel) -> BaseModels:
         ValueError: If frozen weights come from nowhere that a name stands for.
     """
     if model.name_or_path:
-        return {"model": _source(model.name_or_path, model.config)}
+        return {"model": _source(model.name_or_path)}
     bases: BaseModels = {}
     for part in _PARTS:
         backbone = getattr(getattr(model, part), "backbone", None)
@@ -58,12 +59,15 @@ def find_base_models(model: EDDPMModel) -> BaseModels:
                 f"The {part}'s backbone was made from scratch, and an adapter alone would lack its weights: merge the "
                 "adapter (`merge_adapter`) before saving, or name the pretrained model in `base_models`."
             )
-        bases[part] = _source(config._name_or_path, config)
+        bases[part] = _source(config._name_or_path)
     return bases
 
 
-def _source(name: str, config: Any) -> dict[str, str | None]:
-    return {"name": name, "revision": None if os.path.isdir(name) else getattr(config, "_commit_hash", None)}
+def _source(name: str) -> dict[str, str | None]:
+    """Return a name with the commit that lies in the cache, so that a later one does not change the model."""
+    hits = [try_to_load_from_cache(name, file) for file in ("config.json", "model_index.json") if name.count("/") < 2]
+    paths = [hit for hit in hits if isinstance(hit, str) and not os.path.isdir(name)]
+    return {"name": name, "revision": Path(paths[0]).parent.name if paths else None}
 
 
 def save_adapter(
@@ -160,6 +164,7 @@ def load_adapted_model(
     else:
         modality = get_modality(config.modality)
         modules = {}
+        part_class: Any
         for part, part_class in (("encoder", modality.encoder_class), ("decoder", modality.decoder_class)):
             if part in bases:
                 part_config = getattr(config, part)

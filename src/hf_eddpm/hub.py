@@ -5,7 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import HfApi
+from safetensors import safe_open
 
 from .model_card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
 
@@ -35,7 +37,8 @@ def upload_pipeline(
     with tempfile.TemporaryDirectory() as folder:
         pipe.save_pretrained(folder, variant=variant)
         place = f"{subfolder.strip('/')}/{CARD_FILE}" if subfolder else CARD_FILE
-        if not carry_card(pipe, folder) and not api.file_exists(repo_id, place, revision=revision):
+        outdated = pipe._loaded_from is not None and (Path(pipe._loaded_from) / CARD_FILE).is_file()
+        if not carry_card(pipe, folder) and (outdated or not api.file_exists(repo_id, place, revision=revision)):
             name = repo_id.split("/")[-1]
             card = build_model_card(pipe, name=name, training=None, evaluation=None, **_adapter_metadata(pipe))
             save_model_card(card, folder)
@@ -81,19 +84,38 @@ def carry_card(pipe: "EDDPMPipeline", folder: str | Path) -> bool:
 
     Args:
         pipe: The pipeline.
-        folder: Where to.
+        folder: Where it has been saved.
 
     Returns:
         Whether there is a card of these weights; those of a model trained since are other weights.
     """
-    from .pipeline_eddpm import weights_version
-
-    if pipe._loaded_from is None or pipe._loaded_state != weights_version(pipe.model):
-        return False
-    source = Path(pipe._loaded_from)
-    if not (source / CARD_FILE).is_file():
+    source = pipe._loaded_from
+    if source is None or not (Path(source) / CARD_FILE).is_file() or not _same_weights(Path(source), Path(folder)):
         return False
     for name in (CARD_FILE, TRAINING_FILE, EVALUATION_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, Path(folder) / name)
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(folder) / name)
     return True
+
+
+def _same_weights(source: Path, folder: Path) -> bool:
+    """Whether two saved pipelines hold the same weights, whatever the types they are stored in."""
+    places = [_tensors(source), _tensors(folder)]
+    if places[0].keys() != places[1].keys():
+        return False
+    for name, source_file in places[0].items():
+        with safe_open(source_file, "pt") as one, safe_open(places[1][name], "pt") as other:
+            a, b = one.get_tensor(name), other.get_tensor(name)
+        if not torch.equal(a.to(b.dtype), b):
+            return False
+    return True
+
+
+def _tensors(folder: Path) -> dict[str, Path]:
+    """Return the file of each tensor."""
+    files = [*(folder / "model").glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]
+    found = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            found.update(dict.fromkeys(tensors.keys(), file))
+    return found

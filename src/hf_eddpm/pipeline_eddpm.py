@@ -101,8 +101,7 @@ class EDDPMPipeline(DiffusionPipeline):
 
     def __init__(self, model: EDDPMModel, scheduler: SchedulerMixin, processor: EDDPMProcessor):
         super().__init__()
-        self._loaded_from: str | None = None  # the folder, and the state of the weights that its card is of
-        self._loaded_state: tuple[int, int] | None = None
+        self._loaded_from: str | None = None  # the folder whose card is this pipeline's
         processor.check_model(model.config)
         model.eval()
         self.register_modules(model=model, scheduler=scheduler, processor=processor)
@@ -537,8 +536,8 @@ class EDDPMPipeline(DiffusionPipeline):
     ) -> str:
         """Upload the pipeline and its model card to the Hub, in one commit; safetensors and text only.
 
-        The card is the one the pipeline was loaded with, as long as its weights are the same; else the one in the
-        repository; else a new one.
+        The card is the one the pipeline was loaded with. If its weights are no longer the same, or there was none, it
+        is a new one without results, unless the repository has one and the pipeline had none.
 
         Args:
             repo_id: "user/repo"; made if need be.
@@ -592,6 +591,8 @@ class EDDPMPipeline(DiffusionPipeline):
         hub_arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
         if os.path.isdir(path):
             folder = os.path.join(path, subfolder) if subfolder else path
+        elif os.path.exists(path) or os.path.isabs(path) or path.startswith(".") or path.count("/") > 1:
+            raise OSError(f"{path!r} is not a saved pipeline: there is no such folder, and it is no Hub id.")
         else:
             folder = cls.download(path, subfolder=subfolder, **hub_arguments)
         # Without its config the model would be built from the default one.
@@ -599,6 +600,7 @@ class EDDPMPipeline(DiffusionPipeline):
         for name in needed:
             if not os.path.isfile(os.path.join(folder, name)):
                 raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
+        index = _read_index(folder)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
         kwargs["dtype"] = torch.float32 if dtype is None else dtype
         adapter = os.path.join(folder, _ADAPTER_FOLDER)
@@ -617,15 +619,15 @@ class EDDPMPipeline(DiffusionPipeline):
                 kwargs["model"] = EDDPMModel.from_pretrained(
                     os.path.join(folder, "model"), variant=variant, dtype=kwargs["dtype"]
                 )
-            if _holds_code(folder):  # of this package, which is here already
-                pipe = cls(**_load_components(folder, kwargs))
+            if isinstance(index.get("_class_name"), list):  # with this package's code, which is here already
+                pipe = cls(**_load_components(folder, index, kwargs))
             else:
                 pipe = super().from_pretrained(folder, **kwargs)
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
         pipe.register_to_config(_name_or_path=path)
         if not given_model:
-            pipe._loaded_from, pipe._loaded_state = folder, weights_version(pipe.model)
+            pipe._loaded_from = folder
             if not has_adapter:
                 pipe.model.name_or_path = os.path.join(path, subfolder) if subfolder else path
         return pipe
@@ -651,16 +653,16 @@ class EDDPMPipeline(DiffusionPipeline):
         return os.path.join(folder, inside.rstrip("/")) if inside else folder
 
 
-def _holds_code(folder: str) -> bool:
-    """Whether the folder was written with this package's code; see remote_code.py."""
-    index = json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
-    return isinstance(index.get("_class_name"), list)
+def _read_index(folder: str) -> dict[str, Any]:
+    try:
+        return json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{folder!r} is not a saved pipeline: its model_index.json is damaged ({error}).") from error
 
 
-def _load_components(folder: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Load the components of a folder that holds this package's code by the package itself, running no other code."""
     package = sys.modules[__package__]
-    index = json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
     components = {}
     for name, value in index.items():
         if isinstance(value, list) and name != "_class_name":
@@ -670,13 +672,6 @@ def _load_components(folder: str, kwargs: dict[str, Any]) -> dict[str, Any]:
             given = kwargs.get(name)
             components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
     return components
-
-
-def weights_version(model: torch.nn.Module) -> tuple[int, int]:
-    """Return numbers that change when the weights are trained or replaced: how often they were written, and how many
-    there are."""
-    parameters = list(model.parameters())
-    return sum(parameter._version for parameter in parameters), len(parameters)
 
 
 def _check_positive(value: Any, name: str) -> None:
