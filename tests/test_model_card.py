@@ -6,6 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
+import runs
 import train_text
 from environment import describe_command
 from hf_eddpm import EDDPMPipeline
@@ -187,11 +188,11 @@ def test_commands_show_neither_folders_nor_secrets(tmp_path, monkeypatch):
 def test_long_logs_are_thinned_and_keep_both_ends():
     history = [{"loss": 1.0, "step": step} for step in range(1000)] + [{"eval_loss": 1.0, "step": 999}]
     history += [{"train_runtime": 1.0, "step": 999}]
-    thinned = train_text.thin_log(history)
+    thinned = runs.thin_log(history)
     steps = [entry["step"] for entry in thinned]
     assert len(thinned) == 101
     assert steps[0] == 0 and steps[-2:] == [999, 999] and steps == sorted(steps)
-    assert train_text.thin_log(history[:3]) == history[:3]
+    assert runs.thin_log(history[:3]) == history[:3]
 
 
 @pytest.fixture

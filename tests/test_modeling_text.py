@@ -325,3 +325,10 @@ def test_encoders_of_other_families_work(family, batch):
     model = tiny_model(encoder={"model_type": family, **values, **shape})
     model(**batch).loss.backward()
     assert [name for name, parameter in model.encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_attention_pooling_trains_under_autocast(batch):
+    model = tiny_model(pooling="attention").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch).loss.backward()
+    assert bool(model.encoder.queries.grad.isfinite().all()) and bool(model.encoder.queries.grad.any())

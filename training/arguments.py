@@ -37,6 +37,53 @@ class TextDataArguments:
 
 
 @dataclass
+class ProteinDataArguments:
+    """Where the proteins come from."""
+
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (csv, tsv, jsonl, parquet, fasta, fa; gz) or a Hub data set id."},
+    )
+    dev: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
+    )
+    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
+    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
+    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
+    sequence_column: str = field(default="sequence", metadata={"help": "Column of the sequence."})
+    property_columns: list[str] = field(
+        default_factory=list, metadata={"help": "Columns of measured values for the property head; may have gaps."}
+    )
+    padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
+    upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
+    length: int | None = field(
+        default=None, metadata={"help": "Most residues of a protein; by default those of the longest."}
+    )
+    alignment: str = field(default="left", metadata={"help": "Where shorter proteins stand: left or center."})
+    max_dev_sequences: int = field(default=2000, metadata={"help": "Most proteins used to evaluate during training."})
+
+
+@dataclass
+class ProteinModelArguments:
+    """What is trained."""
+
+    preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
+    )
+    encoder: str | None = field(default=None, metadata={"help": "Pretrained encoder, e.g. ESM-2: Hub id or folder."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the encoder, e.g. eager."})
+    vae_kl_weight: float | None = field(
+        default=None,
+        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
+    )
+
+    def __post_init__(self) -> None:
+        self.model_config = _as_dict(self.model_config, "model_config")
+
+
+@dataclass
 class TextModelArguments:
     """What is trained."""
 

@@ -10,11 +10,10 @@ its steps is only evaluated and saved again by it.
 """
 
 import json
-import logging as python_logging
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,7 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from arguments import (
@@ -40,13 +37,13 @@ from arguments import (
     parse_arguments,
 )
 from data import SplicedSentences, TextData, load_text
-from environment import describe_command, describe_environment, without_folders
+from environment import describe_command, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
 from hf_eddpm.adapter_checkpoint import merge_adapter
 from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
 from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
-from hf_eddpm.trainer import train_seconds
+from runs import describe_arguments, describe_run, find_checkpoint, set_up
 from text_card import write_text_card
 
 logger = logging.get_logger(__name__)
@@ -57,14 +54,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, lora_args, card_args, training_args = parse_arguments(
         TextDataArguments, TextModelArguments, LoraArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
-    logging.set_verbosity_info()
-    python_logging.basicConfig(stream=sys.stderr)
-    # What the data hold and what the model writes is worth a line even where warnings suffice.
-    for name in (__name__, load_text.__module__, "hf_eddpm.trainer"):
-        python_logging.getLogger(name).setLevel(python_logging.INFO)
-    if training_args.num_threads is not None:
-        torch.set_num_threads(training_args.num_threads)
-    set_seed(training_args.seed)
+    set_up(training_args, __name__, load_text.__module__)
 
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, data_args.max_length, train.sentences, lora_args)
@@ -166,53 +156,6 @@ def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor)
             f"earlier one, {facts[name]['cut']} are longer than {processor.max_length} tokens and will be cut."
         )
     return facts
-
-
-def describe_arguments(*arguments: Any) -> dict[str, Any]:
-    """The values of the arguments that differ from their defaults, secrets left out."""
-    facts = {}
-    for group in arguments:
-        for item in fields(group):
-            value = getattr(group, item.name)
-            default = item.default_factory() if item.default_factory is not MISSING else item.default
-            # `TrainingArguments` turns some of its `None` into empty values; its enumerations are strings.
-            differs = value != default and (value or default)
-            unsaid = item.name.endswith("_token") or item.name == "resume_from_checkpoint"
-            if differs and not unsaid and isinstance(value, (str, int, float, list, dict)):
-                facts[item.name] = value
-    return facts
-
-
-def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, Any]:
-    """The facts of the training itself."""
-    args, state = trainer.args, trainer.state
-    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    return {
-        "seed": args.seed,
-        "steps": state.global_step,
-        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "settings": {
-            "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-            "learning_rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, "
-            f"{args.get_warmup_steps(state.max_steps)} warm-up steps",
-            "precision": "float32" if precision == "float32" else f"{precision} autocast",
-            "average_of_weights": "none" if args.ema_decay is None else f"exponential, decay {args.ema_decay:g}",
-        },
-        "wall_time_seconds": train_seconds(state),
-        **describe_environment(args.device),
-        "metrics": metrics,
-        "log": thin_log(state.log_history),
-    }
-
-
-def thin_log(history: list[dict[str, float]], max_entries: int = 100) -> list[dict[str, float]]:
-    """At most `max_entries` of each kind of log entry (training, evaluation), evenly spread, both ends among them."""
-    kept: list[int] = []
-    for kind in ("loss", "eval_loss"):
-        rows = [row for row, entry in enumerate(history) if kind in entry]
-        stride = max(1.0, (len(rows) - 1) / (max_entries - 1))
-        kept += [rows[round(place * stride)] for place in range(min(len(rows), max_entries))]
-    return [history[row] for row in sorted(kept)]
 
 
 def choose_examples(dev: TextData, processor: EDDPMTextProcessor, num_examples: int = 2) -> list[str]:
@@ -345,15 +288,6 @@ def build_model(
         decoder=TextDecoder(config, backbones["decoder"]) if "decoder" in backbones else None,
     )
     return model, EDDPMTextProcessor(tokenizers["encoder"], tokenizers["decoder"], max_length=max_length)
-
-
-def find_checkpoint(training_args: EDDPMTrainingArguments) -> str | None:
-    """Returns the checkpoint to resume from: a folder, or with "auto" the last one of `output_dir` if any."""
-    wanted = training_args.resume_from_checkpoint
-    if wanted != "auto":
-        return wanted
-    folder = Path(training_args.output_dir)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 if __name__ == "__main__":

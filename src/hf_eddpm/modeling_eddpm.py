@@ -414,7 +414,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 raise ValueError(
                     f"`diffusion_mask` must have the shape ({len(latents)},), got {tuple(diffusion_mask.shape)}."
                 )
-            share = diffusion_mask.float().mean().clamp(min=1 / len(latents))
+            share = self._mean_over_processes(diffusion_mask.float().mean()).clamp(min=1 / len(latents))
             errors = errors * _repeat(diffusion_mask.float(), len(errors) // len(latents)) / share
 
         first = timesteps == 0
@@ -422,7 +422,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         diffusion_loss = torch.where(first, zero, errors).mean()
         alignment_loss = torch.where(first, errors, zero).mean()
         if self.config.loss_weighting == "simple":
-            reconstruction_loss = nats.sum() / num_units.sum().clamp(min=1)
+            reconstruction_loss = nats.sum() / self._mean_over_processes(num_units.sum().float()).clamp(min=1)
         else:
             reconstruction_loss = nats.mean()
             diffusion_loss = diffusion_loss * len(self.scheduler)
@@ -550,6 +550,15 @@ class EDDPMModel(EDDPMPreTrainedModel):
             prior=prior,
             num_units=num_units.float(),
         )
+
+    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        """Average what a training loss is divided by, so that the mean of the processes' losses, and with it their
+        gradient, is that of one process with the whole batch."""
+        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / dist.get_world_size()
+        return value
 
     def _disturb(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return the latents that the decoder sees: in training with noise of a variance drawn for each datum."""

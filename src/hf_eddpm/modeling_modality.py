@@ -67,6 +67,6 @@ class ModalityDecoder(EDDPMPreTrainedModel):
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
 
-    def generate(self, latents: torch.Tensor, **kwargs: Any) -> Any:
+    def generate(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return decoded data, which the processor's `postprocess` turns into what users see."""
         raise NotImplementedError

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
 
 from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
@@ -182,11 +182,18 @@ class ProteinCausalDecoder(TextDecoder):
 
     per_datum_arguments = ("frozen_positions",)
 
-    def generate(self, latents: torch.Tensor, frozen_positions: FrozenPositions = None, **kwargs: Any) -> torch.Tensor:
+    def generate(
+        self,
+        latents: torch.Tensor,
+        generation_config: GenerationConfig | None = None,
+        frozen_positions: FrozenPositions = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """Decode with transformers' `generate()`, greedily unless told otherwise; see `TextDecoder.generate`.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`.
+            generation_config: How to decode.
             frozen_positions: Residues to keep, by site: a dict for all data, or one for each. A protein does not end
                 before its last one.
             **kwargs: As for `TextDecoder.generate`.
@@ -201,7 +208,7 @@ class ProteinCausalDecoder(TextDecoder):
         # With "memory" generate() is given stand-ins for the latents and the start token, with "prefix" no ids.
         offset = 0 if self.conditioning == "prefix" else self.num_latents + 1
         processors = LogitsProcessorList([*kwargs.pop("logits_processor", []), _ResiduesOnly(rows, offset)])
-        return super().generate(latents, logits_processor=processors, **kwargs)
+        return super().generate(latents, generation_config, logits_processor=processors, **kwargs)
 
 
 class _ResiduesOnly(LogitsProcessor):

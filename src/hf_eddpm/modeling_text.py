@@ -67,8 +67,9 @@ class TextEncoder(ModalityEncoder):
         if self.queries is None:
             pooled = (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
             return pooled.unsqueeze(1).expand(-1, self.num_latents, -1)
-        # float32: with random queries the scores differ by less than bfloat16 resolves
-        scores = torch.einsum("lh,bsh->bls", self.queries.weight.float(), hidden_states.float())
+        # float32, whatever autocast says: with random queries the scores differ by less than bfloat16 resolves
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            scores = torch.einsum("lh,bsh->bls", self.queries.weight.float(), hidden_states.float())
         scores = scores.masked_fill(attention_mask.unsqueeze(1) == 0, torch.finfo(torch.float32).min)
         weights = scores.softmax(-1).to(hidden_states.dtype)  # (batch, num_latents, seq)
         return weights @ hidden_states

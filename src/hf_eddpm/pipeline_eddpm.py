@@ -184,7 +184,7 @@ class EDDPMPipeline(DiffusionPipeline):
             inputs = {name: batch[name] for name in self.model.encoder.input_names if name in batch}
             means = self.model.encode(**inputs).mean.float()
             if refinement_steps:
-                targets = {name: batch[name] for name in self.model.decoder.target_names}
+                targets: dict[str, Any] = {name: batch[name] for name in self.model.decoder.target_names}
                 means = self.model.refine(means, refinement_steps, **targets)
             parts.append(means)
         latents = torch.cat(parts)

@@ -81,16 +81,16 @@ class EDDPMProteinProcessor(EDDPMProcessor):
             **kwargs: The other arguments.
 
         Raises:
-            ValueError: If it lacks one of the residues.
+            ValueError: If it does not turn each residue into one token.
         """
-        vocabulary = tokenizer.get_vocab()
-        if missing := [residue for residue in RESIDUES if residue not in vocabulary]:
-            raise ValueError(f"`tokenizer` must have a token for each of {RESIDUES!r}, but lacks {missing}.")
-        ids = [vocabulary[residue] for residue in RESIDUES]
-        # What the tokenizer puts around the tokens of a protein
-        wrapped = tokenizer("A", add_special_tokens=True)["input_ids"]
-        place = wrapped.index(vocabulary["A"])
-        return cls(encoder_ids=ids, encoder_start_ids=wrapped[:place], encoder_stop_ids=wrapped[place + 1 :], **kwargs)
+        ids = tokenizer.convert_tokens_to_ids(list(RESIDUES))
+        wrapped = tokenizer(RESIDUES, add_special_tokens=True)["input_ids"]
+        place = wrapped.index(ids[0]) if ids[0] in wrapped else 0
+        if wrapped[place : place + len(ids)] != ids or tokenizer.unk_token_id in ids:
+            raise ValueError(f"`tokenizer` must turn each residue of {RESIDUES!r} into a token of its own.")
+        # What it puts around the tokens of a protein
+        around = {"encoder_start_ids": wrapped[:place], "encoder_stop_ids": wrapped[place + len(ids) :]}
+        return cls(encoder_ids=ids, **around, **kwargs)
 
     def __call__(self, data: str | list[str], return_tensors: str = "pt", **kwargs: Any) -> BatchFeature:
         """Tokenise.

@@ -214,7 +214,7 @@ class EDDPMTrainer(Trainer):
         **kwargs: As for `Trainer`.
 
     Raises:
-        ValueError: If `ema_decay` is outside (0, 1), or previews are asked for without a processor.
+        ValueError: If `ema_decay` is outside (0, 1) or given with FSDP, or previews are asked for without a processor.
     """
 
     def __init__(
@@ -232,9 +232,12 @@ class EDDPMTrainer(Trainer):
         if preview_data is not None and processor is None:
             raise ValueError("`preview_data` needs a `processor`.")
         if processor is not None:
-            kwargs.setdefault("processing_class", processor)
+            if hasattr(processor, "tokenizer"):  # Trainer looks for one in every processor it is given
+                kwargs.setdefault("processing_class", processor)
             kwargs.setdefault("data_collator", RawDataCollator(processor))
         super().__init__(model=model, args=args, **kwargs)
+        if ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("`ema_decay` must be None with FSDP, whose parameters are in pieces.")
         self.processor = processor
         self.monitors = {
             name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
@@ -313,7 +316,8 @@ class EDDPMTrainer(Trainer):
         if self.ema is not None:
             self.ema.copy_to(self.ema_parameters())
         if self.train_dataset is not None:
-            with torch.random.fork_rng():  # a data set may draw; training shall not notice
+            with torch.random.fork_rng():  # a data set may draw: training shall not notice, nor processes differ
+                torch.manual_seed(self.args.seed)
                 self._eddpm.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
@@ -339,8 +343,11 @@ class EDDPMTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).
 
-        With or without them, the latents' normalisation ends up with the statistics of the training data.
+        With or without them, the latents' normalisation ends up with the statistics of the training data. With
+        several processes each draws its own noise.
         """
+        if self.args.world_size > 1:  # else all processes would draw the same timesteps and noise
+            torch.manual_seed(self.args.seed + self.args.process_index)
         result = super().train(*args, **kwargs)
         self._finish_weights()
         return result
@@ -414,6 +421,8 @@ class EDDPMTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if self.processing_class is None and self.processor is not None and self.args.should_save:
+            self.processor.save_pretrained(output_dir or self.args.output_dir)
         if self.ema is not None and self._saving_checkpoint_in is not None and output_dir is not None:
             tensors = {str(index): shadow.contiguous() for index, shadow in enumerate(self.ema.shadow_params)}
             steps = {"optimization_step": str(self.ema.optimization_step)}

@@ -1,0 +1,107 @@
+"""The model card of a protein checkpoint, from the facts beside it.
+
+    python training/protein_card.py runs/gifford/pipeline
+
+`train_protein.py` leaves `training.json` in the pipeline's folder and `evaluate_protein.py --update_card` leaves
+`evaluation.json`; both write the card (README.md) by this file, and this command writes it anew.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+
+
+def write_protein_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
+    """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
+    folder = Path(folder)
+    training, evaluation = (_read_facts(folder / name) for name in (TRAINING_FILE, EVALUATION_FILE))
+    return save_model_card(build_protein_card(pipe, folder, training, evaluation), folder)
+
+
+def build_protein_card(
+    pipe: EDDPMPipeline, folder: Path, training: dict[str, Any] | None, evaluation: dict[str, Any] | None
+) -> ModelCard:
+    """The card of a protein pipeline.
+
+    Args:
+        pipe: The pipeline.
+        folder: Its folder, which names the model where the training did not.
+        training: What `train_protein.py` wrote, or `None`.
+        evaluation: What `evaluate_protein.py` wrote, or `None`.
+    """
+    card = {} if training is None else training.get("card", {})
+    data_name = card.get("data_name") or "the training data"
+    resolved = folder.resolve()
+    name = card.get("card_name") or (resolved.parent.name if resolved.name == "pipeline" else resolved.name)
+    return build_model_card(
+        pipe,
+        name=name,
+        training=training,
+        evaluation=evaluation,
+        summary=f"Trained on proteins: {data_name}." if card.get("data_name") else "Trained on proteins.",
+        snippet=_snippet(pipe, [] if training is None else training.get("examples", [])),
+        results="",
+        eval_results=[],
+        limits=_limits(pipe, training, data_name),
+        license=card.get("card_license"),
+        datasets=(None if training is None else training.get("hub_datasets")) or None,
+        base_model=(None if training is None else training.get("base_models")) or None,
+    )
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _snippet(pipe: EDDPMPipeline, examples: list[str]) -> str:
+    length = pipe.processor.min_length
+    a, b = (examples[0], examples[-1]) if examples else ("A" * length, "G" * length)
+    lines = [
+        "proteins = [",
+        f"    {a!r},",
+        f"    {b!r},",
+        "]",
+        "print(pipe.reconstruct(proteins))",
+        "print(pipe.interpolate(*proteins, num_steps=5)[0])",
+        "print(pipe.encode(proteins).embeddings.shape)",
+    ]
+    if pipe.model.property_head is not None:
+        lines.append("print(pipe.predict(proteins))  # in the unit of the training data")
+    return "\n".join(lines) + "\n"
+
+
+def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:
+    processor = pipe.processor
+    sizes = f"{processor.length}" if processor.min_length == processor.length else f"at most {processor.length}"
+    limits = [f"Proteins of {sizes} residues, in one-letter code; others are refused."]
+    if training is None:
+        return limits
+    limits.append(f"It knows one family of proteins ({data_name}); others come back as what it knows.")
+    if training.get("property_names"):
+        limits.append(
+            "Predicted properties are a regression's from the training data, no measurement: judge designs by an "
+            "experiment or an independent predictor."
+        )
+    limits.append("The held-out proteins were watched during training; no test split was used.")
+    for note, title in (("data_note", "Data"), ("training_note", "Training")):
+        if training["card"].get(note):
+            limits.append(f"{title}: {training['card'][note]}")
+    return limits
+
+
+def main() -> None:
+    """Writes the card of the pipeline folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder of the pipeline.")
+    folder = parser.parse_args().checkpoint
+    print(write_protein_card(EDDPMPipeline.from_pretrained(folder), folder))
+
+
+if __name__ == "__main__":
+    main()
