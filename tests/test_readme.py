@@ -67,7 +67,7 @@ def test_every_make_target_of_the_readme_exists():
 
 @needs_checkpoint
 def test_the_snippet_of_the_readme_runs(monkeypatch, capsys):
-    (snippet,) = _blocks(README, "python")
+    snippet, _ = _blocks(README, "python")
     monkeypatch.chdir(ROOT)
     _run(snippet, "README.md")
     assert len(capsys.readouterr().out.splitlines()) == snippet.count("print(")

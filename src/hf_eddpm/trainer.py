@@ -148,6 +148,17 @@ class RawDataCollator:
         return batch
 
 
+class _OwnNoise(TrainerCallback):
+    """Gives each of several processes a seed of its own, else all would draw the same timesteps and noise."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed: after the data loaders took the common seed for the order of the data."""
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
+
+
 class _EMAStep(TrainerCallback):
     """Moves the average after every optimiser step."""
 
@@ -245,6 +256,7 @@ class EDDPMTrainer(Trainer):
         self.ema: EMAModel | None = None
         self._saving_checkpoint_in: str | None = None
         self.add_callback(_Clock())
+        self.add_callback(_OwnNoise())
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
             self.add_callback(_EMAStep(self, self.ema))
@@ -346,8 +358,6 @@ class EDDPMTrainer(Trainer):
         With or without them, the latents' normalisation ends up with the statistics of the training data. With
         several processes each draws its own noise.
         """
-        if self.args.world_size > 1:  # else all processes would draw the same timesteps and noise
-            torch.manual_seed(self.args.seed + self.args.process_index)
         result = super().train(*args, **kwargs)
         self._finish_weights()
         return result
