@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protein_data import RESIDUES, ProteinData, load_proteins
+from hf_eddpm.residues import RESIDUES
+from protein_data import ProteinData, load_proteins
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "protein"
 ROWS = [("ACDX", 1.5), ("WYF", None), ("ACDX", -2.0)]

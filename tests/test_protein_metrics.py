@@ -10,7 +10,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-from protein_data import RESIDUES, load_proteins
+from frechet import frechet_distance
+from hf_eddpm.residues import RESIDUES
+from protein_data import load_proteins
 from protein_metrics import (
     SYMBOLS,
     SequenceFrechet,
@@ -55,20 +57,13 @@ def test_a_frame_gives_its_sequence_back(sequences, alignment):
 
 
 def test_reconstruction_accuracy_has_the_values_worked_out_by_hand():
-    accuracy = reconstruction_accuracy(["ACDE", "WY", "A"], ["ACDF", "WY", "AC"], length=5)
+    accuracy = reconstruction_accuracy(to_frames(["ACDE", "WY", "A"], 5), to_frames(["ACDF", "WY", "AC"], 5))
     assert accuracy["site_accuracy"] == pytest.approx(13 / 15)
     assert accuracy["residue_accuracy"] == pytest.approx(6 / 8)
     assert accuracy["exact_match"] == pytest.approx(1 / 3)
-    # a residue too many counts where the original has padding, and beyond the frame only for the exact match
-    assert reconstruction_accuracy(["ACD"], ["AC"], 4)["site_accuracy"] == 3 / 4
-    assert reconstruction_accuracy(["ACD"], ["AC"], 4)["residue_accuracy"] == 1
-    assert reconstruction_accuracy(["ACDEF"], ["ACDE"], 4) == {
-        "site_accuracy": 1.0,
-        "residue_accuracy": 1.0,
-        "exact_match": 0.0,
-    }
-    # in the middle of the frame a missing first residue shifts nothing here: 2 residues stand at 1, 3 at 0
-    assert reconstruction_accuracy(["CD"], ["ACD"], 4, "center")["site_accuracy"] == 3 / 4
+    # a residue too many counts where the original has padding
+    accuracy = reconstruction_accuracy(to_frames(["ACD"], 4), to_frames(["AC"], 4))
+    assert accuracy == {"site_accuracy": 0.75, "residue_accuracy": 1.0, "exact_match": 0.0}
 
 
 @given(st.integers(0, 2**16), st.floats(0, 0.9))
@@ -185,6 +180,22 @@ def test_frechet_is_that_of_the_projected_one_hot_frames():
     assert SequenceFrechet(train[:20]).num_components == 20
 
 
+def test_long_frames_have_nearly_exact_components():
+    rng = np.random.default_rng(0)
+    wild_type = rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 120)
+
+    def variants(num):
+        rows = np.tile(wild_type, (num, 1))
+        for row in rows:
+            row[rng.integers(0, 10, 3)] = rng.choice(list("ACDE"), 3)  # ten sites vary
+        return to_frames(["".join(row) for row in rows], 120)
+
+    train, a, b = variants(400), variants(100), variants(100)
+    pca = PCA(8, svd_solver="full").fit(one_hot(train))
+    expected = frechet_distance(pca.transform(one_hot(a)), pca.transform(one_hot(b)))
+    assert SequenceFrechet(train, num_components=8).distance(a, b) == pytest.approx(expected, rel=0.02)
+
+
 def test_frechet_grows_with_the_share_of_foreign_sequences():
     rng = np.random.default_rng(0)
     train, real = (to_frames(_random_chains(rng, num, residues="ACDE"), 8) for num in (400, 200))
@@ -220,6 +231,6 @@ def test_what_fits_no_frame_is_refused(arguments, message):
         to_frames(*arguments)
 
 
-def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="same length, not empty; got 1 and 2"):
-        reconstruction_accuracy(["A"], ["A", "C"], 3)
+def test_frames_of_different_shape_are_refused():
+    with pytest.raises(ValueError, match=r"of one shape .* got \(1, 3\) and \(2, 3\)"):
+        reconstruction_accuracy(to_frames(["A"], 3), to_frames(["A", "C"], 3))

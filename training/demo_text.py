@@ -18,6 +18,7 @@ from hf_eddpm import EDDPMPipeline
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model_cards" / "eddpm-yelp-mini"
 EDIT_SCALES = (1.5, 2.0, 3.0)
 PATH_LENGTH = 7
+REFINEMENT_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,18 @@ def show_generation(
 
 
 def show_reconstruction(pipe: EDDPMPipeline, sentences: Sequence[str]) -> None:
-    heading("Reconstruct", "encoder, then decoder: what survives in the latents")
-    for sentence, reconstruction in zip(sentences, pipe.reconstruct(list(sentences)), strict=True):
-        print(f"  in    {sentence}")
-        print(
-            f"  out   {reconstruction}{'   (word for word)' if reconstruction.split() == sentence.split() else ''}\n"
-        )
+    heading(
+        "Reconstruct",
+        f"encoder, then decoder; and with {REFINEMENT_STEPS} gradient steps on the latents in between",
+    )
+    once = pipe.reconstruct(list(sentences))
+    refined = pipe.reconstruct(list(sentences), refinement_steps=REFINEMENT_STEPS)
+    for sentence, *reconstructions in zip(sentences, once, refined, strict=True):
+        print(f"  in        {sentence}")
+        for name, reconstruction in zip(("out", "refined"), reconstructions, strict=True):
+            exact = "   (word for word)" if reconstruction.split() == sentence.split() else ""
+            print(f"  {name:8s}  {reconstruction}{exact}")
+        print()
 
 
 def show_interpolation(pipe: EDDPMPipeline, first: str, second: str) -> None:
@@ -221,7 +228,9 @@ def show_edit(pipe: EDDPMPipeline, sentences: Sequence[str], tour: Tour) -> None
         names = (tour.negative_name, tour.positive_name)[::sign]
         print(f"  in          {sentence}   (nearer to {names[0]}; moved towards {names[1]})")
         for scale in EDIT_SCALES:
-            (edited,) = pipe.edit([sentence], direction=direction, scale=sign * scale)
+            (edited,) = pipe.edit(
+                [sentence], direction=direction, scale=sign * scale, refinement_steps=REFINEMENT_STEPS
+            )
             print(f"  scale {scale:.1f}   {edited}")
         print()
 

@@ -25,8 +25,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from transformers import HfArgumentParser
 
 from data import TextData, load_text
 from environment import describe_command, describe_environment
+from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import EVALUATION_FILE
 from text_card import markdown_tables, write_text_card
@@ -58,7 +58,6 @@ from text_metrics import (
     uniqueness,
 )
 
-ACTIVE_STD = 0.1  # a latent dimension is active if its posterior mean varies more than this over the data
 NUM_EXAMPLES = 10
 JUDGES = ("numpy", "scikit-learn", "sacrebleu", "rapidfuzz")  # libraries that the metrics are computed with
 
@@ -139,20 +138,6 @@ class EvaluationSettings:
                 setattr(self, name, min(getattr(self, name), self.limit))
 
 
-class Stopwatch:
-    """Seconds by part of the evaluation."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Adds the time of the enclosed block to `part`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 2)
-
-
 def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: EvaluationSettings) -> dict[str, Any]:
     """Measures a pipeline.
 
@@ -176,8 +161,8 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         judge = TrigramModel.fit(train.sentences)
     with stopwatch("encode"):
         latents = pipe.encode(dev.sentences, batch_size=settings.batch_size).latents
-        dev_embeddings = _to_numpy(latents)
-        train_embeddings = _to_numpy(pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents)
+        dev_embeddings = as_embeddings(latents)
+        train_embeddings = as_embeddings(pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents)
     rng = np.random.default_rng(seed)
     noise_std = pipe.model.config.encoder_noise_variance**0.5
     dev_posterior, train_posterior = (
@@ -190,11 +175,7 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         "num_train_sentences": len(train),
         "num_dev_sentences": len(dev),
         "num_parameters": pipe.model.num_parameters(),
-        "config": {
-            key: value
-            for key, value in pipe.model.config.to_dict().items()
-            if not key.startswith("_") and (value is None or isinstance(value, (bool, int, float, str)))
-        },
+        "config": plain_config(pipe),
     }
 
     with stopwatch("reconstruct"):
@@ -205,12 +186,7 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         with stopwatch(f"refine {steps} steps"):
             refined = pipe.reconstruct(dev.sentences, batch_size=settings.batch_size, refinement_steps=steps)
         result["refined_reconstruction"][str(steps)] = _reconstruction(dev, refined)
-    result["latents"] = {
-        "std": float(dev_embeddings.std(axis=0).mean()),
-        "active_dims": int((dev_embeddings.std(axis=0) > ACTIVE_STD).sum()),
-        "dims": dev_embeddings.shape[1],
-        "norm": float(np.linalg.norm(dev_embeddings, axis=1).mean()),
-    }
+    result["latents"] = latent_statistics(dev_embeddings)
     result["reference"] = _reference(judge, train, dev, train_posterior, dev_posterior, settings)
     result["samples"] = {
         str(steps): _samples(pipe, judge, train, dev, dev_posterior, steps, 1.0, settings, stopwatch)
@@ -296,7 +272,7 @@ def _samples(
             | {"latent_frechet": latent_frechet(latents[: len(heldout)], dev_posterior), "seconds": seconds}
         )
         examples = examples or samples[:NUM_EXAMPLES]
-    statistics = {name: _spread([values[name] for values in by_seed]) for name in by_seed[0]}
+    statistics = {name: spread([values[name] for values in by_seed]) for name in by_seed[0]}
     return {**statistics, "examples": examples}
 
 
@@ -314,7 +290,7 @@ def _generate(
             generator=generator,
         )
         samples += out.samples
-        latents.append(_to_numpy(out.latents))
+        latents.append(as_embeddings(out.latents))
     return samples, np.concatenate(latents)
 
 
@@ -396,15 +372,6 @@ def _examples(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
     """A few (before, after) pairs, spread over the data: files are often sorted by class."""
     rows = [list(pair) for pair in pairs]
     return rows[:: max(1, len(rows) // NUM_EXAMPLES)][:NUM_EXAMPLES]
-
-
-def _to_numpy(latents: torch.Tensor) -> NDArray[np.float64]:
-    return latents.flatten(1).double().cpu().numpy()  # (num, num_latents * latent_dim)
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": std, "values": values}
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+from protein_tables import how_to_read, markdown_tables
 
 
 def write_protein_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
@@ -46,8 +47,8 @@ def build_protein_card(
         evaluation=evaluation,
         summary=f"Trained on proteins: {data_name}." if card.get("data_name") else "Trained on proteins.",
         snippet=_snippet(pipe, [] if training is None else training.get("examples", [])),
-        results="",
-        eval_results=[],
+        results="" if evaluation is None else _results(evaluation),
+        eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
         limits=_limits(pipe, training, data_name),
         license=card.get("card_license"),
         datasets=(None if training is None else training.get("hub_datasets")) or None,
@@ -74,6 +75,44 @@ def _snippet(pipe: EDDPMPipeline, examples: list[str]) -> str:
     if pipe.model.property_head is not None:
         lines.append("print(pipe.predict(proteins))  # in the unit of the training data")
     return "\n".join(lines) + "\n"
+
+
+def _results(evaluation: dict[str, Any]) -> str:
+    settings = evaluation["settings"]
+    seeds = ", ".join(str(seed) for seed in settings["seeds"])
+    counts = (
+        f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
+        f"of steps and sampling seed ({seeds})."
+    )
+    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation)])
+
+
+def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:
+    most_steps = max(evaluation["samples"], key=int)
+    samples = evaluation["samples"][most_steps]
+    generated = f"{most_steps} steps, mean over seeds"
+    measures = [
+        ("accuracy", "reconstruction, accuracy by site", evaluation["reconstruction"]["site_accuracy"]),
+        ("exact_match", "reconstruction exact match", evaluation["reconstruction"]["exact_match"]),
+        ("frechet", f"Frechet distance of one-hot samples ({generated})", samples["frechet"]["mean"]),
+        ("novelty", f"novel samples ({generated})", samples["novelty"]["mean"]),
+    ]
+    for name, predictors in evaluation.get("fitness", {}).items():
+        for kind in ("pearson", "spearman"):
+            measures.append((kind, f"predicted {name}, {kind} correlation", predictors.get("model", {}).get(kind)))
+    return [
+        EvalResult(
+            task_type="other",
+            dataset_type="protein",
+            dataset_name=data_name,
+            dataset_split="dev",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for kind, name, value in measures
+        if value is not None
+    ]
 
 
 def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
+from hf_eddpm.residues import RESIDUES
 from tables import COMPRESSION, TABLE_FORMATS, is_local_file, open_text, read_hub, read_table
 
 logger = logging.get_logger(__name__)
 
-RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"  # the 20 amino acids and X, an unknown one
 GAPS = "-."
 FASTA_FORMATS = (".fasta", ".fa")
 FILE_FORMATS = (*TABLE_FORMATS, *FASTA_FORMATS)

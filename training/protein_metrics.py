@@ -16,12 +16,13 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from frechet import frechet_distance
-from protein_data import RESIDUES
+from hf_eddpm.residues import RESIDUES
 from text_metrics import ngram_divergence
 
 Alignment = Literal["left", "center"]
 PADDING = "-"
 SYMBOLS = PADDING + RESIDUES  # symbol 0 is padding
+MAX_EXACT_LENGTH = 100  # sites up to which principal components are exact
 _INDEX = np.full(256, len(SYMBOLS), dtype=np.uint8)
 _INDEX[np.frombuffer(SYMBOLS.encode(), dtype=np.uint8)] = np.arange(len(SYMBOLS))
 
@@ -72,34 +73,27 @@ def one_hot(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
 # ---- two lists of sequences, one by one
 
 
-def reconstruction_accuracy(
-    reconstructions: Sequence[str], originals: Sequence[str], length: int, alignment: Alignment = "left"
-) -> dict[str, float]:
+def reconstruction_accuracy(reconstructions: NDArray[np.uint8], originals: NDArray[np.uint8]) -> dict[str, float]:
     """Shares of sites and of sequences that are right.
 
     Args:
-        reconstructions: What the model decoded.
-        originals: What it encoded.
-        length: Sites of the model's frame; reconstructions that are longer are compared as far as it reaches.
-        alignment: Where sequences stand in it.
+        reconstructions: Frames that the model decoded, (num, length).
+        originals: Frames that it encoded.
 
     Returns:
         `site_accuracy` over all sites of the frames, padding included, as papers report it; `residue_accuracy` over
-        the sites where the original has a residue; `exact_match` over sequences. Each in [0, 1].
+        the sites where the original has a residue; `exact_match` over whole frames. Each in [0, 1].
     """
-    if not len(originals) or len(reconstructions) != len(originals):
+    if not len(originals) or reconstructions.shape != originals.shape:
         raise ValueError(
-            "`reconstructions` and `originals` must be of the same length, not empty; "
-            f"got {len(reconstructions)} and {len(originals)}."
+            "`reconstructions` and `originals` must be of one shape (num, length), not empty; "
+            f"got {reconstructions.shape} and {originals.shape}."
         )
-    decoded = to_frames([sequence[:length] for sequence in reconstructions], length, alignment)
-    real = to_frames(originals, length, alignment)
-    right, residues = decoded == real, real > 0
-    equal = [a == b for a, b in zip(reconstructions, originals, strict=True)]
+    right = reconstructions == originals
     return {
         "site_accuracy": float(right.mean()),
-        "residue_accuracy": float(right[residues].mean()),
-        "exact_match": float(np.mean(equal)),
+        "residue_accuracy": float(right[originals > 0].mean()),
+        "exact_match": float(right.all(axis=1).mean()),
     }
 
 
@@ -253,8 +247,9 @@ class SequenceFrechet:
 
     def __init__(self, train: NDArray[np.uint8], num_components: int = 64):
         num_components = min(num_components, len(train), train.shape[1] * len(SYMBOLS))
-        # exact and deterministic for what fits in memory: the eigenvectors of the covariance
-        self._pca = PCA(num_components, svd_solver="covariance_eigh").fit(one_hot(train))
+        # The eigenvectors of the covariance are exact; for long frames they would take minutes.
+        solver = "covariance_eigh" if train.shape[1] <= MAX_EXACT_LENGTH else "randomized"
+        self._pca = PCA(num_components, svd_solver=solver, random_state=0).fit(one_hot(train))
         self.num_components = num_components
 
     def distance(self, frames: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

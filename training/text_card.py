@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from evaluation import plus_minus
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import (
     EVALUATION_FILE,
@@ -73,6 +74,7 @@ def build_text_card(
         language=card.get("card_language"),
         license=card.get("card_license"),
         datasets=datasets or None,
+        tags=("peft", "lora") if training is not None and training.get("base_model_relation") == "adapter" else (),
         base_model=base_models,
         base_model_relation=training.get("base_model_relation") if training is not None and base_models else None,
     )
@@ -206,12 +208,12 @@ def markdown_tables(result: dict[str, Any]) -> str:
             f"after {steps} refinement steps": f"{values['bleu']:.1f}, {values['exact_match']:.3f}"
             for steps, values in result["refined_reconstruction"].items()
         },
-        f"sample perplexity ({most_steps} steps)": _plus_minus(best["perplexity"], ".1f"),
+        f"sample perplexity ({most_steps} steps)": plus_minus(best["perplexity"], ".1f"),
         "real": f"{real['dev']['perplexity']:.1f}",
-        "bigram JSD": _plus_minus(best["bigram_divergence"], ".3f"),
+        "bigram JSD": plus_minus(best["bigram_divergence"], ".3f"),
         "real vs real": f"{real['train']['bigram_divergence']:.3f}",
-        "unique": _plus_minus(best["uniqueness"], ".3f"),
-        "novel": _plus_minus(best["novelty"], ".3f"),
+        "unique": plus_minus(best["uniqueness"], ".3f"),
+        "novel": plus_minus(best["novelty"], ".3f"),
     }
     if "probe_accuracy" in result:
         summary["probe accuracy"] = f"{result['probe_accuracy']:.3f}"
@@ -232,7 +234,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
         "novelty": ".3f",
     }
     rows = [
-        {"steps": steps} | {key.replace("_", " "): _plus_minus(values[key], form) for key, form in measures.items()}
+        {"steps": steps} | {key.replace("_", " "): plus_minus(values[key], form) for key, form in measures.items()}
         for steps, values in [*samples.items(), *_scaled(result)]
     ]
     for name, title in (("dev", "real, held out"), ("train", "real, training"), ("dev_shuffled", "shuffled words")):
@@ -257,11 +259,6 @@ def markdown_tables(result: dict[str, Any]) -> str:
 def _scaled(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     steps = result["settings"]["noise_scale_steps"]
     return [(f"{steps}, noise x {scale}", values) for scale, values in result["scaled_samples"].items()]
-
-
-def _plus_minus(spread: dict[str, Any], form: str) -> str:
-    mean = f"{spread['mean']:{form}}"
-    return mean if spread["std"] is None else f"{mean} ± {spread['std']:{form}}"
 
 
 def main() -> None:

@@ -111,6 +111,18 @@ def main(args: list[str] | None = None) -> Path:
     return folder
 
 
+def parse_data(args: list[str]) -> tuple[ProteinData, ProteinData]:
+    """Loads the training and the held-out proteins that a command line (see `main`) names."""
+    data_args, _, _, training_args = parse_arguments(
+        ProteinDataArguments,
+        ProteinModelArguments,
+        CardArguments,
+        EDDPMTrainingArguments,
+        args=[*args, "--output_dir", "unused"],
+    )
+    return load_data(data_args, training_args.seed)
+
+
 def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, ProteinData]:
     """Loads the training and the held-out proteins."""
     if not data_args.train:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
 from hf_eddpm.modeling_eddpm import LatentPosterior

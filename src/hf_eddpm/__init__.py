@@ -10,6 +10,7 @@ from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
 from .modeling_text import TextDecoder, TextEncoder
+from .optimization import EDDPMOptimization
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
 from .processing_eddpm import EDDPMProcessor
 from .processing_protein import EDDPMProteinProcessor
@@ -22,6 +23,7 @@ __all__ = [
     "EDDPMConfig",
     "EDDPMEncoding",
     "EDDPMModel",
+    "EDDPMOptimization",
     "EDDPMOutput",
     "EDDPMPipeline",
     "EDDPMPipelineOutput",

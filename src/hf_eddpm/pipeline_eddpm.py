@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from .configuration_eddpm import EDDPMConfig
 from .modeling_eddpm import EDDPMModel
+from .optimization import EDDPMOptimization, optimize
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -391,6 +392,60 @@ class EDDPMPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         bits = terms["bound"] / num_units / torch.log(torch.tensor(2.0))
         return EDDPMScore(**terms, bits_per_unit=bits)
+
+    def optimize(
+        self,
+        data: Any,
+        method: Literal["gradient", "guided", "mcmc", "hill_climb", "ode"] = "gradient",
+        target: float | Sequence[float] | Literal["higher", "lower"] = "higher",
+        property_index: int | None = None,
+        num_steps: int = 50,
+        max_mutations: int | None = None,
+        frozen_positions: Sequence[int] | None = None,
+        generator: Generators = None,
+        **method_arguments: Any,
+    ) -> EDDPMOptimization:
+        """Change data so that the model predicts a better property, and return the best it finds.
+
+        Every method steps in the latents, decodes, encodes the data found anew and judges them by the property head:
+        the result is never worse than the start by the model's own prediction. That prediction is no measurement;
+        search makes the most of its errors.
+
+        Args:
+            data: One datum or a list of them.
+            method: "gradient" (ascent in the latents), "guided" (diffusion), "mcmc" (Metropolis), "hill_climb" (best
+                of some neighbours) or "ode" (LatentOps); described in `hf_eddpm.optimization` by functions of these
+                names.
+            target: "higher", "lower", or a value in the data's unit; a list has one for each datum.
+            property_index: Which property, in [0, num_properties); may be left out if there is one.
+            num_steps: Steps of the method.
+            max_mutations: Most edits (Levenshtein) that a sequence may be away from its start; `None` for no limit.
+                Of a sequence that is as long as its start but too far away, the mutations the decoder is surest of
+                are kept; one of another length is rejected. For data that are strings.
+            frozen_positions: Positions in the start that keep their residues, and with them the sequence its length.
+                For data that are strings.
+            generator: Source of noise, or one for each datum.
+            **method_arguments: For "gradient" `step_size`, `project`, `project_every`, `project_steps`; for "guided"
+                `strength`, `scale`; for "mcmc" `step_size`, `temperature`; for "hill_climb" `step_size`,
+                `num_neighbors`, `candidates`; for "ode" `scale`, `solver`.
+
+        Raises:
+            ImportError: If rapidfuzz or torchdiffeq is missing: `pip install hf_eddpm[protein]`.
+            TypeError: If the method does not take an argument, or an argument has the wrong type.
+            ValueError: If the model has no property head, or an argument is outside its range.
+        """
+        return optimize(
+            self,
+            data,
+            method=method,
+            target=target,
+            property_index=property_index,
+            num_steps=num_steps,
+            max_mutations=max_mutations,
+            frozen_positions=frozen_positions,
+            generator=generator,
+            **method_arguments,
+        )
 
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         _check_positive(batch_size, "batch_size")

@@ -1,0 +1,236 @@
+"""Trains one small model per recipe, setting and seed, measures each alike, and draws the fronts they span.
+
+    python training/benchmark_protein.py training/configs/protein_gifford.json --train train.csv.gz \\
+        --dev validation.csv.gz --output_dir training/results/protein_front --max_steps 1000
+
+The recipes share networks, data and number of steps. Each is swept over its rate knob: the encoder's noise variance
+for the default and for two-stage latent diffusion (no gradient of the diffusion loss reaches the encoder), the
+diffusion weight for the paper's objective, the KL weight for a variational autoencoder. One JSON per run is written as
+it ends, and a run whose JSON exists is not repeated: an interrupted benchmark goes on where it stopped.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: no screen is needed)
+
+from environment import describe_environment  # noqa: E402
+from hf_eddpm import EDDPMPipeline  # noqa: E402
+from hf_eddpm.model_card import TRAINING_FILE, markdown_table  # noqa: E402
+from protein_data import ProteinData  # noqa: E402
+from protein_metrics import (  # noqa: E402
+    SequenceFrechet,
+    reconstruction_accuracy,
+    regression_metrics,
+    to_frames,
+    validity,
+)
+from text_metrics import uniqueness  # noqa: E402
+from train_protein import main as train_protein  # noqa: E402
+from train_protein import parse_data  # noqa: E402
+from vae import VariationalAutoencoder  # noqa: E402
+
+NOISE = "encoder_noise_variance"
+PAPER = {
+    "latent_normalization": "none",
+    "encoder_gradient_scale": 1.0,
+    "encoder_noise_variance": 0.008,
+    "alignment_target": "mean",
+    "prediction_type": "epsilon",
+    "reconstruction_weight": None,
+}
+NUM_SAMPLES = 10_000
+NUM_INFERENCE_STEPS = 50
+SAMPLING_SEED = 0
+MEASURES = {
+    "site_accuracy": "site accuracy",
+    "exact_match": "exact match",
+    "frechet": "Frechet distance of samples",
+    "pearson": "fitness, Pearson",
+    "spearman": "Spearman",
+    "validity": "valid",
+    "uniqueness": "unique",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of a front: a recipe, and the value of its knob."""
+
+    recipe: str
+    knob: str
+    value: float
+    model_config: dict[str, Any]
+    vae_kl_weight: float | None = None
+
+
+def runs() -> list[Run]:
+    """All points, the middle of each line first, so that an interrupted benchmark still compares all recipes."""
+    points = [
+        Run("paper", "diffusion_weight", weight, {**PAPER, "diffusion_weight": weight}) for weight in (0.1, 0.3, 1.0)
+    ]
+    for recipe, share in (("two-stage", 0.0), ("default", 0.1)):
+        for variance in (0.03, 0.1, 0.3):
+            points.append(Run(recipe, NOISE, variance, {"encoder_gradient_scale": share, NOISE: variance}))
+    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.03, 0.1, 0.3)]
+    middles = {"diffusion_weight": 0.3, NOISE: 0.1, "kl_weight": 0.1}
+    return sorted(points, key=lambda run: run.value != middles[run.knob])
+
+
+@torch.no_grad()
+def measure(pipe: EDDPMPipeline, train: ProteinData, dev: ProteinData, frechet: SequenceFrechet) -> dict[str, float]:
+    """Reconstruction, prediction and samples of one model on the held-out proteins."""
+    pipe.set_progress_bar_config(disable=True)
+    processor = pipe.processor
+
+    def frames(sequences: Sequence[str]) -> Any:
+        return to_frames(sequences, processor.length, processor.alignment)
+
+    dev_frames = frames(dev.sequences)
+    latents = pipe.encode(dev.sequences).latents
+    result = dict(reconstruction_accuracy(frames(pipe.decode(latents)), dev_frames))
+    if pipe.model.property_head is not None:
+        predictions = pipe.predict(dev.sequences).double().numpy()[:, 0]
+        scores = regression_metrics(predictions, dev.properties[:, 0])
+        result |= {name: scores[name] for name in ("mse", "pearson", "spearman")}
+    generator = torch.Generator().manual_seed(SAMPLING_SEED)
+    if isinstance(pipe.model, VariationalAutoencoder):
+        samples = pipe.decode(pipe.model.sample_prior(NUM_SAMPLES, generator))
+    else:
+        samples = pipe(NUM_SAMPLES, num_inference_steps=NUM_INFERENCE_STEPS, generator=generator).samples
+    real = train.sample(NUM_SAMPLES, SAMPLING_SEED).sequences
+    return {
+        **result,
+        "frechet": frechet.distance(frames(samples), dev_frames),
+        "real_frechet": frechet.distance(frames(real), dev_frames),
+        "validity": validity(samples),
+        "uniqueness": uniqueness(samples),
+    }
+
+
+def summarize(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over training seeds of each point, ordered by recipe and value."""
+    points: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for result in results:
+        points.setdefault((result["recipe"], result["value"]), []).append(result)
+    rows = []
+    for (recipe, value), group in sorted(points.items()):
+        row: dict[str, Any] = {"recipe": recipe, "knob": group[0]["knob"], "value": value, "seeds": len(group)}
+        for name in MEASURES:
+            values = [result[name] for result in group if name in result]
+            if values:
+                row[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+        rows.append(row)
+    return rows
+
+
+def draw(results: list[dict[str, Any]], output: Path) -> str:
+    """Writes the picture (down and to the right is better) and the table beside it; returns the table."""
+    points = summarize(results)
+    figure, axes = plt.subplots(figsize=(7, 5))
+    for recipe, marker in zip(dict.fromkeys(point["recipe"] for point in points), "osD^vPX*", strict=False):
+        line = [point for point in points if point["recipe"] == recipe]
+        spans = {name: [point[name][1] or 0.0 for point in line] for name in ("exact_match", "frechet")}
+        axes.errorbar(
+            [point["exact_match"][0] for point in line],
+            [point["frechet"][0] for point in line],
+            xerr=spans["exact_match"],
+            yerr=spans["frechet"],
+            marker=marker,
+            capsize=2,
+            label=f"{recipe} ({line[0]['knob'].replace('_', ' ')})",
+        )
+        for point in line:
+            place = (point["exact_match"][0], point["frechet"][0])
+            axes.annotate(f"{point['value']:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.axhline(np.mean([result["real_frechet"] for result in results]), linestyle="--", color="grey", label="real")
+    axes.set_yscale("log")
+    axes.set_xlabel("exact reconstructions of held-out proteins")
+    axes.set_ylabel("Frechet distance of samples (log scale)")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(output, dpi=150)
+    plt.close(figure)
+
+    rows = []
+    for point in points:
+        row = {name: point[name] for name in ("recipe", "knob", "seeds")} | {"value": f"{point['value']:g}"}
+        for name, title in MEASURES.items():
+            if name in point:
+                mean, std = point[name]
+                row[title] = f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+        rows.append(row)
+    table = markdown_table(rows)
+    output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    return table
+
+
+def main() -> None:
+    """Runs what is missing and draws the fronts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="configuration file of train_protein.py")
+    parser.add_argument("--train", nargs="+", required=True, help="training proteins")
+    parser.add_argument("--dev", nargs="+", required=True, help="held-out proteins")
+    parser.add_argument("--output_dir", required=True, help="where the JSON files and the plot go")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
+    parser.add_argument("--max_steps", type=int, default=1000, help="training steps of each run")
+    parser.add_argument("--num_threads", type=int, default=2)
+    parser.add_argument("--use_cpu", action="store_true")
+    arguments = parser.parse_args()
+
+    output = Path(arguments.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    words = [arguments.config, "--train", *arguments.train, "--dev", *arguments.dev]
+    train, dev = parse_data(words)
+    frechet = None
+    for seed in arguments.seeds:
+        for run in runs():
+            name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}".lower())
+            file = output / f"{name}.json"
+            if file.exists():
+                continue
+            folder = output / f".{name}"
+            start = time.perf_counter()
+            pipeline = train_protein(
+                [
+                    *words,
+                    *("--model_config", json.dumps(run.model_config), "--seed", str(seed)),
+                    *("--output_dir", str(folder), "--max_steps", str(arguments.max_steps)),
+                    *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
+                    *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),
+                    *(["--vae_kl_weight", str(run.vae_kl_weight)] if run.vae_kl_weight is not None else []),
+                    *(["--use_cpu"] if arguments.use_cpu else []),
+                ]
+            )
+            seconds = time.perf_counter() - start
+            pipe = EDDPMPipeline.from_pretrained(pipeline)
+            if frechet is None:
+                length, alignment = pipe.processor.length, pipe.processor.alignment
+                frechet = SequenceFrechet(to_frames(train.sequences, length, alignment))
+            facts = json.loads((pipeline / TRAINING_FILE).read_text(encoding="utf-8"))
+            result = {**asdict(run), "seed": seed, "max_steps": arguments.max_steps, "batch_size": facts["batch_size"]}
+            result |= {**measure(pipe, train, dev, frechet), "train_seconds": round(seconds, 1)}
+            result |= {"num_parameters": pipe.model.num_parameters(), **describe_environment(pipe.device)}
+            shutil.rmtree(folder)
+            file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(f"{name}: {result['exact_match']:.3f} exact, {result['frechet']:.3f}", flush=True)
+    files = sorted(output.glob("*.json"))
+    print(draw([json.loads(file.read_text(encoding="utf-8")) for file in files], output / "front.png"))
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_protein.py
+    main()
