@@ -187,7 +187,7 @@ def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
     config = load_config_from_file(str(ROOT / "training" / "fsdp.yaml"))
     assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
     model = tiny_model()
-    plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap", fsdp_version=1)
+    plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap", fsdp_version=2)
     plugin.set_auto_wrap_policy(model)
     policy = plugin.auto_wrap_policy
     wrapped = {

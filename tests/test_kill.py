@@ -116,10 +116,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_no_more_than_one_save_inte
     assert sum(stretch["killed"] for stretch in stretches) == NUM_KILLS, log
     for stretch in stretches:
         assert stretch["first"] == stretch["before"], stretch  # it went on from the last checkpoint
-        assert stretch["reached"] - stretch["saved"] < 2 * SAVE_STEPS, stretch
-        # A step after the next save would have begun only once that checkpoint was whole.
-        assert stretch["saved"] >= stretch["reached"] // SAVE_STEPS * SAVE_STEPS - SAVE_STEPS * (
-            stretch["reached"] % SAVE_STEPS == 0
-        ), stretch
+        # A step begins only once the checkpoint before it is whole.
+        assert stretch["saved"] >= stretch["reached"] // SAVE_STEPS * SAVE_STEPS, stretch
     assert report["status"] == 0, log
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
