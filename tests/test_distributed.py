@@ -193,4 +193,4 @@ def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
     wrapped = {
         type(module).__name__ for module in model.modules() if policy(module=module, recurse=False, nonwrapped_numel=0)
     }
-    assert wrapped == {"LlamaDecoderLayer", "BertLayer"}, wrapped
+    assert wrapped >= {"LlamaDecoderLayer", "BertLayer"} and "EDDPMModel" not in wrapped, wrapped
