@@ -1,6 +1,7 @@
 """LoRA adapters, the frozen recipe, and their checkpoints."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextE
 from hf_eddpm.adapter_checkpoint import load_adapted_model, merge_adapter, save_adapter
 from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
 from hf_eddpm.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
+from hf_eddpm.model_card import build_model_card
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma", "mistral"]
 
@@ -209,6 +211,13 @@ def test_an_adapter_alone_is_saved_with_its_base_models_named_and_loads_the_same
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("pipe", "again")
     )
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_card_of_an_adapter_counts_each_parameter_once(adapted):
+    card = build_model_card(adapted, name="adapted", training=None, evaluation=None)
+    for part, count in count_parameters(adapted.model).items():
+        if part != "total":
+            assert re.search(rf"\| {part} \|.*\| {count['all']:,} \|", card.text), part
 
 
 def test_peft_itself_loads_the_adapter(adapted, build, batch, tmp_path):
