@@ -98,6 +98,22 @@ class LatentPosterior:
         return self.mean + self.variance**0.5 * noise
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Sums a tensor over all processes, and in the backward pass its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 class LatentNormalization(nn.Module):
     """Standardises latents over the batch, without learned scale or shift (Ioffe & Szegedy 2015, arXiv 1502.03167).
 
@@ -128,12 +144,10 @@ class LatentNormalization(nn.Module):
         if self.training:
             count, total = latents.new_tensor(float(len(latents))), latents.sum(0)
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-                from torch.distributed.nn.functional import all_reduce  # differentiable
-
                 dist.all_reduce(count)
-                total = all_reduce(total)
+                total = _SumOverProcesses.apply(total)
                 mean_of_all = total / count
-                squares = all_reduce((latents - mean_of_all).square().sum(0))
+                squares = _SumOverProcesses.apply((latents - mean_of_all).square().sum(0))
             else:
                 mean_of_all = total / count
                 squares = (latents - mean_of_all).square().sum(0)
