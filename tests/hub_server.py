@@ -5,19 +5,24 @@
         ...  # in another process, with `hub.environment(home)` set before huggingface_hub is imported
         hub.files("user/model")
 
-Every upload is "regular" (base64 in the commit itself); there is no LFS, no branch but main and no access control.
+Files that end in `LFS_SUFFIXES` go and come the LFS way (batch route, PUT, redirect to another address); the others
+lie in the commit itself. Private repositories and all writing need `TOKEN`. There is no branch but main. A client
+may ask for trouble: see `HubServer.fail`.
 """
 
 import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 NAMESPACE = "user"  # of repositories created without one
+TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz"
+LFS_SUFFIXES = (".safetensors",)
 
 
 class HubServer:
@@ -26,11 +31,17 @@ class HubServer:
     Attributes:
         requests: "METHOD path" of every request, in order.
         offered: Paths that a client has ever announced for upload, by repository.
+        private: Repositories that only the token's owner sees.
+        blobs: LFS files by SHA-256.
+        faults: What goes wrong, see `fail`.
     """
 
     def __init__(self) -> None:
         self.requests: list[str] = []
         self.offered: dict[str, set[str]] = {}
+        self.private: set[str] = set()
+        self.blobs: dict[str, bytes] = {}
+        self.faults: list[dict] = []
         self._history: dict[str, list[tuple[str, dict[str, bytes]]]] = {}  # repository -> (commit hash, files)
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -55,11 +66,11 @@ class HubServer:
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
-            "HF_TOKEN": "hf_dummy",
+            "HF_TOKEN": TOKEN,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
         }
 
     def add(self, repo: str, files: dict[str, bytes]) -> None:
@@ -75,8 +86,34 @@ class HubServer:
         paths = [path for path in folder.rglob("*") if path.is_file()]
         self.add(repo, {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
 
+    def fail(self, pattern: str, how: str, times: int = 1) -> None:
+        """Let the next requests whose "METHOD path" matches a pattern fail.
+
+        Args:
+            pattern: Regular expression.
+            how: "cut" (half of the answer, then the connection is closed), "drop" (closed without an answer), or a
+                status such as "503".
+            times: How many requests.
+
+        A client in another process posts the same three as JSON to `/fail`; a `times` of 0 takes all faults back.
+        """
+        with self._lock:
+            self.faults = [*self.faults, {"pattern": pattern, "how": how, "times": times}] if times else []
+
+    def fault(self, request: str) -> str | None:
+        """What goes wrong with this request, if anything; counts it."""
+        with self._lock:
+            for fault in self.faults:
+                if fault["times"] > 0 and re.search(fault["pattern"], request):
+                    fault["times"] -= 1
+                    return fault["how"]
+        return None
+
     def exists(self, repo: str) -> bool:
         return repo in self._history
+
+    def repositories(self) -> list[str]:
+        return list(self._history)
 
     def files(self, repo: str) -> dict[str, bytes]:
         """The newest files of `repo`: path -> content."""
@@ -102,6 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._route()
 
+    def do_PUT(self) -> None:
+        self._route()
+
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the requests are kept in `HubServer.requests`."""
 
@@ -111,13 +151,40 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self._hub.requests.append(f"{self.command} {path}")
         body = self._body()
+        self._cut = False
+        if path == "/fail":
+            self._hub.fail(**json.loads(body))
+            self._reply_json({})
+            return
+        self._hub.requests.append(f"{self.command} {path}")
+        fault = self._hub.fault(f"{self.command} {path}")
+        if fault == "drop":
+            self.close_connection = True
+            return
+        if fault is not None and fault.isdigit():
+            self._reply(b"out of order", int(fault))
+            return
+        self._cut = fault == "cut"
         for method, pattern, handler in _ROUTES:
             if self.command in method and (match := re.fullmatch(pattern, path)):
-                handler(self, body, **match.groupdict())
+                if self._allowed(match.groupdict().get("repo")):
+                    handler(self, body, **match.groupdict())
                 return
         self._missing("EntryNotFound")
+
+    def _allowed(self, repo: str | None) -> bool:
+        """Whether this client may; answers it if not, as the Hub does."""
+        given = self.headers.get("Authorization")
+        if given is not None and given != f"Bearer {TOKEN}":
+            self._reply(b'{"error": "Invalid username or password."}', 401, X_Error_Message="Invalid credentials")
+        elif given is None and repo in self._hub.private:
+            self._reply(b"", 401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+        elif given is None and self.command == "POST":  # files go to addresses that carry a signature
+            self._reply(b'{"error": "Unauthorized"}', 401)
+        else:
+            return True
+        return False
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -136,7 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if self._cut else content)
+        if self._cut:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _reply_json(self, value: object, status: int = 200) -> None:
         self._reply(json.dumps(value).encode(), status, Content_Type="application/json")
@@ -150,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
         taken = self._hub.exists(repo)
         if not taken:
             self._hub.add(repo, {})
+            if request.get("private") or request.get("visibility") == "private":
+                self._hub.private.add(repo)
         self._reply_json({"url": f"{self._hub.url}/{repo}", "name": repo, "id": repo}, 409 if taken else 200)
 
     def _validate_card(self, body: bytes) -> None:
@@ -158,18 +231,46 @@ class _Handler(BaseHTTPRequestHandler):
     def _preupload(self, body: bytes, repo: str, revision: str) -> None:
         paths = [file["path"] for file in json.loads(body)["files"]]
         self._hub.offered.setdefault(repo, set()).update(paths)
-        self._reply_json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
+        modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
+        self._reply_json(
+            {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
+        )
+
+    def _lfs_batch(self, body: bytes, repo: str) -> None:
+        wanted = json.loads(body)["objects"]
+        objects = [
+            {**each, "actions": {"upload": {"href": f"{self._hub.url}/lfs/{each['oid']}"}}}
+            if each["oid"] not in self._hub.blobs
+            else each
+            for each in wanted
+        ]
+        self._reply_json({"transfer": "basic", "objects": objects})
+
+    def _lfs_put(self, body: bytes, oid: str) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            self._reply(b"the content is not what was announced", 400)
+            return
+        self._hub.blobs[oid] = body
+        self._reply(b"")
+
+    def _lfs_get(self, body: bytes, oid: str) -> None:
+        content = self._hub.blobs[oid]
+        if (given := self.headers.get("Range")) is None:
+            self._reply(content, ETag=f'"{oid}"')
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-\d*", given)[1])
+        place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._reply(content[start:], 206, ETag=f'"{oid}"', Content_Range=place)
 
     def _commit(self, body: bytes, repo: str, revision: str) -> None:
-        operations = [json.loads(line) for line in body.splitlines()]
-        self._hub.add(
-            repo,
-            {
-                operation["value"]["path"]: base64.b64decode(operation["value"]["content"])
-                for operation in operations
-                if operation["key"] == "file"
-            },
-        )
+        files = {}
+        for operation in (json.loads(line) for line in body.splitlines()):
+            value = operation["value"]
+            if operation["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = self._hub.blobs[value["oid"]]
+        self._hub.add(repo, files)
         digest, _ = self._hub.commit(repo, "main")
         url = f"{self._hub.url}/{repo}/commit/{digest}"
         self._reply_json({"success": True, "commitUrl": url, "commitOid": digest, "hookOutput": ""})
@@ -204,6 +305,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("EntryNotFound")
         else:
             content = commit[1][path]
+            if path.endswith(LFS_SUFFIXES):
+                oid = hashlib.sha256(content).hexdigest()
+                self._hub.blobs[oid] = content
+                self._reply(
+                    b"",
+                    302,
+                    # Another host, as the Hub's is: the client asks this one alone for the file's metadata.
+                    Location=f"http://localhost:{self._hub._http.server_port}/lfs/{oid}",
+                    X_Repo_Commit=commit[0],
+                    X_Linked_ETag=f'"{oid}"',
+                    X_Linked_Size=str(len(content)),
+                )
+                return
             self._reply(content, ETag=f'"{_digest(content)}"', X_Repo_Commit=commit[0])
 
 
@@ -211,12 +325,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
+_REPO = r"(?P<repo>[^/]+/[^/]+?)"
 _ROUTES = [
     ("POST", r"/api/repos/create", _Handler._create),
     ("POST", r"/api/validate-yaml", _Handler._validate_card),
     ("POST", rf"/api/models/{_REPO}/preupload/(?P<revision>[^/]+)", _Handler._preupload),
     ("POST", rf"/api/models/{_REPO}/commit/(?P<revision>[^/]+)", _Handler._commit),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler._lfs_batch),
+    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler._lfs_put),
+    ("GET HEAD", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler._lfs_get),
     ("GET", rf"/api/models/{_REPO}", _Handler._info),
     ("GET", rf"/api/models/{_REPO}/revision/(?P<revision>[^/]+)", _Handler._info),
     ("GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)", _Handler._tree),

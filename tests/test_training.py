@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import DECODERS, SENTENCES, SPECIAL_IDS, TINY
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 from transformers.utils import logging
 
@@ -282,6 +283,94 @@ def test_a_pretrained_part_goes_with_a_new_one_that_gets_its_own_tokenizer(run, 
     pipe = EDDPMPipeline.from_pretrained(folder)
     assert pipe.model.config.encoder.vocab_size == len(pipe.processor.tokenizer)
     assert pipe.model.config.decoder.vocab_size == len(pipe.processor.decoder_tokenizer)
+
+
+@pytest.mark.parametrize("save", ["adapter", "merged"])
+def test_adapters_are_trained_and_saved_as_asked(run, sentences, pretrained, save):
+    words = ["--encoder", str(pretrained["encoder"]), "--decoder", str(pretrained["decoder"])]
+    words += ["--lora", "--lora_preset", "paper", "--lora_r", "4", "--lora_save", save, "--save_steps", "1"]
+    folder = run("--train", sentences, *words, model_config=MODEL, save_strategy="steps", ema_decay=0.5)
+    assert (folder / "adapter").is_dir() == (save == "adapter")
+    assert (folder / "model" / "model.safetensors").is_file() == (save == "merged")
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert len(pipe.reconstruct(SENTENCES)) == len(SENTENCES)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model_relation == ("adapter" if save == "adapter" else "finetune")
+    assert len(card.data.base_model) == 2 and "LoRA, rank 4, alpha 16, preset `paper`" in card.text
+    checkpoint = folder.parent / "checkpoint-2"
+    assert (checkpoint / "adapter_model.safetensors").is_file() and (checkpoint / "ema.safetensors").is_file()
+
+
+def test_training_of_adapters_goes_on_from_a_checkpoint(run, sentences, pretrained):
+    words = ["--train", sentences, "--encoder", str(pretrained["encoder"]), "--decoder", str(pretrained["decoder"])]
+    words += ["--lora", "--lora_targets", r"decoder\..*_proj", "--ema_decay", "0.5"]
+    values = {"model_config": MODEL, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    whole = run(*words, output="whole", **values)
+    resumed = run(*words, "--resume_from_checkpoint", str(whole.parent / "checkpoint-2"), output="resumed", **values)
+    expected, state = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, resumed))
+    assert [name for name in expected if not torch.equal(expected[name], state[name])] == []
+
+
+def test_a_part_that_is_not_pretrained_trains_in_full_beside_adapters(run, sentences, pretrained):
+    config = {**MODEL, "encoder": BACKBONES["encoder"], "pooling": "attention"}
+    folder = run("--train", sentences, "--decoder", str(pretrained["decoder"]), "--lora", model_config=config)
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert any("encoder.backbone.embeddings" in name for name in tensors) and any(
+        "queries" in name for name in tensors
+    )
+    assert len(EDDPMPipeline.from_pretrained(folder).reconstruct(SENTENCES)) == len(SENTENCES)
+
+
+def test_the_first_layers_of_a_pretrained_model_are_taken_where_fewer_are_asked_for(run, sentences, pretrained):
+    words = ["--encoder", str(pretrained["encoder"]), "--decoder", str(pretrained["decoder"]), "--learning_rate", "0"]
+    folder = run("--train", sentences, *words, model_config={**MODEL, "decoder": {"num_hidden_layers": 1}})
+    decoder = EDDPMPipeline.from_pretrained(folder).model.decoder.backbone
+    expected = AutoModelForCausalLM.from_pretrained(pretrained["decoder"])
+    assert len(decoder.model.layers) == 1
+    first = decoder.model.layers[0].mlp.up_proj.weight
+    assert torch.equal(first, expected.model.layers[0].mlp.up_proj.weight)
+
+
+def test_a_new_first_block_is_trained_in_a_frozen_decoder(run, sentences, pretrained):
+    words = ["--decoder", str(pretrained["decoder"]), "--new_first_block", "--learning_rate", "0.1"]
+    config = {**MODEL, "encoder": BACKBONES["encoder"]}
+    folder = run("--train", sentences, *words, model_config=config)
+    layers = EDDPMPipeline.from_pretrained(folder).model.decoder.backbone.model.layers
+    before = AutoModelForCausalLM.from_pretrained(pretrained["decoder"]).model.layers
+    assert len(layers) == len(before) + 1
+    assert layers[0].mlp.down_proj.weight.abs().max() > 0
+    for trained, frozen in zip(layers[1:], before, strict=True):
+        state = trained.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in frozen.state_dict().items())
+    assert "a new first block" in ModelCard.load(folder / "README.md").text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora"], "`lora` needs a pretrained"),
+        (["--new_first_block"], "`new_first_block` needs a pretrained `decoder`"),
+        (["--lora", "--new_first_block"], "exclude each other"),
+        (["--lora", "--lora_save", "both"], "`lora_save` must be adapter or merged"),
+        (["--load_in_4bit"], "`load_in_4bit` needs `lora`"),
+        (["--lora", "--load_in_4bit", "--lora_save", "merged"], "`load_in_4bit` needs `lora_save` adapter"),
+        (["--lora", "--decoder", "D", "--lora_targets", "q_porj"], r"`target_modules` \['q_porj'\] match no layer"),
+        pytest.param(
+            ["--lora", "--load_in_4bit", "--decoder", "D"],
+            "`quantization_config` needs a CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU"),
+        ),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(run, sentences, pretrained, words, message):
+    words = [str(pretrained["decoder"]) if word == "D" else word for word in words]
+    config = {
+        **MODEL,
+        "encoder": BACKBONES["encoder"],
+        "decoder": {} if "--decoder" in words else BACKBONES["decoder"],
+    }
+    with pytest.raises(ValueError, match=message):
+        run("--train", sentences, *words, model_config=config)
 
 
 # evaluate_text.py and plot_front.py

@@ -103,6 +103,55 @@ class TextModelArguments:
 
 
 @dataclass
+class LoraArguments:
+    """How pretrained backbones are tuned: whole (the default), by adapters, or frozen but for a new first block."""
+
+    lora: bool = field(default=False, metadata={"help": "Train LoRA adapters in the pretrained backbones, by peft."})
+    lora_preset: str = field(
+        default="family",
+        metadata={
+            "help": "Layers with adapters: family (peft's choice) or paper (all attention and MLP projections)."
+        },
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters, in [0, 1)."})
+    lora_targets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of layers with adapters, or one regular expression of whole names (it has a `*`)."},
+    )
+    lora_modules_to_save: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Modules that train in full; by default all that is not pretrained."},
+    )
+    lora_save: str = field(
+        default="adapter", metadata={"help": "What the pipeline's folder holds: adapter (alone) or merged (weights)."}
+    )
+    load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: 4-bit pretrained weights, on a GPU."})
+    new_first_block: bool = field(
+        default=False,
+        metadata={"help": "Freeze the pretrained decoder except its embeddings and a new first block."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.lora_save not in ("adapter", "merged"):
+            raise ValueError(f"`lora_save` must be adapter or merged, got {self.lora_save!r}.")
+        if self.lora and self.new_first_block:
+            raise ValueError("`lora` and `new_first_block` exclude each other: choose one recipe.")
+        if self.load_in_4bit and not self.lora:
+            raise ValueError("`load_in_4bit` needs `lora`: quantised weights cannot be trained themselves.")
+        if self.load_in_4bit and self.lora_save == "merged":
+            raise ValueError("`load_in_4bit` needs `lora_save` adapter: merging would round the adapter away.")
+
+    @property
+    def targets(self) -> str | list[str] | None:
+        """The targets as peft takes them."""
+        if len(self.lora_targets) == 1 and "*" in self.lora_targets[0]:
+            return self.lora_targets[0]
+        return self.lora_targets or None
+
+
+@dataclass
 class CardArguments:
     """What the model card says that cannot be measured."""
 

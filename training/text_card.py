@@ -59,6 +59,7 @@ def build_text_card(
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
     datasets = [] if training is None else training.get("hub_datasets", [])
+    base_models = (None if training is None else training.get("base_models")) or None
     return build_model_card(
         pipe,
         name=card.get("card_name") or _folder_name(folder),
@@ -73,7 +74,9 @@ def build_text_card(
         language=card.get("card_language"),
         license=card.get("card_license"),
         datasets=datasets or None,
-        base_model=(None if training is None else training.get("base_models")) or None,
+        tags=("peft", "lora") if training is not None and training.get("base_model_relation") == "adapter" else (),
+        base_model=base_models,
+        base_model_relation=training.get("base_model_relation") if training is not None and base_models else None,
     )
 
 

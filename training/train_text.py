@@ -21,18 +21,27 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
-from arguments import CardArguments, EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
+from arguments import (
+    CardArguments,
+    EDDPMTrainingArguments,
+    LoraArguments,
+    TextDataArguments,
+    TextModelArguments,
+    parse_arguments,
+)
 from data import SplicedSentences, TextData, load_text
 from environment import describe_command, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
+from hf_eddpm.adapter_checkpoint import merge_adapter
+from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
+from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
 from text_card import write_text_card
@@ -42,18 +51,19 @@ logger = logging.get_logger(__name__)
 
 def main(args: list[str] | None = None) -> Path:
     """Runs the training and returns the pipeline's folder."""
-    data_args, model_args, card_args, training_args = parse_arguments(
-        TextDataArguments, TextModelArguments, CardArguments, EDDPMTrainingArguments, args=args
+    data_args, model_args, lora_args, card_args, training_args = parse_arguments(
+        TextDataArguments, TextModelArguments, LoraArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
     set_up(training_args, __name__, load_text.__module__)
 
     train, dev = load_data(data_args, training_args.seed)
-    model, processor = build_model(model_args, data_args.max_length, train.sentences)
+    model, processor = build_model(model_args, data_args.max_length, train.sentences, lora_args)
+    tuned = choose_trained_weights(model, model_args, lora_args)
     data_facts = describe_data(train, dev, processor)
-    logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
+    logger.info(f"What trains:\n{describe_trainable(tuned)}")
 
     trainer = EDDPMTrainer(
-        model=model,
+        model=tuned,
         args=training_args,
         processor=processor,
         ema_decay=training_args.ema_decay,
@@ -69,18 +79,25 @@ def main(args: list[str] | None = None) -> Path:
     if trainer.is_world_process_zero():
         (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
-        pipe.to(dtype=getattr(torch, training_args.save_dtype))
+        tuning = describe_tuning(tuned, lora_args)
+        if lora_args.lora and lora_args.lora_save == "merged":
+            merge_adapter(tuned)
+        if not lora_args.load_in_4bit:
+            pipe.to(dtype=getattr(torch, training_args.save_dtype))
         pipe.save_pretrained(folder)
+        facts_of_run = describe_run(trainer, metrics)
+        facts_of_run["settings"] |= tuning
         facts = {
             "command": describe_command("training/train_text.py", sys.argv[1:] if args is None else args),
-            "arguments": describe_arguments(data_args, model_args, training_args),
+            "arguments": describe_arguments(data_args, model_args, lora_args, training_args),
             "card": asdict(card_args),
             "data": data_facts,
             "lower_case": all(sentence == sentence.lower() for sentence in train.sentences),
             "examples": choose_examples(dev, processor),
             "hub_datasets": data_args.train if data_args.train_split else [],
             "base_models": [name for name in (model_args.encoder, model_args.decoder) if name],
-            **describe_run(trainer, metrics),
+            "base_model_relation": "adapter" if lora_args.lora and lora_args.lora_save == "adapter" else "finetune",
+            **facts_of_run,
         }
         (folder / TRAINING_FILE).write_text(
             json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -174,10 +191,63 @@ def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
+def choose_trained_weights(
+    model: EDDPMModel, model_args: TextModelArguments, lora_args: LoraArguments
+) -> torch.nn.Module:
+    """Puts adapters into the pretrained backbones, or freezes them, as asked; returns what the trainer trains."""
+    if lora_args.new_first_block:
+        freeze_language_model(model)
+    if not lora_args.lora:
+        return model
+    pretrained = [part for part in ("encoder", "decoder") if getattr(model_args, part)]
+    if not pretrained:
+        raise ValueError("`lora` needs a pretrained `encoder` or `decoder`, got neither.")
+    return add_lora(
+        model,
+        preset=lora_args.lora_preset,
+        r=lora_args.lora_r,
+        lora_alpha=lora_args.lora_alpha,
+        lora_dropout=lora_args.lora_dropout,
+        target_modules=lora_args.targets,
+        modules_to_save=lora_args.lora_modules_to_save or None,
+        parts=pretrained,
+    )
+
+
+def describe_tuning(model: torch.nn.Module, lora_args: LoraArguments) -> dict[str, str]:
+    """What of the model trains, for the card; nothing where all of it does."""
+    count = count_parameters(model)["total"]
+    trained = f"{count['trainable']:,} of {count['all']:,} parameters"
+    if lora_args.lora:
+        layers = "the layers named" if lora_args.lora_targets else f"preset `{lora_args.lora_preset}`"
+        rank = f"LoRA, rank {lora_args.lora_r}, alpha {lora_args.lora_alpha}, {layers}"
+        quantised = ", 4-bit base weights" if lora_args.load_in_4bit else ""
+        return {"tuning": f"{rank}{quantised}; {trained} train"}
+    if lora_args.new_first_block:
+        return {"tuning": f"decoder frozen except its embeddings and a new first block; {trained} train"}
+    return {}
+
+
 def build_model(
-    model_args: TextModelArguments, max_length: int, sentences: list[str]
+    model_args: TextModelArguments,
+    max_length: int,
+    sentences: list[str],
+    lora_args: LoraArguments | None = None,
 ) -> tuple[EDDPMModel, EDDPMTextProcessor]:
     """Makes the model and its processor; what is not pretrained gets a tokenizer trained on `sentences`."""
+    lora_args = LoraArguments() if lora_args is None else lora_args
+    if lora_args.new_first_block and model_args.decoder is None:
+        raise ValueError("`new_first_block` needs a pretrained `decoder`.")
+    quantization_config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        if lora_args.load_in_4bit
+        else None
+    )
     values = dict(model_args.model_config)
     own = None if model_args.encoder and model_args.decoder else train_tokenizer(sentences, model_args.vocab_size)
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
@@ -186,12 +256,17 @@ def build_model(
         {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}
     )
     defaults = EDDPMConfig.from_preset(model_args.preset) if model_args.preset else EDDPMConfig()
-    for part, auto_class in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
+    for part in ("encoder", "decoder"):
         name = getattr(model_args, part)
         if name is not None:
             tokenizers[part] = AutoTokenizer.from_pretrained(name)
-            backbones[part] = auto_class.from_pretrained(name, dtype=torch.float32, **attention)
-            values[part] = backbones[part].config
+            # Values given beside a pretrained model change its config, for example to its first few layers.
+            backbone = load_backbone(
+                part, name, quantization_config=quantization_config, **attention, **values.get(part, {})
+            )
+            if part == "decoder" and lora_args.new_first_block:
+                backbone = add_first_block(backbone)
+            backbones[part], values[part] = backbone, backbone.config
             continue
         assert own is not None
         tokenizers[part] = own

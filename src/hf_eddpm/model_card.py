@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import nn
 
 from .configuration_eddpm import EDDPMConfig
 from .pipeline_eddpm import EDDPMPipeline
@@ -122,13 +123,19 @@ def _check_facts(name: str, facts: dict[str, Any] | None, required: Iterable[str
 
 
 def _introduction(pipe: EDDPMPipeline, summary: str) -> str:
-    millions = f"{pipe.model.num_parameters() / 1e6:.3g}"
+    millions = f"{_num_parameters(pipe.model) / 1e6:.3g}"
     return (
         f"An encoder-decoder diffusion model (EDDPM, [Liu et al., ICML 2024](https://arxiv.org/abs/2402.19009)) for "
         f"{pipe.model.config.modality} with {millions} million parameters: one diffusion chain whose first step is a "
         f"learned encoder and whose last step is a learned decoder. It generates, reconstructs, represents, "
         f"interpolates and edits. {summary}"
     ).strip()
+
+
+def _num_parameters(module: nn.Module) -> int:
+    # Beside a module that trains with an adapter, peft keeps the original, which is not used.
+    named = module.named_parameters()
+    return sum(parameter.numel() for name, parameter in named if "original_module" not in name.split("."))
 
 
 def _usage(name: str, snippet: str) -> str:
@@ -157,7 +164,7 @@ def _parts_table(pipe: EDDPMPipeline) -> str:
     }
     rows = []
     for part, module in pipe.model.named_children():
-        count = sum(parameter.numel() for parameter in module.parameters())
+        count = _num_parameters(module)
         rows.append({"part": part, "what": what.get(part, ""), "parameters": f"{count:,}"})
     weights = str(pipe.model.dtype).removeprefix("torch.")
     return f"{markdown_table(rows)}\n\nThe weights are stored as {weights}; `model/config.json` has every value."

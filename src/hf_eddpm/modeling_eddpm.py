@@ -1,6 +1,7 @@
 """EDDPMModel: encode, noise, denoise, decode, and the joint loss over the whole chain."""
 
 import functools
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
-from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
+from transformers import PreTrainedModel  # diffusers finds the loader by this name
 from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
@@ -97,6 +98,22 @@ class LatentPosterior:
         return self.mean + self.variance**0.5 * noise
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Sums a tensor over all processes, and in the backward pass its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 class LatentNormalization(nn.Module):
     """Standardises latents over the batch, without learned scale or shift (Ioffe & Szegedy 2015, arXiv 1502.03167).
 
@@ -127,12 +144,10 @@ class LatentNormalization(nn.Module):
         if self.training:
             count, total = latents.new_tensor(float(len(latents))), latents.sum(0)
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-                from torch.distributed.nn.functional import all_reduce  # differentiable
-
                 dist.all_reduce(count)
-                total = all_reduce(total)
+                total = _SumOverProcesses.apply(total)
                 mean_of_all = total / count
-                squares = all_reduce((latents - mean_of_all).square().sum(0))
+                squares = _SumOverProcesses.apply((latents - mean_of_all).square().sum(0))
             else:
                 mean_of_all = total / count
                 squares = (latents - mean_of_all).square().sum(0)
@@ -221,6 +236,17 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 f"{missing[0]!r} for one; the checkpoint is incomplete."
             )
         return (model, info) if wants_info else model
+
+    @functools.wraps(PreTrainedModel.save_pretrained)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save config and weights; of a model with an adapter the config, and the adapter in `adapter/`."""
+        if not hasattr(self, "peft_config"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        from .adapter_checkpoint import ADAPTER_FOLDER, save_adapter
+
+        self.config.save_pretrained(save_directory)
+        save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER))
 
     @functools.cached_property
     def scheduler(self) -> EDDPMScheduler:
@@ -402,7 +428,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 raise ValueError(
                     f"`diffusion_mask` must have the shape ({len(latents)},), got {tuple(diffusion_mask.shape)}."
                 )
-            share = diffusion_mask.float().mean().clamp(min=1 / len(latents))
+            share = self._mean_over_processes(diffusion_mask.float().mean()).clamp(min=1 / len(latents))
             errors = errors * _repeat(diffusion_mask.float(), len(errors) // len(latents)) / share
 
         first = timesteps == 0
@@ -410,7 +436,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         diffusion_loss = torch.where(first, zero, errors).mean()
         alignment_loss = torch.where(first, errors, zero).mean()
         if self.config.loss_weighting == "simple":
-            reconstruction_loss = nats.sum() / num_units.sum().clamp(min=1)
+            reconstruction_loss = nats.sum() / self._mean_over_processes(num_units.sum().float()).clamp(min=1)
         else:
             reconstruction_loss = nats.mean()
             diffusion_loss = diffusion_loss * len(self.scheduler)
@@ -538,6 +564,15 @@ class EDDPMModel(EDDPMPreTrainedModel):
             prior=prior,
             num_units=num_units.float(),
         )
+
+    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        """Average what a training loss is divided by, so that the mean of the processes' losses, and with it their
+        gradient, is that of one process with the whole batch."""
+        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / dist.get_world_size()
+        return value
 
     def _disturb(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return the latents that the decoder sees: in training with noise of a variance drawn for each datum."""

@@ -28,10 +28,7 @@ class EDDPMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # Parameters and buffers that stand in our own modules without a layer around them
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "queries":
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        # Buffers that stand in our own modules without a layer around them
         for name, buffer in module.named_buffers(recurse=False):
             if name == "running_mean":
                 init.zeros_(buffer)

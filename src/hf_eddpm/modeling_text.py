@@ -38,9 +38,7 @@ class TextEncoder(ModalityEncoder):
         self.backbone = _backbone_from_config(config.encoder) if backbone is None else backbone
         self.output_size = _hidden_size(config.encoder)
         self.num_latents = config.num_latents
-        self.queries = (
-            nn.Parameter(torch.empty(config.num_latents, self.output_size)) if config.pooling == "attention" else None
-        )
+        self.queries = nn.Embedding(config.num_latents, self.output_size) if config.pooling == "attention" else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -71,7 +69,7 @@ class TextEncoder(ModalityEncoder):
             return pooled.unsqueeze(1).expand(-1, self.num_latents, -1)
         # float32, whatever autocast says: with random queries the scores differ by less than bfloat16 resolves
         with torch.autocast(hidden_states.device.type, enabled=False):
-            scores = torch.einsum("lh,bsh->bls", self.queries.float(), hidden_states.float())
+            scores = torch.einsum("lh,bsh->bls", self.queries.weight.float(), hidden_states.float())
         scores = scores.masked_fill(attention_mask.unsqueeze(1) == 0, torch.finfo(torch.float32).min)
         weights = scores.softmax(-1).to(hidden_states.dtype)  # (batch, num_latents, seq)
         return weights @ hidden_states
@@ -266,13 +264,15 @@ class TextDecoder(ModalityDecoder):
         return cache
 
 
+def takes_pooling_layer(config: PreTrainedConfig) -> bool:
+    """Return whether the model of this config has a pooling head, whose parameters would get no gradient."""
+    if type(config) not in AutoModel._model_mapping:
+        return False
+    return "add_pooling_layer" in inspect.signature(AutoModel._model_mapping[type(config)].__init__).parameters
+
+
 def _backbone_from_config(config: PreTrainedConfig) -> PreTrainedModel:
-    # An unused pooling head would hold parameters that get no gradient.
-    model_class = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
-    takes_pooler = (
-        model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    )
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
+    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooling_layer(config) else {}))
 
 
 def _hidden_size(config: PreTrainedConfig) -> int:

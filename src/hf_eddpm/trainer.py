@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from .hub import upload_checkpoint
 from .modeling_eddpm import EDDPMModel, EDDPMOutput
 from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
@@ -147,6 +148,17 @@ class RawDataCollator:
         return batch
 
 
+class _OwnNoise(TrainerCallback):
+    """Gives each of several processes a seed of its own, else all would draw the same timesteps and noise."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed: after the data loaders took the common seed for the order of the data."""
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
+
+
 class _EMAStep(TrainerCallback):
     """Moves the average after every optimiser step."""
 
@@ -213,7 +225,7 @@ class EDDPMTrainer(Trainer):
         **kwargs: As for `Trainer`.
 
     Raises:
-        ValueError: If `ema_decay` is outside (0, 1), or previews are asked for without a processor.
+        ValueError: If `ema_decay` is outside (0, 1) or given with FSDP, or previews are asked for without a processor.
     """
 
     def __init__(
@@ -235,6 +247,8 @@ class EDDPMTrainer(Trainer):
                 kwargs.setdefault("processing_class", processor)
             kwargs.setdefault("data_collator", RawDataCollator(processor))
         super().__init__(model=model, args=args, **kwargs)
+        if ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("`ema_decay` must be None with FSDP, whose parameters are in pieces.")
         self.processor = processor
         self.monitors = {
             name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
@@ -242,6 +256,7 @@ class EDDPMTrainer(Trainer):
         self.ema: EMAModel | None = None
         self._saving_checkpoint_in: str | None = None
         self.add_callback(_Clock())
+        self.add_callback(_OwnNoise())
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
             self.add_callback(_EMAStep(self, self.ema))
@@ -255,7 +270,8 @@ class EDDPMTrainer(Trainer):
 
     @property
     def _eddpm(self) -> EDDPMModel:
-        return self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper around it
 
     def ema_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the average follows: those that train."""
@@ -312,7 +328,8 @@ class EDDPMTrainer(Trainer):
         if self.ema is not None:
             self.ema.copy_to(self.ema_parameters())
         if self.train_dataset is not None:
-            with torch.random.fork_rng():  # a data set may draw; training shall not notice
+            with torch.random.fork_rng():  # a data set may draw: training shall not notice, nor processes differ
+                torch.manual_seed(self.args.seed)
                 self._eddpm.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
@@ -338,7 +355,8 @@ class EDDPMTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).
 
-        With or without them, the latents' normalisation ends up with the statistics of the training data.
+        With or without them, the latents' normalisation ends up with the statistics of the training data. With
+        several processes each draws its own noise.
         """
         result = super().train(*args, **kwargs)
         self._finish_weights()
@@ -373,12 +391,8 @@ class EDDPMTrainer(Trainer):
         repo_id = api.create_repo(
             name or Path(self.args.output_dir).resolve().name, private=self.args.hub_private_repo, exist_ok=True
         ).repo_id
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=kwargs.get("revision"),
-            run_as_future=not blocking,
+        return upload_checkpoint(
+            api, folder, repo_id, commit_message, revision=kwargs.get("revision"), run_as_future=not blocking
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -419,7 +433,8 @@ class EDDPMTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.processing_class is None and self.processor is not None and self.args.should_save:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
-        if self.ema is not None and self._saving_checkpoint_in is not None and output_dir is not None:
+        checkpoint = self.args.should_save and self._saving_checkpoint_in is not None and output_dir is not None
+        if self.ema is not None and checkpoint:
             tensors = {str(index): shadow.contiguous() for index, shadow in enumerate(self.ema.shadow_params)}
             steps = {"optimization_step": str(self.ema.optimization_step)}
             save_file(tensors, os.path.join(output_dir, _EMA_FILE), metadata=steps)

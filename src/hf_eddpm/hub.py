@@ -1,0 +1,121 @@
+"""Uploading a pipeline to the Hub: which files, with which card."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import HfApi
+from safetensors import safe_open
+
+from .model_card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+
+if TYPE_CHECKING:
+    from .pipeline_eddpm import EDDPMPipeline
+
+# Nothing else leaves this machine: no pickles, no logs, no checkpoints of the optimiser.
+UPLOADED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.jinja", "*.py")
+
+
+def upload_pipeline(
+    pipe: "EDDPMPipeline",
+    repo_id: str,
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    with_code: bool = False,
+) -> str:
+    """Upload a pipeline in one commit and return its URL; see `EDDPMPipeline.push_to_hub`."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        pipe.save_pretrained(folder, variant=variant)
+        place = f"{subfolder.strip('/')}/{CARD_FILE}" if subfolder else CARD_FILE
+        outdated = pipe._loaded_from is not None and (Path(pipe._loaded_from) / CARD_FILE).is_file()
+        if not carry_card(pipe, folder) and (outdated or not api.file_exists(repo_id, place, revision=revision)):
+            name = repo_id.split("/")[-1]
+            card = build_model_card(pipe, name=name, training=None, evaluation=None, **_adapter_metadata(pipe))
+            save_model_card(card, folder)
+        if with_code:
+            from .remote_code import write_code
+
+            write_code(folder)
+        return upload_checkpoint(
+            api, folder, repo_id, commit_message, create_pr=create_pr, revision=revision, path_in_repo=subfolder
+        )
+
+
+def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_message: str | None, **kwargs: Any) -> Any:
+    """Upload what a checkpoint consists of, safetensors and text, and return the commit's data (or a future of it).
+
+    Args:
+        api: The client, which holds the token.
+        folder: The checkpoint.
+        repo_id: "user/repo", existing.
+        commit_message: Message of the commit.
+        **kwargs: As for `HfApi.upload_folder`.
+    """
+    return api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        allow_patterns=list(UPLOADED),
+        **kwargs,
+    )
+
+
+def _adapter_metadata(pipe: "EDDPMPipeline") -> dict[str, Any]:
+    if not hasattr(pipe.model, "peft_config"):
+        return {}
+    from .adapter_checkpoint import find_base_models
+
+    bases = [base["name"] for base in find_base_models(pipe.model).values()]
+    return {"base_model": bases, "base_model_relation": "adapter", "tags": ["peft", "lora"]}
+
+
+def carry_card(pipe: "EDDPMPipeline", folder: str | Path) -> bool:
+    """Copy the card, and the facts it is made from, of the folder that a pipeline was loaded from.
+
+    Args:
+        pipe: The pipeline.
+        folder: Where it has been saved.
+
+    Returns:
+        Whether there is a card of these weights; those of a model trained since are other weights.
+    """
+    source = pipe._loaded_from
+    if source is None or not (Path(source) / CARD_FILE).is_file() or not _same_weights(Path(source), Path(folder)):
+        return False
+    for name in (CARD_FILE, TRAINING_FILE, EVALUATION_FILE):
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(folder) / name)
+    return True
+
+
+def _same_weights(source: Path, folder: Path) -> bool:
+    """Whether two saved pipelines hold the same weights, whatever the types they are stored in."""
+    places = [_tensors(source), _tensors(folder)]
+    if places[0].keys() != places[1].keys():
+        return False
+    for name, source_file in places[0].items():
+        with safe_open(source_file, "pt") as one, safe_open(places[1][name], "pt") as other:
+            a, b = one.get_tensor(name), other.get_tensor(name)
+        if not torch.equal(a.to(b.dtype), b):
+            return False
+    return True
+
+
+def _tensors(folder: Path) -> dict[str, Path]:
+    """Return the file of each tensor."""
+    files = [*(folder / "model").glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]
+    found = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            found.update(dict.fromkeys(tensors.keys(), file))
+    return found

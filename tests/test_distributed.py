@@ -1,0 +1,196 @@
+"""The training script in two processes on the CPU (gloo), against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import FullyShardedDataParallelPlugin
+from conftest import SENTENCES, SPECIAL_IDS, TINY, tiny_model
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+# Without noise in the latents and without the chain's loss, a step depends on the data alone.
+QUIET = {
+    "latent_dim": 8,
+    "num_latents": 2,
+    "denoiser_num_layers": 2,
+    "denoiser_hidden_size": 32,
+    "encoder_noise_variance": 1e-12,
+    "decoder_noise_variance": 0.0,
+    "diffusion_weight": 0.0,
+    "encoder": {
+        "model_type": "bert",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        **{key: value for key, value in TINY.items() if key not in SPECIAL_IDS},
+    },
+    "decoder": {
+        "model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+    },
+}  # fmt: skip
+VALUES = {
+    "vocab_size": 300,
+    "max_length": 16,
+    "model_config": QUIET,
+    "max_steps": 6,
+    "learning_rate": 0.003,
+    "max_grad_norm": 0.0,
+    "dataloader_drop_last": True,  # two processes would pad a last batch differently
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "num_previews": 0,
+    "ema_decay": 0.5,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dev_fraction": 0.2,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "num_threads": 1,
+}
+# One process's view of what all must agree on, written after training
+SPY = """
+import json, os, sys
+import torch
+import train_text
+from hf_eddpm import EDDPMTrainer
+
+log = EDDPMTrainer.log
+seen = []
+
+def spy(self, logs, *rest, **named):
+    log(self, logs, *rest, **named)
+    seen.append({name: value for name, value in logs.items() if "runtime" not in name and "per_second" not in name})
+
+EDDPMTrainer.log = spy
+finish = EDDPMTrainer._finish_weights
+
+def finish_and_tell(self):
+    finish(self)
+    weights = {name: float(value.double().sum()) for name, value in self._eddpm.state_dict().items()}
+    rank = os.environ.get("RANK", "0")
+    averages = [] if self.ema is None else [float(shadow.double().sum()) for shadow in self.ema.shadow_params]
+    with open(f"{self.args.output_dir}/seen-{rank}.json", "w") as file:
+        json.dump({"log": seen, "weights": weights, "averages": averages}, file)
+
+EDDPMTrainer._finish_weights = finish_and_tell
+train_text.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Function that trains in some number of processes with 8 sentences a step in all; returns the run's folder."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "spy.py").write_text(SPY)
+    lines = [
+        f"{sentence[:-1]}{word} ." for sentence in SENTENCES for word in ("today", "here", "again and again", "too")
+    ]
+    (folder / "sentences.txt").write_text("\n".join(lines) + "\n")
+
+    def run(num_processes, output, *words, **values):
+        config = folder / f"{output}.json"
+        batch = {"per_device_train_batch_size": 8 // num_processes, "per_device_eval_batch_size": 4 // num_processes}
+        config.write_text(json.dumps({**VALUES, **batch, **values}))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+        arguments = [
+            str(config),
+            "--train",
+            str(folder / "sentences.txt"),
+            "--output_dir",
+            str(folder / output),
+            *words,
+        ]
+        result = subprocess.run(
+            [sys.executable, *(launcher if num_processes > 1 else []), str(folder / "spy.py"), *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "training")]),
+                "OMP_NUM_THREADS": "1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr[-4000:]
+        return folder / output
+
+    return run
+
+
+def _seen(folder, rank=0):
+    return json.loads((folder / f"seen-{rank}.json").read_text())
+
+
+def _curve(folder, name="loss"):
+    return torch.tensor([entry[name] for entry in _seen(folder)["log"] if name in entry])
+
+
+@pytest.fixture(scope="module")
+def two(train):
+    return train(2, "two")
+
+
+@pytest.fixture(scope="module")
+def one(train):
+    return train(1, "one")
+
+
+def test_two_processes_follow_the_loss_curve_of_one_with_the_same_global_batch(one, two):
+    assert len(_curve(one)) == 6
+    torch.testing.assert_close(_curve(two), _curve(one), atol=2e-4, rtol=0)  # of about 6 nats; logs have 4 digits
+    for name in ("latent_std", "latent_norm", "kl_per_dim"):
+        torch.testing.assert_close(_curve(two, name), _curve(one, name), atol=1e-3, rtol=1e-3)
+    states = [load_file(folder / "pipeline" / "model" / "model.safetensors") for folder in (one, two)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(
+            states[1][name], value, atol=2e-3, rtol=1e-2, msg=lambda text, name=name: f"{name} {text}"
+        )
+
+
+def test_the_processes_agree_on_weights_averages_statistics_and_log(two):
+    first, second = _seen(two, 0), _seen(two, 1)
+    assert first["weights"] == second["weights"] and first["averages"] == second["averages"]
+    assert any("running_var" in name for name in first["weights"])
+    diagnostics = [
+        [entry for entry in seen["log"] if "loss" in entry or "eval_loss" in entry] for seen in (first, second)
+    ]
+    assert diagnostics[0] == diagnostics[1] and len(diagnostics[0]) >= 8
+
+
+def test_checkpoints_are_written_once(two):
+    assert sorted(path.name for path in two.glob("*checkpoint*")) == ["checkpoint-3", "checkpoint-6"]
+    assert not list(two.glob(".*partial*"))
+    files = {path.name for path in (two / "checkpoint-6").iterdir()}
+    assert {"model.safetensors", "ema.safetensors", "rng_state_0.pth", "rng_state_1.pth"} <= files
+    state = json.loads((two / "checkpoint-6" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(train, one, two, before, after):
+    source = two if before == 2 else one
+    resumed = train(after, f"from-{before}-to-{after}", "--resume_from_checkpoint", str(source / "checkpoint-3"))
+    losses = [entry["loss"] for entry in _seen(resumed)["log"] if "loss" in entry]
+    torch.testing.assert_close(torch.tensor(losses), _curve(one)[3:], atol=5e-4, rtol=0)
+
+
+def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
+    config = load_config_from_file(str(ROOT / "training" / "fsdp.yaml"))
+    assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
+    model = tiny_model()
+    plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap", fsdp_version=2)
+    plugin.set_auto_wrap_policy(model)
+    policy = plugin.auto_wrap_policy
+    wrapped = {
+        type(module).__name__ for module in model.modules() if policy(module=module, recurse=False, nonwrapped_numel=0)
+    }
+    assert wrapped >= {"LlamaDecoderLayer", "BertLayer"} and "EDDPMModel" not in wrapped, wrapped

@@ -1,0 +1,122 @@
+"""A training run that is killed again and again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SENTENCES
+from test_training import VALUES
+
+ROOT = Path(__file__).parent.parent
+SAVE_STEPS, NUM_KILLS = 5, 20
+
+# Imports once, then forks a process for each stretch of the training and kills it after a while.
+NURSERY = """
+import json, os, random, signal, sys, time
+import torch
+import train_text
+from transformers.trainer_utils import get_last_checkpoint
+
+config, folder, save_steps, num_kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+words = [config, "--train", folder + "/sentences.txt", "--output_dir", folder + "/run"]
+words += ["--resume_from_checkpoint", "auto"]
+steps_file = folder + "/steps"
+step = train_text.EDDPMTrainer.training_step
+
+def counted(self, *args, **kwargs):
+    with open(steps_file, "a") as file:
+        file.write(f"{self.state.global_step}\\n")  # steps taken before this one
+    return step(self, *args, **kwargs)
+
+train_text.EDDPMTrainer.training_step = counted
+
+def saved():
+    checkpoint = get_last_checkpoint(folder + "/run") if os.path.isdir(folder + "/run") else None
+    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+
+def stretch(*extra):
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(folder + "/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            train_text.main([*words, *extra])
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+draw = random.Random(0)
+report = []
+while sum(entry["killed"] for entry in report) < num_kills:
+    open(steps_file, "w").close()
+    before = saved()
+    pid = stretch()
+    wanted = draw.randint(1, 4 * save_steps)  # steps, and then a moment more: in the middle of a step or of saving
+    while True:
+        done = open(steps_file).read().count("\\n")
+        gone, status = os.waitpid(pid, os.WNOHANG)
+        if gone or done >= wanted:
+            break
+        time.sleep(0.002)
+    if not gone:
+        time.sleep(draw.uniform(0, 0.1))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    taken = [int(line) for line in open(steps_file).read().split()]
+    report.append({
+        "killed": os.WIFSIGNALED(status), "before": before, "first": taken[0] if taken else None,
+        "reached": taken[-1] if taken else before, "saved": saved(),
+    })
+    if not report[-1]["killed"]:
+        break
+pid = stretch("--max_steps", str(saved() + 3))
+_, status = os.waitpid(pid, 0)
+json.dump({"stretches": report, "status": status}, open(folder + "/report.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_and_loses_no_more_than_one_save_interval(tmp_path):
+    values = {
+        **VALUES,
+        "max_steps": 100_000,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": SAVE_STEPS,
+        "save_total_limit": 2,
+        "logging_steps": 50,
+        "ema_decay": 0.9,
+        "num_threads": 1,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES * 4) + "\n")
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "training"))
+    arguments = [str(tmp_path / "config.json"), str(tmp_path), str(SAVE_STEPS), str(NUM_KILLS)]
+    result = subprocess.run(
+        [sys.executable, "-c", NURSERY, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    log = (tmp_path / "log").read_text()[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:] + log
+    report = json.loads((tmp_path / "report.json").read_text())
+    stretches = report["stretches"]
+    assert sum(stretch["killed"] for stretch in stretches) == NUM_KILLS, log
+    for stretch in stretches:
+        assert stretch["first"] == stretch["before"], stretch  # it went on from the last checkpoint
+        # A step begins only once the checkpoint before it is whole.
+        assert stretch["saved"] >= stretch["reached"] // SAVE_STEPS * SAVE_STEPS, stretch
+    assert report["status"] == 0, log
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
