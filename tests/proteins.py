@@ -17,6 +17,8 @@ ENCODER = {
     "max_position_embeddings": 16,
     "type_vocab_size": 1,
     "pad_token_id": 0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 CONV_DECODER = {
     "model_type": "eddpm_protein_conv",

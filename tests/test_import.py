@@ -21,12 +21,7 @@ OPTIONAL = (
 IMPORT = f"""
 import sys, time
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {OPTIONAL!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Absent())
+sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # as if they were not installed
 import torch, transformers, diffusers
 from transformers import AutoModelForCausalLM, PreTrainedModel, ProcessorMixin, Trainer
 from diffusers import DiffusionPipeline, SchedulerMixin

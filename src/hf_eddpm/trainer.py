@@ -432,12 +432,12 @@ class EDDPMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.processing_class is None and self.processor is not None and self.args.should_save:
-            self.processor.save_pretrained(output_dir or self.args.output_dir)
+            self.processor.save_pretrained(str(output_dir or self.args.output_dir))
         checkpoint = self.args.should_save and self._saving_checkpoint_in is not None and output_dir is not None
         if self.ema is not None and checkpoint:
             tensors = {str(index): shadow.contiguous() for index, shadow in enumerate(self.ema.shadow_params)}
             steps = {"optimization_step": str(self.ema.optimization_step)}
-            save_file(tensors, os.path.join(output_dir, _EMA_FILE), metadata=steps)
+            save_file(tensors, os.path.join(str(output_dir), _EMA_FILE), metadata=steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
