@@ -18,7 +18,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from .argument_checks import check_count
 from .configuration_eddpm import EDDPMConfig
+from .guidance import Guidance, Steering, check_guidable, follow_ode
 from .modeling_eddpm import EDDPMModel
 from .optimization import EDDPMOptimization, optimize
 from .processing_eddpm import EDDPMProcessor
@@ -121,6 +123,7 @@ class EDDPMPipeline(DiffusionPipeline):
         noise_scale: float = 1.0,
         class_labels: int | Sequence[int] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
         output_type: Literal["data", "latent"] = "data",
@@ -140,6 +143,7 @@ class EDDPMPipeline(DiffusionPipeline):
             class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
             guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
                 the class's own distribution, more makes samples more typical of it and less varied.
+            guidance: What steers the samples, one term or several, which add up (see `hf_eddpm.guidance`).
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
@@ -153,8 +157,7 @@ class EDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is outside its range.
         """
-        if output_type not in ("data", "latent"):
-            raise ValueError(f"`output_type` must be 'data' or 'latent', got {output_type!r}.")
+        _check_output_type(output_type)
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
             raise ValueError(
@@ -165,7 +168,10 @@ class EDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
         classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
-        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names, **classes)
+        steering = None if guidance is None else self._steering(guidance, len(noise))
+        latents = self._denoise(
+            noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
+        )
         samples = latents if output_type == "latent" else self._decode(latents, **decode_arguments)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
@@ -385,6 +391,44 @@ class EDDPMPipeline(DiffusionPipeline):
         return self.decode(latents + scale * direction.to(latents), **decode_arguments)
 
     @torch.no_grad()
+    def steer(
+        self,
+        data: Any,
+        guidance: Guidance | Sequence[Guidance],
+        num_steps: int = 20,
+        solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
+        output_type: Literal["data", "latent"] = "data",
+        **decode_arguments: Any,
+    ) -> Any:
+        """Move latents to where guidance wants them by an ODE, without the chain (see `guidance.follow_ode`).
+
+        Args:
+            data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`, for example samples'.
+            guidance: What steers them, one term or several, which add up.
+            num_steps: Steps of the solver, at least 1.
+            solver: Solver of torchdiffeq, with fixed steps.
+            output_type: "data", or "latent" to leave out the decoder.
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            The list of data, or latents.
+
+        Raises:
+            ImportError: If torchdiffeq is missing: `pip install hf_eddpm[protein]`.
+            ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
+        """
+        _check_output_type(output_type)
+        check_count(num_steps, "num_steps")
+        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
+        self.model.check_latents(latents)
+        latents = latents.to(self._execution_device, torch.float32)
+        latents = follow_ode(Steering(guidance, self, len(latents)).total, latents, num_steps, solver=solver)[-1]
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("The latents grew beyond all bounds: choose a smaller `scale` or more `num_steps`.")
+        self.maybe_free_model_hooks()
+        return latents if output_type == "latent" else self.decode(latents, **decode_arguments)
+
+    @torch.no_grad()
     def score(
         self,
         data: Any,
@@ -538,6 +582,10 @@ class EDDPMPipeline(DiffusionPipeline):
         self.model.check_class_labels(labels, batch)
         return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
 
+    def _steering(self, guidance: Guidance | Sequence[Guidance], batch: int) -> Steering:
+        check_guidable(self.scheduler, self.model.scheduler)
+        return Steering(guidance, self, batch)
+
     def _denoise(
         self,
         noise: torch.Tensor,
@@ -546,6 +594,7 @@ class EDDPMPipeline(DiffusionPipeline):
         generator: Generators = None,
         callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_names: list[str] | None = None,
+        steering: Steering | None = None,
         **classes: Any,
     ) -> torch.Tensor:
         """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`."""
@@ -557,11 +606,18 @@ class EDDPMPipeline(DiffusionPipeline):
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
         step_arguments = self._step_arguments(eta, generator)
+
+        def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.model.denoise(noisy_latents, t, **classes).float()
+
         latents = noise * self.scheduler.init_noise_sigma
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, t in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(latents, t)
-                noise_pred = self.model.denoise(model_input, t, **classes).float()
+                if steering is None:
+                    noise_pred = denoise(model_input, t)
+                else:
+                    noise_pred = steering.predict(denoise, self.model.scheduler, model_input, t)
                 latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
                 if callback is not None:
                     tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
@@ -771,6 +827,11 @@ def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any])
             given = kwargs.get(name)
             components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
     return components
+
+
+def _check_output_type(value: Any) -> None:
+    if value not in ("data", "latent"):
+        raise ValueError(f"`output_type` must be 'data' or 'latent', got {value!r}.")
 
 
 def _check_positive(value: Any, name: str) -> None:
