@@ -1,6 +1,7 @@
 """Bulk encoding and generation: parts, several processes, resuming."""
 
 import json
+import shutil
 
 import pyarrow.parquet as parquet
 import pytest
@@ -141,6 +142,33 @@ def test_what_cannot_be_encoded_is_refused(encode, words, message):
         encode(*words)
 
 
+def test_another_type_gives_nearly_the_same_embeddings(encode, tmp_path):
+    encode()
+    encode("--dtype", "bfloat16", output="short")
+    whole, short = (
+        [row["embedding"] for row in _read(tmp_path / name) if row["embedding"]] for name in ("out", "short")
+    )
+    torch.testing.assert_close(torch.tensor(short), torch.tensor(whole), atol=0.1, rtol=0.1)
+    assert short != whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch.compile
+def test_compiled_parts_give_the_same_corpus(encode, generate, tmp_path):
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    for words, output in (([], "plain"), (["--compile"], "compiled")):
+        encode(*words, output=f"{output}-embeddings")
+        generate(*words, "--keep_latents", output=f"{output}-samples")
+    for name, column in (("embeddings", "embedding"), ("samples", "latents")):
+        plain, compiled = (
+            [row[column] for row in _read(tmp_path / f"{way}-{name}") if row[column]] for way in ("plain", "compiled")
+        )
+        torch.testing.assert_close(torch.tensor(compiled), torch.tensor(plain), atol=1e-4, rtol=1e-4)
+
+
 def test_what_cannot_be_generated_is_refused(generate):
     with pytest.raises(ValueError, match="`num_samples` must be at least 1, got 0"):
         generate("--num_samples", "0")
+    with pytest.raises(ValueError, match="`dtype` must be float32, float16 or bfloat16, got 'int8'"):
+        generate("--dtype", "int8")

@@ -347,6 +347,19 @@ def test_an_adapter_trains_on_4_bit_weights(pretrained, batch):
         merge_adapter(peft_model)
 
 
+@pytest.mark.parametrize("conditioning", ["prefix", "memory"])
+@torch.no_grad()
+def test_a_pretrained_language_model_gets_its_own_token_embeddings_before_training(build, batch, conditioning):
+    decoder = build(decoder_conditioning=conditioning).decoder
+    seen = []
+    decoder.backbone.register_forward_pre_hook(lambda *call: seen.append(call[2]["inputs_embeds"]), with_kwargs=True)
+    labels = batch["labels"]
+    decoder.logits(torch.randn(len(labels), 2, 8), labels)
+    start = torch.full((len(labels), 1), decoder.start_token_id)
+    tokens = torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, decoder.start_token_id)], dim=1)
+    assert torch.equal(seen[0][:, -tokens.shape[1] :], decoder.backbone.get_input_embeddings()(tokens))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_new_first_block_changes_nothing_before_training(family, pretrained):
