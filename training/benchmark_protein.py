@@ -194,6 +194,7 @@ def main() -> None:
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     words = [arguments.config, "--train", *arguments.train, "--dev", *arguments.dev]
+    words += ["--use_cpu"] if arguments.use_cpu else []
     train, dev = parse_data(words)
     frechet = None
     for seed in arguments.seeds:
@@ -212,7 +213,6 @@ def main() -> None:
                     *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
                     *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),
                     *(["--vae_kl_weight", str(run.vae_kl_weight)] if run.vae_kl_weight is not None else []),
-                    *(["--use_cpu"] if arguments.use_cpu else []),
                 ]
             )
             seconds = time.perf_counter() - start
