@@ -1,8 +1,12 @@
 """Bulk encoding and generation: parts, several processes, resuming."""
 
+import gzip
 import json
+import re
 import shutil
+from pathlib import Path
 
+import datasets
 import pyarrow.parquet as parquet
 import pytest
 import torch
@@ -12,6 +16,7 @@ import corpus_parts
 import encode_corpus
 import generate_corpus
 
+ROOT = Path(__file__).parent.parent
 TEXT = [*SENTENCES, "", *reversed(SENTENCES), "   "]
 
 
@@ -113,6 +118,21 @@ def test_samples_do_not_depend_on_the_number_of_processes(generate, tmp_path, mo
     rows = _read(tmp_path / "out")
     assert _read(tmp_path / "three") == rows and [row["row"] for row in rows] == list(range(7))
     assert len({tuple(row["latents"]) for row in rows}) == 7
+
+
+def test_the_recipe_for_datasets_in_the_documentation_runs(checkpoint, tmp_path, monkeypatch):
+    text = (ROOT / "training" / "README.md").read_text()
+    recipe = re.search(r"```python\n(from datasets .*?)```", text, re.S)[1]
+    (tmp_path / "model_cards").mkdir()
+    (tmp_path / "model_cards" / "eddpm-yelp-mini").symlink_to(checkpoint)
+    with gzip.open(tmp_path / "reviews.txt.gz", "wt") as file:
+        file.write("\n".join(TEXT) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names: dict = {}
+    exec(compile(recipe, "training/README.md", "exec"), names)
+    expected = names["pipe"].encode([line for line in TEXT if line.strip()]).embeddings
+    torch.testing.assert_close(torch.tensor(names["encoded"]["embedding"]), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_memory_holds_one_part_at_a_time():
