@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler, optimization
+from hf_eddpm import (
+    EDDPMConfig,
+    EDDPMModel,
+    EDDPMPipeline,
+    EDDPMProteinProcessor,
+    EDDPMScheduler,
+    guidance,
+    optimization,
+)
 from hf_eddpm.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
 from hf_eddpm.residues import VOCAB_SIZE
 
@@ -500,7 +508,7 @@ def test_with_several_properties_one_must_be_named(any_pipe):
 
 def test_targets_outside_what_training_saw_are_warned_of(pipe, monkeypatch):
     warnings = []
-    monkeypatch.setattr(optimization.logger, "warning", warnings.append)
+    monkeypatch.setattr(guidance.logger, "warning", warnings.append)
     pipe.optimize(STARTS, target=2.0, num_steps=1)
     assert not warnings
     pipe.optimize(STARTS, target=[0.0, 7.0, -4.0], num_steps=1)
