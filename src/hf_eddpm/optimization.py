@@ -132,6 +132,9 @@ def gradient(
     `step_size`: the Cauchy point (Nocedal & Wright 2006, Numerical Optimization, section 4.1). How steep the head is,
     which differs from model to model, then sets the direction alone.
 
+    With a number as target the ascent ends where the head says that number for the latents. What they decode to may
+    fall short of it, as the head is surer of a small move in the latents than the decoder: `guided` comes closer.
+
     With `project` the latents return every few steps to where the data are: they are noised part of the way and
     denoised by DDIM, without guidance (as SDEdit does with images, Meng et al. 2022, arXiv 2108.01073).
 
