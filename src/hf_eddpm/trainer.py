@@ -298,7 +298,9 @@ class EDDPMTrainer(Trainer):
             return {name: value.cpu() for name, value in self.model.state_dict().items()}
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights: dict[str, Any] = get_model_state_dict(self.model, options=options)
+        return weights
 
     def build_pipeline(self, model: EDDPMModel | None = None) -> EDDPMPipeline:
         """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode).
