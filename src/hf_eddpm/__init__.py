@@ -4,8 +4,10 @@ import diffusers
 from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
+from .guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
 from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
+from .modeling_guide import LatentGuide
 from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
@@ -19,6 +21,7 @@ from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 from .trainer import EDDPMTrainer
 
 __all__ = [
+    "ClassifierGuidance",
     "EDDPMBound",
     "EDDPMConfig",
     "EDDPMEncoding",
@@ -34,14 +37,19 @@ __all__ = [
     "EDDPMScore",
     "EDDPMTextProcessor",
     "EDDPMTrainer",
+    "EnergyGuidance",
+    "Guidance",
+    "LatentGuide",
     "Modality",
     "ModalityDecoder",
     "ModalityEncoder",
+    "PropertyGuidance",
     "PropertyHead",
     "ProteinCausalDecoder",
     "ProteinConvConfig",
     "ProteinConvDecoder",
     "ProteinEncoder",
+    "SimilarityGuidance",
     "TextDecoder",
     "TextEncoder",
     "register_modality",

@@ -18,7 +18,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from .argument_checks import check_count, check_number
 from .configuration_eddpm import EDDPMConfig
+from .guidance import Guidance, Steering, check_guidable, follow_ode
+from .latent_directions import find_directions
 from .modeling_eddpm import EDDPMModel
 from .optimization import EDDPMOptimization, optimize
 from .processing_eddpm import EDDPMProcessor
@@ -119,6 +122,9 @@ class EDDPMPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         eta: float = 0.0,
         noise_scale: float = 1.0,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
         output_type: Literal["data", "latent"] = "data",
@@ -135,6 +141,10 @@ class EDDPMPipeline(DiffusionPipeline):
             eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
             noise_scale: Standard deviation of the noise the chain starts from, positive. Below 1 samples are more
                 typical and less varied, as with the temperature of Kingma & Dhariwal 2018 (arXiv 1807.03039).
+            class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
+            guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
+                the class's own distribution, more makes samples more typical of it and less varied.
+            guidance: What steers the samples, one term or several, which add up (see `hf_eddpm.guidance`).
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
@@ -148,8 +158,7 @@ class EDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is outside its range.
         """
-        if output_type not in ("data", "latent"):
-            raise ValueError(f"`output_type` must be 'data' or 'latent', got {output_type!r}.")
+        _check_output_type(output_type)
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
             raise ValueError(
@@ -159,7 +168,11 @@ class EDDPMPipeline(DiffusionPipeline):
         if not 0 < noise_scale < float("inf"):
             raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
-        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names)
+        classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
+        steering = None if guidance is None else self._steering(guidance, len(noise))
+        latents = self._denoise(
+            noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
+        )
         samples = latents if output_type == "latent" else self._decode(latents, **decode_arguments)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
@@ -298,7 +311,13 @@ class EDDPMPipeline(DiffusionPipeline):
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
     @torch.no_grad()
-    def invert(self, data: Any, num_inference_steps: int = 100, num_refinements: int = 3) -> torch.Tensor:
+    def invert(
+        self,
+        data: Any,
+        num_inference_steps: int = 100,
+        num_refinements: int = 3,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Find the noise that denoises to the data's latents: DDIM run backwards (arXiv 2010.02502, section 4.3).
 
         The backward step needs the denoiser's output at latents not known yet; it is found by fixed-point iteration
@@ -308,6 +327,7 @@ class EDDPMPipeline(DiffusionPipeline):
             data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`.
             num_inference_steps: Steps of the chain, in [1, T].
             num_refinements: Iterations after the first evaluation; 0 is plain DDIM inversion.
+            class_labels: The class of the data, or one for each; None if it is unknown.
 
         Returns:
             Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...)` with the
@@ -318,13 +338,14 @@ class EDDPMPipeline(DiffusionPipeline):
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
+        classes = self._prepare_classes(class_labels, 1.0, len(latents))
         # The inverse belongs to EDDPMScheduler's step, whatever scheduler generates.
         scheduler = EDDPMScheduler(**self.model.config.scheduler_config)
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
         for t in self.progress_bar(scheduler.timesteps.flip(0)):
             noisier = latents
             for _ in range(num_refinements + 1):
-                noise_pred = self.model.denoise(noisier, t)
+                noise_pred = self.model.denoise(noisier, t, **classes)
                 noisier = scheduler.invert_step(noise_pred, t, latents, return_dict=False)[0]
             latents = noisier
         self.maybe_free_model_hooks()
@@ -344,35 +365,215 @@ class EDDPMPipeline(DiffusionPipeline):
         negatives = self.processor.as_list(negatives, "negatives")
         return self.encode(positives).latents.mean(0) - self.encode(negatives).latents.mean(0)
 
-    def edit(
+    def directions(
         self,
         data: Any,
-        direction: torch.Tensor,
-        scale: float = 1.0,
-        refinement_steps: int = 0,
+        num_directions: int = 8,
+        method: Literal["pca", "jacobian"] = "pca",
+        batch_size: int = 64,
+    ) -> torch.Tensor:
+        """Find directions in the latents without labels.
+
+        Args:
+            data: At least two data.
+            num_directions: How many, at most `num_latents * latent_dim`.
+            method: "pca" (where the latents vary most) or "jacobian" (where the decoder's likelihood of the data
+                changes most: leading eigenvectors of its Fisher information).
+            batch_size: How many data go through the decoder at a time.
+
+        Returns:
+            float32 `(num_directions, num_latents, latent_dim)`, orthogonal, most important first, each as long as the
+            standard deviation of the latents along it.
+
+        Raises:
+            ValueError: If an argument is outside its range.
+        """
+        directions = find_directions(self, data, num_directions, method, batch_size)
+        self.maybe_free_model_hooks()
+        return directions
+
+    def traverse(
+        self,
+        data: Any,
+        directions: torch.Tensor,
+        scales: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
         **decode_arguments: Any,
-    ) -> list[Any]:
-        """Move data's latents along `direction` and decode.
+    ) -> list[list[list[Any]]]:
+        """Walk from data along directions and decode on the way.
 
         Args:
             data: One datum or a list of them.
-            direction: `(num_latents, latent_dim)`, for example from `direction()`.
-            scale: How far; negative for the other way.
+            directions: `(num_directions, num_latents, latent_dim)`, for example from `directions()`, or one of them.
+            scales: Multiples of the direction at which is decoded, at least one.
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            For each datum and each direction the data at the scales.
+
+        Raises:
+            ValueError: If there are no scales, or the directions have another shape or are not finite.
+        """
+        several = directions[None] if isinstance(directions, torch.Tensor) and directions.ndim == 2 else directions
+        self.model.check_latents(several, "directions")
+        if not len(scales):
+            raise ValueError("`scales` must hold at least one number, got none.")
+        latents = self.encode(data).latents
+        steps = torch.tensor(scales, dtype=torch.float32, device=latents.device)
+        moves = several.to(latents)[:, None] * steps[:, None, None]  # (directions, scales, num_latents, latent_dim)
+        points = latents[:, None, None] + moves
+        samples = iter(self.decode(points.flatten(0, 2), **decode_arguments))
+        return [[[next(samples) for _ in scales] for _ in several] for _ in latents]
+
+    def aggregate(self, data: Any, refinement_steps: int = 0) -> torch.Tensor:
+        """Join several data into the latents of one, whose decoding says what they have in common.
+
+        It is the mean of their latents, made as long as they are on average: means of many are short, and the decoder
+        takes short latents for bland data (Iso et al. 2021, arXiv 2104.01371, on summaries of reviews).
+
+        Args:
+            data: The data, at least one.
+            refinement_steps: As for `encode`.
+
+        Returns:
+            float32 `(1, num_latents, latent_dim)`, for `decode`.
+        """
+        latents = self.encode(data, refinement_steps=refinement_steps).latents
+        mean = latents.mean(0, keepdim=True)
+        return mean * latents.flatten(1).norm(dim=1).mean() / mean.norm().clamp(min=1e-12)
+
+    def similarity(self, a: Any, b: Any, batch_size: int = 256) -> torch.Tensor:
+        """Measure how much of the content of data others share: the cosine of their embeddings.
+
+        Args:
+            a: One datum or a list of them, for example originals.
+            b: As many, for example what `edit` made of them.
+            batch_size: How many are encoded at a time.
+
+        Returns:
+            float32 `(batch,)` in [-1, 1]; 1 for equal data.
+
+        Raises:
+            ValueError: If the lists differ in length.
+        """
+        firsts, seconds = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
+        if len(firsts) != len(seconds):
+            raise ValueError(f"`a` and `b` must have the same length, got {len(firsts)} and {len(seconds)}.")
+        one, other = (self.encode(items, batch_size).embeddings for items in (firsts, seconds))
+        return torch.nn.functional.cosine_similarity(one, other)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        data: Any,
+        direction: torch.Tensor | None = None,
+        scale: float = 1.0,
+        refinement_steps: int = 0,
+        strength: float | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        generator: Generators = None,
+        **decode_arguments: Any,
+    ) -> list[Any]:
+        """Change data's latents and decode: move them along a direction, noise and denoise them, or both in turn.
+
+        With `strength` the latents are noised part of the way and denoised again, under guidance or of another class,
+        as SDEdit does with images (Meng et al. 2022, arXiv 2108.01073). `similarity` says what is left of the content.
+
+        Args:
+            data: One datum or a list of them.
+            direction: `(num_latents, latent_dim)`, for example from `direction()`; None to move along none.
+            scale: How far along it; negative for the other way.
             refinement_steps: As for `encode`; more of the data's content is kept.
+            strength: Share of the chain, in (0, 1]; 1 forgets the data, little keeps nearly all. None for no noise.
+            guidance: What steers the denoising, as for a call of the pipeline.
+            class_labels: Class that the denoiser is told, likewise.
+            guidance_scale: Its weight, likewise.
+            num_inference_steps: Steps of the whole chain; the share `strength` of them is taken.
+            eta: As for a call of the pipeline.
+            generator: Source of the noise, or one for each datum.
             **decode_arguments: Passed to the decoder.
 
         Raises:
-            ValueError: If the direction has another shape or is not finite.
+            ValueError: If there is neither a direction nor a strength, or an argument is outside its range.
         """
-        if not isinstance(direction, torch.Tensor):
-            raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
-        self.model.check_latents(direction[None], "direction[None]")
+        if direction is None and strength is None:
+            raise ValueError("`edit` needs a `direction`, a `strength`, or both.")
+        if direction is not None:
+            if not isinstance(direction, torch.Tensor):
+                raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
+            self.model.check_latents(direction[None], "direction[None]")
+        if strength is None and not (guidance is None and class_labels is None):
+            raise ValueError("`guidance` and `class_labels` need a `strength`: they steer the denoising.")
+        if strength is not None:
+            check_number(strength, "strength", above=0, at_most=1)
         latents = self.encode(data, refinement_steps=refinement_steps).latents
-        return self.decode(latents + scale * direction.to(latents), **decode_arguments)
+        if direction is not None:
+            latents = latents + scale * direction.to(latents)
+        if strength is not None:
+            noise = self._prepare_noise(len(latents), generator, None)
+            classes = self._prepare_classes(class_labels, guidance_scale, len(latents))
+            steering = None if guidance is None else self._steering(guidance, len(latents))
+            latents = self._denoise(
+                noise,
+                num_inference_steps,
+                eta,
+                generator,
+                steering=steering,
+                start=latents.to(self._execution_device),
+                strength=strength,
+                **classes,
+            )
+        return self.decode(latents, **decode_arguments)
+
+    @torch.no_grad()
+    def steer(
+        self,
+        data: Any,
+        guidance: Guidance | Sequence[Guidance],
+        num_steps: int = 20,
+        solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
+        output_type: Literal["data", "latent"] = "data",
+        **decode_arguments: Any,
+    ) -> Any:
+        """Move latents to where guidance wants them by an ODE, without the chain (see `guidance.follow_ode`).
+
+        Args:
+            data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`, for example samples'.
+            guidance: What steers them, one term or several, which add up.
+            num_steps: Steps of the solver, at least 1.
+            solver: Solver of torchdiffeq, with fixed steps.
+            output_type: "data", or "latent" to leave out the decoder.
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            The list of data, or latents.
+
+        Raises:
+            ImportError: If torchdiffeq is missing: `pip install hf_eddpm[protein]`.
+            ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
+        """
+        _check_output_type(output_type)
+        check_count(num_steps, "num_steps")
+        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
+        self.model.check_latents(latents)
+        latents = latents.to(self._execution_device, torch.float32)
+        latents = follow_ode(Steering(guidance, self, len(latents)).total, latents, num_steps, solver=solver)[-1]
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("The latents grew beyond all bounds: choose a smaller `scale` or more `num_steps`.")
+        self.maybe_free_model_hooks()
+        return latents if output_type == "latent" else self.decode(latents, **decode_arguments)
 
     @torch.no_grad()
     def score(
-        self, data: Any, num_timesteps: int = 32, generator: torch.Generator | None = None, batch_size: int = 256
+        self,
+        data: Any,
+        num_timesteps: int = 32,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
     ) -> EDDPMScore:
         """Estimate the bound on each datum's negative log-likelihood and its terms.
 
@@ -381,11 +582,20 @@ class EDDPMPipeline(DiffusionPipeline):
             num_timesteps: Timesteps drawn for each datum to estimate the diffusion term.
             generator: Source of the draws.
             batch_size: How many are scored at a time.
+            class_labels: The class of the data, or one for each: the bound is then on -log p(datum | class).
         """
         items = self.processor.as_list(data)
+        _check_positive(batch_size, "batch_size")
+        labels = self._prepare_classes(class_labels, 1.0, len(items)).get("class_labels")
+        starts = range(0, len(items), batch_size)
         parts = [
-            self.model.bound(num_timesteps=num_timesteps, generator=generator, **batch)
-            for batch in self._batches(items, batch_size)
+            self.model.bound(
+                num_timesteps=num_timesteps,
+                generator=generator,
+                class_labels=None if labels is None else labels[start : start + batch_size],
+                **batch,
+            )
+            for start, batch in zip(starts, self._batches(items, batch_size), strict=True)
         ]
         terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         num_units = terms.pop("num_units")
@@ -495,6 +705,25 @@ class EDDPMPipeline(DiffusionPipeline):
         shape = (num_samples, self.model.config.num_latents, self.model.config.latent_dim)
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
+    def _prepare_classes(
+        self, class_labels: int | Sequence[int] | torch.Tensor | None, guidance_scale: float, batch: int
+    ) -> dict[str, Any]:
+        """Return the arguments of `EDDPMModel.denoise` for a batch of those classes."""
+        if isinstance(guidance_scale, bool) or not 0 <= guidance_scale < float("inf"):
+            raise ValueError(f"`guidance_scale` must be at least 0 and finite, got {guidance_scale!r}.")
+        if class_labels is None:
+            if guidance_scale != 1:
+                raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
+            return {}
+        labels = torch.as_tensor(class_labels)
+        labels = labels.expand(batch) if labels.ndim == 0 else labels
+        self.model.check_class_labels(labels, batch)
+        return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
+
+    def _steering(self, guidance: Guidance | Sequence[Guidance], batch: int) -> Steering:
+        check_guidable(self.scheduler, self.model.scheduler)
+        return Steering(guidance, self, batch)
+
     def _denoise(
         self,
         noise: torch.Tensor,
@@ -503,21 +732,41 @@ class EDDPMPipeline(DiffusionPipeline):
         generator: Generators = None,
         callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_names: list[str] | None = None,
+        steering: Steering | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
+        **classes: Any,
     ) -> torch.Tensor:
-        """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`."""
+        """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`.
+
+        With a `strength` below 1 it starts at `start`, noised, and runs over that share of the steps.
+        """
         num_train_timesteps = self.scheduler.config.num_train_timesteps
         n = num_inference_steps
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= num_train_timesteps:
             raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")
         self.scheduler.set_timesteps(n, device=noise.device)
         timesteps = self.scheduler.timesteps
+        latents = noise * self.scheduler.init_noise_sigma
+        if start is not None and strength < 1:
+            first = (n - max(round(n * strength), 1)) * self.scheduler.order
+            timesteps = timesteps[first:]
+            if hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(first)
+            latents = self.scheduler.add_noise(start, noise, timesteps[:1])
         self._num_timesteps = len(timesteps)
         step_arguments = self._step_arguments(eta, generator)
-        latents = noise * self.scheduler.init_noise_sigma
+
+        def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.model.denoise(noisy_latents, t, **classes).float()
+
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, t in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(latents, t)
-                noise_pred = self.model.denoise(model_input, t).float()
+                if steering is None:
+                    noise_pred = denoise(model_input, t)
+                else:
+                    noise_pred = steering.predict(denoise, self.model.scheduler, model_input, t)
                 latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
                 if callback is not None:
                     tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
@@ -727,6 +976,11 @@ def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any])
             given = kwargs.get(name)
             components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
     return components
+
+
+def _check_output_type(value: Any) -> None:
+    if value not in ("data", "latent"):
+        raise ValueError(f"`output_type` must be 'data' or 'latent', got {value!r}.")
 
 
 def _check_positive(value: Any, name: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -137,12 +137,14 @@ class RawDataCollator:
     def __call__(self, examples: list[Any]) -> BatchFeature:
         """Batch examples: raw data, or dicts of `data` (one raw datum) and further inputs of `forward`.
 
-        These are `diffusion_mask` (a bool) and `properties` (numbers, NaN where missing).
+        These are `diffusion_mask` (a bool), `properties` (numbers, NaN where missing) and `class_labels` (an integer,
+        -1 where unknown).
         """
         if not isinstance(examples[0], dict):
             return self.processor(examples)
         batch = self.processor([example["data"] for example in examples])
-        for name, dtype in (("diffusion_mask", torch.bool), ("properties", torch.float32)):
+        kinds = {"diffusion_mask": torch.bool, "properties": torch.float32, "class_labels": torch.int64}
+        for name, dtype in kinds.items():
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=dtype)
         return batch
@@ -269,7 +271,7 @@ class EDDPMTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
-        self._signature_columns = [*names, "data", "diffusion_mask", "properties"]
+        self._signature_columns = [*names, "data", "diffusion_mask", "properties", "class_labels"]
 
     @property
     def _eddpm(self) -> EDDPMModel:
@@ -299,8 +301,7 @@ class EDDPMTrainer(Trainer):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights: dict[str, Any] = get_model_state_dict(self.model, options=options)
-        return weights
+        return cast(dict[str, torch.Tensor], get_model_state_dict(self.model, options=options))
 
     def build_pipeline(self, model: EDDPMModel | None = None) -> EDDPMPipeline:
         """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode).
