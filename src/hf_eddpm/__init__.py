@@ -5,7 +5,16 @@ from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
+from .directions import linear_direction, orthogonalize
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
+from .modeling_image import (
+    ImageConvConfig,
+    ImageConvDecoder,
+    ImageDiffusionDecoder,
+    ImageEncoder,
+    ImageEncoderConfig,
+    ImageUNetConfig,
+)
 from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
@@ -13,6 +22,7 @@ from .modeling_text import TextDecoder, TextEncoder
 from .optimization import EDDPMOptimization
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
 from .processing_eddpm import EDDPMProcessor
+from .processing_image import EDDPMImageProcessor, plot_grid
 from .processing_protein import EDDPMProteinProcessor
 from .processing_text import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
@@ -22,6 +32,7 @@ __all__ = [
     "EDDPMBound",
     "EDDPMConfig",
     "EDDPMEncoding",
+    "EDDPMImageProcessor",
     "EDDPMModel",
     "EDDPMOptimization",
     "EDDPMOutput",
@@ -34,6 +45,12 @@ __all__ = [
     "EDDPMScore",
     "EDDPMTextProcessor",
     "EDDPMTrainer",
+    "ImageConvConfig",
+    "ImageConvDecoder",
+    "ImageDiffusionDecoder",
+    "ImageEncoder",
+    "ImageEncoderConfig",
+    "ImageUNetConfig",
     "Modality",
     "ModalityDecoder",
     "ModalityEncoder",
@@ -44,6 +61,9 @@ __all__ = [
     "ProteinEncoder",
     "TextDecoder",
     "TextEncoder",
+    "linear_direction",
+    "orthogonalize",
+    "plot_grid",
     "register_modality",
 ]
 __version__ = "0.1.0"
