@@ -205,6 +205,13 @@ def test_splices_join_the_start_of_one_sentence_and_a_piece_of_another_and_are_m
         assert any(" ".join(words[kept:]) in sentence for sentence in sentences)
 
 
+def test_a_sentence_keeps_its_class():
+    torch.manual_seed(0)
+    items = SplicedSentences(["a b", "c d", "e f"], 0.5, [2, 0, 1])
+    assert [items[index]["class_labels"] for index in (0, 1, 2, 0)] == [2, 0, 1, 2]
+    assert "class_labels" not in SplicedSentences(["a b"], 0.5)[0]
+
+
 def test_no_sentence_is_spliced_at_probability_0_and_1_is_refused():
     assert [SplicedSentences(["a b", "c"], 0.0)[i]["data"] for i in range(2)] == ["a b", "c"]
     with pytest.raises(ValueError, match="`probability`"):

@@ -80,3 +80,30 @@ def test_every_parameter_gets_a_gradient(noisy_latents):
     denoiser = _denoiser()
     denoiser(noisy_latents, torch.tensor([1, 2, 3])).square().sum().backward()
     assert [name for name, parameter in denoiser.named_parameters() if parameter.grad is None] == []
+
+
+# Classes
+
+
+def test_without_classes_there_is_no_embedding_of_them_and_labels_are_refused(noisy_latents):
+    denoiser = _denoiser()
+    assert not [name for name in denoiser.state_dict() if "class" in name]
+    with pytest.raises(ValueError, match="`class_labels` needs a model with `num_classes` > 0"):
+        denoiser(noisy_latents, 5, torch.tensor([0, 0, 0]))
+
+
+def test_each_class_is_told_from_the_others_and_from_an_unknown_one(noisy_latents):
+    denoiser = _denoiser(num_classes=3)
+    latents = noisy_latents[:1].expand(4, -1, -1)
+    outputs = denoiser(latents, 5, torch.tensor([0, 1, 2, -1]))
+    assert torch.pdist(outputs.flatten(1)).min() > 1e-3
+    torch.testing.assert_close(denoiser(latents[:1], 5), outputs[3:])
+
+
+def test_rows_of_different_classes_give_what_they_give_alone(noisy_latents):
+    denoiser = _denoiser(num_classes=2)
+    labels = torch.tensor([1, -1, 0])
+    together = denoiser(noisy_latents, 7, labels)
+    for row in range(3):
+        alone = denoiser(noisy_latents[row : row + 1], 7, labels[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row])

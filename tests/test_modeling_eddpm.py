@@ -213,7 +213,7 @@ def test_evaluation_gives_the_first_timestep_its_share_of_the_mean(monkeypatch):
     model = tiny_model(prediction_type="sample", encoder_noise_variance=1e-12, num_train_timesteps=50)
     batch = _batch()
     mean = model(**batch).posterior_mean
-    monkeypatch.setattr(model, "denoise", lambda noisy_latents, timesteps: mean.repeat(16, 1, 1) + 1)  # error 1
+    monkeypatch.setattr(model, "denoise", lambda noisy_latents, *_: mean.repeat(16, 1, 1) + 1)  # error 1
     output = model(**batch)
     assert output.alignment_loss.item() == pytest.approx(1 / 50, rel=1e-3)
     assert output.diffusion_loss.item() == pytest.approx(49 / 50, rel=1e-3)
@@ -451,7 +451,7 @@ def test_the_bounds_chain_terms_are_the_divergence_from_a_standard_gaussian_if_t
     chain = {"num_train_timesteps": 20, "beta_start": 0.1, "beta_end": 0.3, "prediction_type": "epsilon"}
     model = tiny_model(encoder_noise_variance=variance, **chain)
 
-    def gaussian(noisy_latents, timesteps):
+    def gaussian(noisy_latents, timesteps, class_labels):
         return (1 - model.scheduler.alphas_cumprod[timesteps]).sqrt().view(-1, 1, 1) * noisy_latents
 
     monkeypatch.setattr(model, "denoise", gaussian)
@@ -687,6 +687,83 @@ def test_masked_data_train_the_decoder_but_not_the_chain(model, batch):
 def test_a_mask_of_true_changes_nothing(model, batch):
     plain, masked = model(**batch), model(**batch, diffusion_mask=torch.ones(4, dtype=torch.bool))
     torch.testing.assert_close(masked.loss, plain.loss)
+
+
+LABELS = torch.tensor([0, 2, 1, 0])
+
+
+def _chain_losses(model, batch, training=True, **values):
+    model.train(training)
+    generator = torch.Generator().manual_seed(1)
+    output = model(**batch, generator=generator, **values)
+    return torch.stack([output.diffusion_loss, output.alignment_loss])
+
+
+def test_the_chain_is_told_the_classes_but_for_the_share_that_is_dropped(batch):
+    told, dropped, half = (tiny_model(num_classes=3, label_dropout=share, **NO_DROPOUT) for share in (0, 1, 0.5))
+    unknown = _chain_losses(told, batch)
+    classes = _chain_losses(told, batch, class_labels=LABELS)
+    assert (classes - unknown).abs().max() > 1e-4
+    torch.testing.assert_close(_chain_losses(told, batch, class_labels=torch.full((4,), -1)), unknown)
+    torch.testing.assert_close(_chain_losses(dropped, batch, class_labels=LABELS), unknown)
+    between = _chain_losses(half, batch, class_labels=LABELS)
+    assert (between - unknown).abs().max() > 1e-4 and (between - classes).abs().max() > 1e-4
+
+
+def test_in_evaluation_no_label_is_dropped_and_a_batch_has_the_mean_loss_of_its_data(batch):
+    model = tiny_model(num_classes=3, label_dropout=1.0)
+    together = _chain_losses(model, batch, training=False, class_labels=LABELS)
+    assert (together - _chain_losses(model, batch, training=False)).abs().max() > 1e-5
+    alone = [
+        _chain_losses(
+            model,
+            {name: value[row : row + 1] for name, value in batch.items()},
+            training=False,
+            class_labels=LABELS[row : row + 1],
+        )
+        for row in range(4)
+    ]
+    torch.testing.assert_close(torch.stack(alone).mean(0), together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 2.5])
+def test_classifier_free_guidance_goes_from_the_unconditional_output_through_the_conditional_one(guidance_scale):
+    model = tiny_model(num_classes=3)
+    noisy_latents, timesteps = torch.randn(4, 2, 8), torch.tensor([0, 3, 500, 999])
+    with torch.no_grad():
+        unconditional, conditional = (
+            model.denoise(noisy_latents, timesteps),
+            model.denoise(noisy_latents, timesteps, LABELS),
+        )
+        guided = model.denoise(noisy_latents, timesteps, LABELS, guidance_scale)
+    expected = (1 - guidance_scale) * unconditional + guidance_scale * conditional
+    torch.testing.assert_close(guided, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_bound_of_a_class_is_another_than_that_of_all(batch):
+    model = tiny_model(num_classes=3)
+    bounds = [
+        model.bound(4, torch.Generator().manual_seed(0), labels, **batch)
+        for labels in (LABELS, None, torch.full((4,), -1))
+    ]
+    assert (bounds[0].diffusion - bounds[1].diffusion).abs().min() > 1e-4
+    torch.testing.assert_close(bounds[0].reconstruction, bounds[1].reconstruction)
+    torch.testing.assert_close(bounds[1].bound, bounds[2].bound)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        (0, [0, 0, 0, 0], "needs a model with `num_classes` > 0"),
+        (3, [0, 1, 2, 3], r"in \[-1, 3\), got 0 to 3"),
+        (3, [-2, 1, 2, 0], r"in \[-1, 3\), got -2"),
+        (3, [0, 1], r"of the shape \(4,\)"),
+        (3, [0.0, 1.0, 2.0, 0.0], "must be int64"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(batch, classes, labels, message):
+    with pytest.raises(ValueError, match=f"`class_labels` .*{message}|`class_labels` {message}"):
+        tiny_model(num_classes=classes)(**batch, class_labels=torch.tensor(labels))
 
 
 def test_decoder_noise_disturbs_training_alone_and_leaves_the_latents(batch):

@@ -187,6 +187,119 @@ def test_decode_arguments_reach_the_decoder(pipe):
     assert len(pipe.decode(latents, num_beams=2, num_return_sequences=2)) == 6
 
 
+# Classes
+
+MEANS = torch.tensor([-1.0, 1.0])  # of the two classes' latents, in every dimension
+STD = 0.5
+
+
+@pytest.fixture(scope="module")
+def class_pipe(make_pipe):
+    """A pipeline whose denoiser is exact: the latents of a class are Gaussian, those of both a mixture."""
+    model = tiny_model(num_classes=2, prediction_type="epsilon")
+
+    class ExactDenoiser(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = torch.nn.Linear(1, 1)  # the model reads its type
+
+        def forward(self, noisy_latents, timesteps, class_labels=None):
+            a = model.scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1)
+            variance = a * STD**2 + 1 - a
+            if class_labels is None:
+                class_labels = torch.full((len(noisy_latents),), -1)
+            distances = [(noisy_latents - a.sqrt() * mean).square().flatten(1).sum(1) for mean in MEANS]
+            weights = torch.softmax(torch.stack(distances, 1) / (-2 * variance[:, 0]), 1)  # (batch, 2)
+            mixed = (weights * MEANS).sum(1)
+            mean = torch.where(class_labels < 0, mixed, MEANS[class_labels.clamp(min=0)])[:, None, None]
+            return (1 - a).sqrt() * (noisy_latents - a.sqrt() * mean) / variance
+
+    model.denoiser = ExactDenoiser()
+    return make_pipe(model)
+
+
+def test_samples_are_of_the_class_that_was_asked_for(class_pipe):
+    labels = torch.arange(400) % 2
+    latents = class_pipe(400, 250, class_labels=labels, generator=torch.Generator().manual_seed(0), **LATENT).latents
+    for label, mean in enumerate(MEANS):
+        ours = latents[labels == label]
+        torch.testing.assert_close(ours.mean(), mean, atol=0.03, rtol=0)
+        torch.testing.assert_close(ours.std(0).mean(), torch.tensor(STD), atol=0.06, rtol=0)
+
+
+def test_more_guidance_narrows_a_class_and_none_gives_both(class_pipe):
+    spreads = []
+    for scale in (0.0, 1.0, 4.0):
+        generator = torch.Generator().manual_seed(0)
+        latents = class_pipe(400, 100, class_labels=1, guidance_scale=scale, generator=generator, **LATENT).latents
+        spreads.append(float(latents.flatten(1).mean(1).std()))
+        if scale == 0:
+            share = float((latents.flatten(1).mean(1) > 0).float().mean())
+            assert 0.4 < share < 0.6
+        else:
+            assert bool((latents.flatten(1).mean(1) > 0).all())
+    assert spreads[0] > 3 * spreads[1] and spreads[2] <= spreads[1]
+
+
+def test_one_class_is_that_of_every_sample_and_a_batch_gives_what_its_items_give(class_pipe):
+    noise = torch.randn(3, 2, 8)
+    options = {"guidance_scale": 2.0, **FEW, **LATENT}
+    together = class_pipe(latents=noise, class_labels=[0, 1, 1], **options).latents
+    for row, label in enumerate((0, 1, 1)):
+        alone = class_pipe(latents=noise[row : row + 1], class_labels=label, **options).latents
+        torch.testing.assert_close(alone[0], together[row])
+
+
+def test_inversion_under_a_class_is_undone_by_the_class(class_pipe):
+    latents = 1 + 0.5 * torch.randn(3, 2, 8)
+    noise = class_pipe.invert(latents, 50, num_refinements=20, class_labels=1)
+    torch.testing.assert_close(
+        class_pipe(latents=noise, class_labels=1, num_inference_steps=50, **LATENT).latents, latents, atol=1e-3, rtol=0
+    )
+
+
+def test_a_class_bounds_its_own_data_better(class_pipe):
+    bounds = [class_pipe.score(SENTENCES, 4, torch.Generator().manual_seed(0), 3, label).bound for label in (0, None)]
+    own = class_pipe.score(SENTENCES, 4, torch.Generator().manual_seed(0), 3, [0] * len(SENTENCES)).bound
+    torch.testing.assert_close(own, bounds[0])
+    assert not torch.allclose(bounds[0], bounds[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_labels": 2}, r"`class_labels` must be in \[0, 2\), got 2"),
+        ({"class_labels": -1}, r"`class_labels` must be in \[0, 2\), got -1"),
+        ({"class_labels": [0, 1]}, r"`class_labels` must be int64 of the shape \(3,\)"),
+        ({"class_labels": 0.5}, "`class_labels` must be int64"),
+        ({"guidance_scale": 2.0}, "`guidance_scale` needs `class_labels` beside it"),
+        ({"class_labels": 1, "guidance_scale": -0.5}, "`guidance_scale` must be at least 0"),
+        ({"class_labels": 1, "guidance_scale": math.nan}, "`guidance_scale` must be at least 0 and finite"),
+    ],
+)
+def test_classes_and_scales_outside_their_range_are_refused(class_pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        class_pipe(num_samples=3, **arguments, **FEW)
+
+
+def test_a_model_without_classes_refuses_one(pipe):
+    with pytest.raises(ValueError, match="`class_labels` needs a model with `num_classes` > 0"):
+        pipe(class_labels=0, **FEW)
+
+
+def test_a_model_with_classes_survives_saving(make_pipe, tmp_path):
+    pipe = make_pipe(tiny_model(num_classes=2))
+    pipe.save_pretrained(tmp_path / "saved")
+    noise = torch.randn(2, 2, 8)
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "saved")
+    loaded.set_progress_bar_config(disable=True)
+    same = [
+        each(latents=noise, class_labels=[0, 1], guidance_scale=3.0, **FEW, **LATENT).latents
+        for each in (pipe, loaded)
+    ]
+    assert torch.equal(*same)
+
+
 # Scheduler swaps
 
 NUMPY_WARNING = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # in diffusers

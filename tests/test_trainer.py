@@ -602,6 +602,10 @@ def test_the_collator_takes_raw_data_and_marked_data(processor):
         [{"data": text, "diffusion_mask": text is SENTENCES[0]} for text in SENTENCES[:2]]
     )
     assert marked.pop("diffusion_mask").tolist() == [True, False]
+    classes = RawDataCollator(processor)(
+        [{"data": text, "class_labels": row} for row, text in enumerate(SENTENCES[:2])]
+    )
+    assert torch.equal(classes.pop("class_labels"), torch.tensor([0, 1])) and plain.keys() == classes.keys()
     assert plain.keys() == marked.keys()
     for name in plain:
         torch.testing.assert_close(plain[name], marked[name])

@@ -237,6 +237,22 @@ def test_labelled_files_are_read_and_trained_on(run, tmp_path):
     arguments = TextDataArguments(train=words, dev=words)
     train, _ = train_text.load_data(arguments, seed=0)
     assert train.of_class(1) == POSITIVE and train.of_class(0) == NEGATIVE
+    parts = train_text.load_data(TextDataArguments(train=words, dev_fraction=0.25), seed=0)
+    for label, own in ((1, POSITIVE), (0, NEGATIVE)):
+        assert sorted(sentence for part in parts for sentence in part.of_class(label)) == sorted(own)
+
+
+def test_a_denoiser_that_is_told_the_class_trains_on_labelled_files(run, tmp_path):
+    for label, part in enumerate((NEGATIVE, POSITIVE)):
+        (tmp_path / f"{label}.txt").write_text("\n".join(part) + "\n")
+    files = [f"{tmp_path}/0.txt=0", f"{tmp_path}/1.txt=1"]
+    conditional = {**VALUES["model_config"], "num_classes": 2}
+    pipe = EDDPMPipeline.from_pretrained(run("--train", *files, model_config=conditional))
+    pipe.set_progress_bar_config(disable=True)
+    assert len(pipe(num_samples=2, class_labels=[0, 1], guidance_scale=2.0, num_inference_steps=2).samples) == 2
+    for words in (["--train", *files[:1], f"{tmp_path}/1.txt=2"], ["--train", f"{tmp_path}/0.txt"]):
+        with pytest.raises(ValueError, match=r"`num_classes` = 2 needs sentences with labels in \[0, 2\)"):
+            run(*words, model_config=conditional)
 
 
 def test_weights_are_saved_in_the_type_that_was_asked_for(run, sentences):

@@ -200,13 +200,15 @@ class SplicedSentences(Dataset):
     Args:
         sentences: The training sentences.
         probability: Share of splices, in [0, 1).
+        labels: Class of each sentence, for a denoiser that is told it; None for no classes.
     """
 
-    def __init__(self, sentences: list[str], probability: float):
+    def __init__(self, sentences: list[str], probability: float, labels: list[int] | None = None):
         if not 0 <= probability < 1:
             raise ValueError(f"`probability` must be in [0, 1), got {probability}.")
         self.sentences = sentences
         self.probability = probability
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -215,10 +217,13 @@ class SplicedSentences(Dataset):
         sentence = self.sentences[index]
         # torch's generator, whose state a checkpoint keeps
         if torch.rand(()) >= self.probability:
-            return {"data": sentence, "diffusion_mask": True}
+            return {"data": sentence, "diffusion_mask": True, **self._class(index)}
         first = sentence.split()
         second = self.sentences[int(torch.randint(len(self.sentences), ()))].split()
         head = first[: int(torch.randint(1, len(first) + 1, ()))]
         longest = max(len(first), len(second))
         tail = second[int(torch.randint(len(second), ())) :][: longest - len(head)]
-        return {"data": " ".join([*head, *tail]), "diffusion_mask": False}
+        return {"data": " ".join([*head, *tail]), "diffusion_mask": False, **self._class(index)}
+
+    def _class(self, index: int) -> dict[str, int]:
+        return {} if self.labels is None else {"class_labels": self.labels[index]}

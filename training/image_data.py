@@ -26,12 +26,13 @@ from PIL import Image
 from transformers.utils import logging
 
 from hf_eddpm import EDDPMImageProcessor
-from tables import is_local_file
+from tables import COMPRESSION, is_local_file
 
 logger = logging.get_logger(__name__)
 
 DIGITS = "digits"
 IMAGE_FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+FILE_FORMATS = (".npz", ".parquet", "idx1-ubyte", "idx3-ubyte")
 METADATA_FILE = "metadata.csv"
 ON_DAMAGED = ("error", "skip")
 MAX_NAMED = 5  # damaged images named in the log
@@ -253,7 +254,7 @@ def _read_stack(source: str) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.fl
         return None
     if path.suffix == ".npz":
         return _read_npz(path)
-    if "idx" in path.name and "ubyte" in path.name:
+    if path.name.removesuffix(COMPRESSION).endswith("idx3-ubyte"):
         images = _read_idx(path)
         if images.ndim != 3:
             raise ValueError(f"{source!r} must hold images, got an array of {images.ndim} dimensions.")
@@ -329,14 +330,8 @@ def _read_rows(source: str, split: str | None, image_column: str, class_names: d
     path = Path(source)
     if path.is_dir():
         yield from _read_folder(path, class_names)
-    elif source.endswith(".parquet"):
-        if not path.is_file():
-            raise FileNotFoundError(f"No such file: {source!r}.")
+    elif is_local_file(path, source, FILE_FORMATS):
         yield from _read_parquet(path, image_column, class_names)
-    elif path.exists() or is_local_file(source, (".npz", ".parquet", "ubyte")):
-        if not path.exists():
-            raise FileNotFoundError(f"No such file: {source!r}.")
-        raise ValueError(f"{source!r} must be a folder, .npz, .parquet or an idx file (*-idx3-ubyte[.gz]).")
     else:
         yield from _read_hub(source, split, image_column, class_names)
 

@@ -61,14 +61,15 @@ def main(args: list[str] | None = None) -> Path:
     tuned = choose_trained_weights(model, model_args, lora_args)
     data_facts = describe_data(train, dev, processor)
     logger.info(f"What trains:\n{describe_trainable(tuned)}")
+    train_labels, dev_labels = (class_labels(data, model.config.num_classes) for data in (train, dev))
 
     trainer = EDDPMTrainer(
         model=tuned,
         args=training_args,
         processor=processor,
         ema_decay=training_args.ema_decay,
-        train_dataset=SplicedSentences(train.sentences, data_args.splice_probability),
-        eval_dataset=dev.sentences,
+        train_dataset=SplicedSentences(train.sentences, data_args.splice_probability, train_labels),
+        eval_dataset=dev.sentences if dev_labels is None else with_classes(dev.sentences, dev_labels),
         preview_data=dev.sentences[: training_args.num_previews] if training_args.num_previews else None,
         num_preview_samples=training_args.num_previews,
     )
@@ -135,9 +136,12 @@ def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextDa
     held_out = set(distinct[: max(1, round(len(distinct) * data_args.dev_fraction))])
     if len(held_out) == len(distinct):
         raise ValueError("`train` must hold at least two different sentences where `dev` is not given.")
-    kept = [sentence for sentence in train.sentences if sentence not in held_out]
-    dev = TextData(sorted(held_out)).sample(data_args.max_dev_sentences, seed)
-    return TextData(kept, num_empty=train.num_empty, sources=train.sources), dev
+    kept = [row for row, sentence in enumerate(train.sentences) if sentence not in held_out]
+    known = {} if train.labels is None else dict(zip(train.sentences, train.labels, strict=True))
+    dev = TextData(sorted(held_out), [known[sentence] for sentence in sorted(held_out)] if known else None)
+    kept_labels = None if train.labels is None else [train.labels[row] for row in kept]
+    rest = TextData([train.sentences[row] for row in kept], kept_labels, train.num_empty, sources=train.sources)
+    return rest, dev.sample(data_args.max_dev_sentences, seed)
 
 
 def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor) -> dict[str, dict[str, Any]]:
@@ -156,6 +160,22 @@ def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor)
             f"earlier one, {facts[name]['cut']} are longer than {processor.max_length} tokens and will be cut."
         )
     return facts
+
+
+def class_labels(data: TextData, num_classes: int) -> list[int] | None:
+    """The labels for a denoiser that is told the class, checked; None for one that is not."""
+    if not num_classes:
+        return None
+    if data.labels is None or data.classes[0] < 0 or data.classes[-1] >= num_classes:
+        raise ValueError(
+            f"`num_classes` = {num_classes} needs sentences with labels in [0, {num_classes}), got {data.classes}."
+        )
+    return data.labels
+
+
+def with_classes(sentences: list[str], labels: list[int]) -> list[dict[str, Any]]:
+    """Sentences and their classes as the trainer's collator takes them."""
+    return [{"data": text, "class_labels": label} for text, label in zip(sentences, labels, strict=True)]
 
 
 def choose_examples(dev: TextData, processor: EDDPMTextProcessor, num_examples: int = 2) -> list[str]:

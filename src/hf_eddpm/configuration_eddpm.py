@@ -34,6 +34,7 @@ _NUMBERS = (
     "encoder_noise_variance",
     "decoder_noise_variance",
     "encoder_gradient_scale",
+    "label_dropout",
     "beta_start",
     "beta_end",
     "reconstruction_weight",
@@ -75,6 +76,9 @@ class EDDPMConfig(PreTrainedConfig):
         denoiser_hidden_size: Width of these layers.
         denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
             denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
+        num_classes: Classes that the denoiser may be told, which lets samples be asked for by class; 0 for none.
+        label_dropout: Share in [0, 1] of the labels that the denoiser is not told in training, so that it also learns
+            the data of all classes together, as classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
         num_train_timesteps: Length T of the diffusion chain.
         beta_schedule: "linear" (with `beta_start == beta_end` a constant beta, as in the paper), "scaled_linear"
             or "squaredcos_cap_v2" (cosine; ignores `beta_start` and `beta_end`).
@@ -121,6 +125,8 @@ class EDDPMConfig(PreTrainedConfig):
     denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512
     denoiser_samples_per_latent: int = 4
+    num_classes: int = 0
+    label_dropout: float = 0.1
     num_train_timesteps: int = 1000
     beta_schedule: BetaSchedule = "linear"
     beta_start: float = 0.008
@@ -233,12 +239,10 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if (
-            not isinstance(self.num_properties, int)
-            or isinstance(self.num_properties, bool)
-            or self.num_properties < 0
-        ):
-            raise ValueError(f"`num_properties` must be a non-negative integer, got {self.num_properties!r}.")
+        for name in ("num_properties", "num_classes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"`{name}` must be a non-negative integer, got {value!r}.")
         for name in ("beta_start", "beta_end"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in (0, 1), got {getattr(self, name)!r}.")
@@ -248,8 +252,9 @@ class EDDPMConfig(PreTrainedConfig):
             )
         if not (self.initializer_range > 0 and math.isfinite(self.initializer_range)):
             raise ValueError(f"`initializer_range` must be positive and finite, got {self.initializer_range!r}.")
-        if not 0 <= self.encoder_gradient_scale <= 1:
-            raise ValueError(f"`encoder_gradient_scale` must be in [0, 1], got {self.encoder_gradient_scale!r}.")
+        for name in ("encoder_gradient_scale", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)!r}.")
         if not 0 <= self.decoder_word_dropout < 1:
             raise ValueError(f"`decoder_word_dropout` must be in [0, 1), got {self.decoder_word_dropout!r}.")
         for name in ("reconstruction_weight", "diffusion_weight", "property_weight", "decoder_noise_variance"):

@@ -275,14 +275,32 @@ class EDDPMModel(EDDPMPreTrainedModel):
         """
         return self.bottleneck(self.encoder(**inputs))
 
-    def denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor | int) -> torch.Tensor:
+    def denoise(
+        self,
+        noisy_latents: torch.Tensor,
+        timesteps: torch.Tensor | int,
+        class_labels: torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+    ) -> torch.Tensor:
         """Return the denoiser's output (see `config.prediction_type`).
+
+        With classifier-free guidance it is `unconditional + guidance_scale * (conditional - unconditional)` (Ho &
+        Salimans 2022, arXiv 2207.12598, equation 6, whose w is `guidance_scale - 1`).
 
         Args:
             noisy_latents: `(batch, num_latents, latent_dim)`.
             timesteps: Integers in [0, T), `(batch,)` or a single one.
+            class_labels: int64 `(batch,)` in [0, num_classes), -1 where unknown; None if all are.
+            guidance_scale: Weight of the class; 1, or no labels, is one evaluation without guidance.
         """
-        return self.denoiser(noisy_latents.to(self.denoiser.output.weight.dtype), timesteps)
+        noisy_latents = noisy_latents.to(self.denoiser.output.weight.dtype)
+        if class_labels is None or guidance_scale == 1:
+            return self.denoiser(noisy_latents, timesteps, class_labels)
+        timesteps = torch.as_tensor(timesteps, device=noisy_latents.device).expand(len(noisy_latents))
+        labels = torch.cat([torch.full_like(class_labels, -1), class_labels])
+        both = self.denoiser(_repeat(noisy_latents, 2), _repeat(timesteps, 2), labels)
+        unconditional, conditional = both.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, **kwargs: Any) -> Any:
@@ -359,6 +377,20 @@ class EDDPMModel(EDDPMPreTrainedModel):
         if not bool(torch.isfinite(latents).all()):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
 
+    def check_class_labels(self, class_labels: torch.Tensor, batch: int, lowest: int = 0) -> None:
+        """Raise a ValueError unless `class_labels` are int64 `(batch,)` in [lowest, num_classes)."""
+        classes = self.config.num_classes
+        if not classes:
+            raise ValueError("`class_labels` needs a model with `num_classes` > 0, got one without.")
+        if class_labels.dtype != torch.int64 or class_labels.shape != (batch,):
+            raise ValueError(
+                f"`class_labels` must be int64 of the shape ({batch},), got {class_labels.dtype} of "
+                f"{tuple(class_labels.shape)}."
+            )
+        low, high = int(class_labels.min()), int(class_labels.max())
+        if low < lowest or high >= classes:
+            raise ValueError(f"`class_labels` must be in [{lowest}, {classes}), got {low} to {high}.")
+
     def forward(
         self,
         timesteps: torch.Tensor | None = None,
@@ -386,14 +418,20 @@ class EDDPMModel(EDDPMPreTrainedModel):
                 missing; None if all are.
             return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
             return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
-            **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`.
+            **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`;
+                and `class_labels`, the classes that the denoiser is told, int64 `(batch,)` in [0, num_classes), -1
+                where unknown. In training it is not told the share `label_dropout` of them.
 
         Raises:
             ValueError: If an input is unknown or missing, or `noise` is given without `timesteps`.
         """
         if noise is not None and timesteps is None:
             raise ValueError("`noise` needs `timesteps` beside it.")
+        # Not in the signature: where Trainer finds a name with "label" there, it wants it for every loss.
+        class_labels = inputs.pop("class_labels", None)
         encoder_inputs, targets = self._split(inputs, with_targets=return_loss)
+        if class_labels is not None:
+            self.check_class_labels(class_labels, len(encoder_inputs[self.encoder.input_names[0]]), lowest=-1)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator) if self.training else posterior.mean
@@ -423,8 +461,9 @@ class EDDPMModel(EDDPMPreTrainedModel):
             chain, timesteps, noise, row_weights = self._evaluation_draws(posterior)
         gradient = self.config.encoder_gradient_scale
         mean = _repeat(posterior.mean, len(chain) // len(latents))
+        labels = self._labels_told(class_labels, len(chain) // len(latents), generator)
         errors = self._chain_errors(
-            _scale_gradient(chain, gradient), _scale_gradient(mean, gradient), timesteps, noise
+            _scale_gradient(chain, gradient), _scale_gradient(mean, gradient), timesteps, noise, labels
         )
         if row_weights is not None:
             errors = errors * row_weights
@@ -517,7 +556,13 @@ class EDDPMModel(EDDPMPreTrainedModel):
         return self.scheduler.reconstruction_weight() if self.config.loss_weighting == "simple" else 1.0
 
     @torch.no_grad()
-    def bound(self, num_timesteps: int = 32, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMBound:
+    def bound(
+        self,
+        num_timesteps: int = 32,
+        generator: torch.Generator | None = None,
+        class_labels: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> EDDPMBound:
         r"""Estimate the bound on -log p(datum) and its terms, in nats (DDPM's decomposition with the encoder as q).
 
         With x_1 a sample of q(x_1 | x_0) = N(mean, b I), b = `encoder_noise_variance`, and beta the first beta, the
@@ -527,6 +572,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         Args:
             num_timesteps: Timesteps of the stratified estimate of the diffusion term, at least 1.
             generator: Source of the draws.
+            class_labels: As for `forward`; the bound is then on -log p(datum | class).
             **inputs: As for `forward`.
         """
         if num_timesteps < 1:
@@ -539,13 +585,18 @@ class EDDPMModel(EDDPMPreTrainedModel):
         scheduler, size = self.scheduler, self.config.latent_size
         chain = latents.float()
         first = torch.zeros(len(chain), dtype=torch.long, device=chain.device)
-        first_errors = self._noise_errors(chain, first, generator)
+        if class_labels is not None:
+            self.check_class_labels(class_labels, len(chain), lowest=-1)
+        first_errors = self._noise_errors(chain, first, generator, class_labels)
         alignment = scheduler.bound_weights(first) * first_errors + size / 2 * (
             torch.log(scheduler.betas[0] / posterior.variance) - 1
         ).to(chain.device)
 
         diffusion, prior = scheduler.bound_terms(
-            chain, lambda timesteps: self._noise_errors(chain, timesteps, generator), num_timesteps, generator
+            chain,
+            lambda timesteps: self._noise_errors(chain, timesteps, generator, class_labels),
+            num_timesteps,
+            generator,
         )
         nats = nats.float()
         return EDDPMBound(
@@ -580,23 +631,46 @@ class EDDPMModel(EDDPMPreTrainedModel):
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
         return latents + (share * self.config.decoder_noise_variance).sqrt() * noise
 
+    def _labels_told(
+        self, class_labels: torch.Tensor | None, draws: int, generator: torch.Generator | None
+    ) -> torch.Tensor | None:
+        """Return the labels that the denoiser is told, `(draws * batch,)`: in training without those dropped."""
+        if class_labels is None:
+            return None
+        labels = _repeat(class_labels, draws)
+        if not self.training:
+            return labels
+        device = _generator_device(generator, labels)
+        dropped = torch.rand(len(labels), generator=generator, device=device) < self.config.label_dropout
+        return labels.masked_fill(dropped.to(labels.device), -1)
+
     def _noise_errors(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator | None
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        generator: torch.Generator | None,
+        class_labels: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return `|noise - noise_pred|^2`, `(batch,)`."""
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
         noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
-        _, noise_pred = self.scheduler.predict(self.denoise(noisy_latents, timesteps), timesteps, noisy_latents)
+        model_output = self.denoise(noisy_latents, timesteps, class_labels)
+        _, noise_pred = self.scheduler.predict(model_output, timesteps, noisy_latents)
         return (noise - noise_pred).square().flatten(1).sum(1)
 
     def _chain_errors(
-        self, latents: torch.Tensor, mean: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        mean: torch.Tensor,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        class_labels: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return each row's term of the diffusion or alignment loss, `(rows,)`, before the factor T of "elbo"."""
         scheduler, config = self.scheduler, self.config
         latents, mean, noise = latents.float(), mean.float(), noise.float()
         noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-        model_output = self.denoise(noisy_latents, timesteps).float()
+        model_output = self.denoise(noisy_latents, timesteps, class_labels).float()
         if config.loss_weighting == "simple":
             target = scheduler.training_target(latents, noise, timesteps)
             errors = (target - model_output).square().flatten(1).mean(1)

@@ -142,6 +142,8 @@ class EDDPMPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         eta: float = 0.0,
         noise_scale: float = 1.0,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
         output_type: str = "data",
@@ -158,6 +160,9 @@ class EDDPMPipeline(DiffusionPipeline):
             eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
             noise_scale: Standard deviation of the noise the chain starts from, positive. Below 1 samples are more
                 typical and less varied, as with the temperature of Kingma & Dhariwal 2018 (arXiv 1807.03039).
+            class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
+            guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
+                the class's own distribution, more makes samples more typical of it and less varied.
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
@@ -184,7 +189,8 @@ class EDDPMPipeline(DiffusionPipeline):
         if not 0 < noise_scale < float("inf"):
             raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
-        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names)
+        classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
+        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names, **classes)
         if self.decoder_scheduler is not None:
             decode_arguments.setdefault("generator", generator)
         if output_type == "latent":
@@ -410,7 +416,13 @@ class EDDPMPipeline(DiffusionPipeline):
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
     @torch.no_grad()
-    def invert(self, data: Any, num_inference_steps: int = 100, num_refinements: int = 3) -> torch.Tensor:
+    def invert(
+        self,
+        data: Any,
+        num_inference_steps: int = 100,
+        num_refinements: int = 3,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Find the noise that denoises to the data's latents: DDIM run backwards (arXiv 2010.02502, section 4.3).
 
         The backward step needs the denoiser's output at latents not known yet; it is found by fixed-point iteration
@@ -420,6 +432,7 @@ class EDDPMPipeline(DiffusionPipeline):
             data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`.
             num_inference_steps: Steps of the chain, in [1, T].
             num_refinements: Iterations after the first evaluation; 0 is plain DDIM inversion.
+            class_labels: The class of the data, or one for each; None if it is unknown.
 
         Returns:
             Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...)` with the
@@ -430,13 +443,14 @@ class EDDPMPipeline(DiffusionPipeline):
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
+        classes = self._prepare_classes(class_labels, 1.0, len(latents))
         # The inverse belongs to EDDPMScheduler's step, whatever scheduler generates.
         scheduler = EDDPMScheduler(**self.model.config.scheduler_config)
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
         for t in self.progress_bar(scheduler.timesteps.flip(0)):
             noisier = latents
             for _ in range(num_refinements + 1):
-                noise_pred = self.model.denoise(noisier, t)
+                noise_pred = self.model.denoise(noisier, t, **classes)
                 noisier = scheduler.invert_step(noise_pred, t, latents, return_dict=False)[0]
             latents = noisier
         self.maybe_free_model_hooks()
@@ -510,7 +524,12 @@ class EDDPMPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def score(
-        self, data: Any, num_timesteps: int = 32, generator: torch.Generator | None = None, batch_size: int = 256
+        self,
+        data: Any,
+        num_timesteps: int = 32,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
     ) -> EDDPMScore:
         """Estimate the bound on each datum's negative log-likelihood and its terms.
 
@@ -519,11 +538,20 @@ class EDDPMPipeline(DiffusionPipeline):
             num_timesteps: Timesteps drawn for each datum to estimate the diffusion term.
             generator: Source of the draws.
             batch_size: How many are scored at a time.
+            class_labels: The class of the data, or one for each: the bound is then on -log p(datum | class).
         """
         items = self.processor.as_list(data)
+        _check_positive(batch_size, "batch_size")
+        labels = self._prepare_classes(class_labels, 1.0, len(items)).get("class_labels")
+        starts = range(0, len(items), batch_size)
         parts = [
-            self.model.bound(num_timesteps=num_timesteps, generator=generator, **batch)
-            for batch in self._batches(items, batch_size)
+            self.model.bound(
+                num_timesteps=num_timesteps,
+                generator=generator,
+                class_labels=None if labels is None else labels[start : start + batch_size],
+                **batch,
+            )
+            for start, batch in zip(starts, self._batches(items, batch_size), strict=True)
         ]
         terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         num_units = terms.pop("num_units")
@@ -678,6 +706,21 @@ class EDDPMPipeline(DiffusionPipeline):
         shape = (num_samples, self.model.config.num_latents, self.model.config.latent_dim)
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
+    def _prepare_classes(
+        self, class_labels: int | Sequence[int] | torch.Tensor | None, guidance_scale: float, batch: int
+    ) -> dict[str, Any]:
+        """Return the arguments of `EDDPMModel.denoise` for a batch of those classes."""
+        if isinstance(guidance_scale, bool) or not 0 <= guidance_scale < float("inf"):
+            raise ValueError(f"`guidance_scale` must be at least 0 and finite, got {guidance_scale!r}.")
+        if class_labels is None:
+            if guidance_scale != 1:
+                raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
+            return {}
+        labels = torch.as_tensor(class_labels)
+        labels = labels.expand(batch) if labels.ndim == 0 else labels
+        self.model.check_class_labels(labels, batch)
+        return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
+
     def _denoise(
         self,
         noise: torch.Tensor,
@@ -686,6 +729,7 @@ class EDDPMPipeline(DiffusionPipeline):
         generator: Generators = None,
         callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_names: list[str] | None = None,
+        **classes: Any,
     ) -> torch.Tensor:
         """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`."""
         num_train_timesteps = self.scheduler.config.num_train_timesteps
@@ -700,7 +744,7 @@ class EDDPMPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, t in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(latents, t)
-                noise_pred = self.model.denoise(model_input, t).float()
+                noise_pred = self.model.denoise(model_input, t, **classes).float()
                 latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
                 if callback is not None:
                     tensors = {"latents": latents} if "latents" in (callback_names or []) else {}

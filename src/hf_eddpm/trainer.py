@@ -137,12 +137,14 @@ class RawDataCollator:
     def __call__(self, examples: list[Any]) -> BatchFeature:
         """Batch examples: raw data, or dicts of `data` (one raw datum) and further inputs of `forward`.
 
-        These are `diffusion_mask` (a bool) and `properties` (numbers, NaN where missing).
+        These are `diffusion_mask` (a bool), `properties` (numbers, NaN where missing) and `class_labels` (an integer,
+        -1 where unknown).
         """
         if not isinstance(examples[0], dict):
             return self.processor(examples)
         batch = self.processor([example["data"] for example in examples])
-        for name, dtype in (("diffusion_mask", torch.bool), ("properties", torch.float32)):
+        kinds = {"diffusion_mask": torch.bool, "properties": torch.float32, "class_labels": torch.int64}
+        for name, dtype in kinds.items():
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=dtype)
         return batch
@@ -266,7 +268,7 @@ class EDDPMTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
-        self._signature_columns = [*names, "data", "diffusion_mask", "properties"]
+        self._signature_columns = [*names, "data", "diffusion_mask", "properties", "class_labels"]
 
     @property
     def _eddpm(self) -> EDDPMModel:
