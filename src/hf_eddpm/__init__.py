@@ -4,8 +4,8 @@ import diffusers
 from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
 from .directions import linear_direction, orthogonalize
+from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
 from .modeling_image import (
     ImageConvConfig,

@@ -49,7 +49,7 @@ def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_de
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     normal = weights.detach()[:-1] / scale
     norm = normal.norm()
     if not norm > 1e-12:

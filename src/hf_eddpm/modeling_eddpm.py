@@ -60,8 +60,8 @@ class EDDPMBound(ModelOutput):
 
     Args:
         bound: Sum of the four terms.
-        reconstruction: -log p(datum | latents) or, of a decoder that is a chain itself, a bound on it, at one sample of
-            the posterior.
+        reconstruction: -log p(datum | latents), or a bound on it from a decoder that is a chain itself, at one sample
+            of the posterior.
         alignment: KL(q(latents | datum) || p(latents | first noisy latents)), at the same sample.
         diffusion: The steps after the first, estimated from the timesteps that were drawn.
         prior: KL of the noisiest latents from the standard Gaussian.

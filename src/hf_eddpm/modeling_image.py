@@ -720,7 +720,12 @@ def _paper_networks(image_size: int, decoder: list[int], encoder: list[int]) -> 
     size = {"image_size": image_size, "norm_num_groups": 32, "layers_per_block": 2}
     attention = [level for level in range(len(decoder)) if image_size // 2**level == 16]
     return {
-        "encoder": {"model_type": ImageEncoderConfig.model_type, **size, "block_out_channels": encoder, "pool_size": 1},
+        "encoder": {
+            "model_type": ImageEncoderConfig.model_type,
+            **size,
+            "block_out_channels": encoder,
+            "pool_size": 1,
+        },
         "decoder": {
             "model_type": ImageUNetConfig.model_type,
             **size,

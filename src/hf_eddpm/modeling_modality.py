@@ -98,7 +98,7 @@ class ModalityDecoder(EDDPMPreTrainedModel):
         """Return the noise that the decoder's own chain starts from, one for each datum."""
         raise NotImplementedError
 
-    def invert(self, latents: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def invert(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the noise from which the decoder's own chain comes to the given data."""
         raise NotImplementedError
 

@@ -68,7 +68,9 @@ class EDDPMImageProcessor(EDDPMProcessor):
         self.value_range = value_range
         self.background = background
 
-    def __call__(self, data: ImageLike | Sequence[ImageLike], return_tensors: str = "pt", **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, data: ImageLike | Sequence[ImageLike], return_tensors: str = "pt", **kwargs: Any
+    ) -> BatchFeature:
         """Prepare.
 
         Args:
@@ -118,7 +120,9 @@ class EDDPMImageProcessor(EDDPMProcessor):
             images = data
         else:
             what = f"{data.ndim} dimensions" if hasattr(data, "ndim") else type(data).__name__
-            raise TypeError(f"`{name}` must be an image (PIL, array or tensor), a list or a stack of them, got {what}.")
+            raise TypeError(
+                f"`{name}` must be an image (PIL, array or tensor), a list or a stack of them, got {what}."
+            )
         if len(images) == 0:
             raise ValueError(f"`{name}` must hold at least one image, got none.")
         return [self._prepare(image, f"`{name}`", f" at position {place}") for place, image in enumerate(images)]
@@ -131,7 +135,9 @@ class EDDPMImageProcessor(EDDPMProcessor):
             array = self._from_pil(image, name, where)  # (height, width[, channels])
         elif isinstance(image, torch.Tensor):
             if image.ndim != 3:
-                raise ValueError(f"{name} must hold tensors (channels, height, width), got {tuple(image.shape)}{where}.")
+                raise ValueError(
+                    f"{name} must hold tensors (channels, height, width), got {tuple(image.shape)}{where}."
+                )
             array = image.detach().cpu().permute(1, 2, 0)
             array = (array.float() if array.is_floating_point() else array).numpy()
         elif isinstance(image, np.ndarray):
@@ -205,7 +211,9 @@ class EDDPMImageProcessor(EDDPMProcessor):
             array = array[top : top + side, left : left + side]
         size = (self.image_size, self.image_size)
         channels = [
-            np.asarray(Image.fromarray(np.ascontiguousarray(array[..., channel])).resize(size, Image.Resampling.LANCZOS))
+            np.asarray(
+                Image.fromarray(np.ascontiguousarray(array[..., channel])).resize(size, Image.Resampling.LANCZOS)
+            )
             for channel in range(self.num_channels)
         ]
         return np.clip(np.stack(channels, axis=2), -1, 1)
