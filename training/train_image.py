@@ -5,9 +5,9 @@
         --output_dir runs/fashion
 
 The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
-`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; pictures of samples
-and reconstructions lie in `output_dir/previews`, one for each evaluation. A run that was interrupted goes on with
-`--resume_from_checkpoint auto`.
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; pictures of
+samples and reconstructions lie in `output_dir/previews`, one for each evaluation. A run that was interrupted goes on
+with `--resume_from_checkpoint auto`.
 """
 
 import json

@@ -173,6 +173,22 @@ for _config_class in (ImageEncoderConfig, ImageConvConfig, ImageUNetConfig):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
 
 
+class _Blocks(nn.ModuleList):
+    """Blocks run one after another, each recomputed in the backward pass where checkpointing is enabled."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any]
+
+    def run(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Pass the hidden states through all blocks."""
+        for block in self:
+            if self.gradient_checkpointing and self.training:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states)
+            else:
+                hidden_states = block(hidden_states)
+        return hidden_states
+
+
 class _ConvolutionalEncoder(nn.Module):
     """The first half of a UNet, and an average over the cells of a grid.
 
@@ -185,7 +201,7 @@ class _ConvolutionalEncoder(nn.Module):
         channels = config.block_out_channels
         self.patch_size, self.pool_size = config.patch_size, config.pool_size
         self.conv_in = nn.Conv2d(config.patch_channels, channels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
+        self.blocks = _Blocks(
             DownEncoderBlock2D(
                 channels[max(level - 1, 0)],
                 channels[level],
@@ -201,9 +217,7 @@ class _ConvolutionalEncoder(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Map `(batch, channels, height, width)` to `(batch, output_size)`."""
-        hidden_states = self.conv_in(pixel_unshuffle(pixel_values, self.patch_size))
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
+        hidden_states = self.blocks.run(self.conv_in(pixel_unshuffle(pixel_values, self.patch_size)))
         hidden_states = self.activation(self.norm(hidden_states))
         return nn.functional.adaptive_avg_pool2d(hidden_states, self.pool_size).flatten(1)
 
@@ -245,6 +259,8 @@ class ImageEncoder(_KeepsInitialization, ModalityEncoder):
             if backbone is None:
                 no_head = {"add_pooling_layer": False} if takes_pooling_layer(encoder) else {}
                 backbone = AutoModel.from_config(encoder, **no_head)
+            if backbone.main_input_name != "pixel_values":
+                raise ValueError(f"`encoder` of images must be a vision backbone, got {encoder.model_type!r}.")
             self.backbone = backbone
             self.output_size = _hidden_size(encoder)
             self.image_size = _side(getattr(encoder, "image_size", None))
@@ -345,7 +361,7 @@ class ImageConvDecoder(ImageDecoder):
         self.variance = net.variance
         self.coarse_shape = (channels[0], net.image_size // net.stride, net.image_size // net.stride)
         self.projection = nn.Linear(config.latent_size, math.prod(self.coarse_shape))
-        self.blocks = nn.ModuleList(
+        self.blocks = _Blocks(
             UpDecoderBlock2D(
                 channels[max(level - 1, 0)],
                 channels[level],
@@ -362,9 +378,7 @@ class ImageConvDecoder(ImageDecoder):
 
     def mean(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the mean of p(image | latents), float32 `(batch, channels, height, width)`."""
-        hidden_states = self.projection(latents.flatten(1)).view(-1, *self.coarse_shape)
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
+        hidden_states = self.blocks.run(self.projection(latents.flatten(1)).view(-1, *self.coarse_shape))
         hidden_states = self.conv_out(self.activation(self.norm(hidden_states)))
         return pixel_shuffle(hidden_states, self.patch_size).float()
 
@@ -681,7 +695,7 @@ def _hidden_size(config: PreTrainedConfig) -> int:
     sizes = getattr(config, "hidden_sizes", None)
     size = getattr(config, "hidden_size", None) or (sizes[-1] if sizes else None)
     if size is None:
-        raise ValueError(f"`encoder` must be a vision backbone with a `hidden_size`, got {type(config).__name__}.")
+        raise ValueError(f"`encoder` must have a `hidden_size` or `hidden_sizes`, got {type(config).__name__}.")
     return size
 
 
@@ -697,8 +711,8 @@ _SMALL = {
     "denoiser_num_layers": 4,
     "denoiser_hidden_size": 256,
 }
-# A diffusion autoencoder's networks (Preechakul et al. 2022, appendix) with 512 latent dimensions, and the objective of
-# Liu et al. 2024: w latent + (2 - w) pixel, w = 1, with a whole gradient.
+# A diffusion autoencoder's networks (Preechakul et al. 2022, appendix) with 512 latent dimensions, and the objective
+# of Liu et al. 2024: w latent + (2 - w) pixel, w = 1, with a whole gradient.
 _PAPER = {
     "latent_dim": 512,
     "latent_normalization": "none",

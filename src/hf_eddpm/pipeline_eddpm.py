@@ -470,8 +470,8 @@ class EDDPMPipeline(DiffusionPipeline):
             negatives: Data that lack it; the two lists may differ in length.
             method: "mean" is the difference of the two means. "linear" is the normal of a linear classifier between
                 the two (see `linear_direction`), of length 1.
-            orthogonal_to: Directions, each `(num_latents, latent_dim)`, that the result has no part of: attributes that
-                shall stay. What is left keeps its length with "mean" and gets length 1 with "linear".
+            orthogonal_to: Directions, each `(num_latents, latent_dim)`, that the result has no part of: those of
+                attributes that shall stay. What is left keeps its length with "mean" and gets length 1 with "linear".
 
         Returns:
             float32 `(num_latents, latent_dim)`.

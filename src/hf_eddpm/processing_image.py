@@ -115,7 +115,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
         if isinstance(data, (Image.Image, _Prepared)) or (
             isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim < 4
         ):
-            images: Sequence[Any] = [data]
+            images: Any = [data]
         elif isinstance(data, (list, tuple)) or (isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 4):
             images = data
         else:
@@ -138,8 +138,8 @@ class EDDPMImageProcessor(EDDPMProcessor):
                 raise ValueError(
                     f"{name} must hold tensors (channels, height, width), got {tuple(image.shape)}{where}."
                 )
-            array = image.detach().cpu().permute(1, 2, 0)
-            array = (array.float() if array.is_floating_point() else array).numpy()
+            tensor = image.detach().cpu().permute(1, 2, 0)
+            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
         elif isinstance(image, np.ndarray):
             if image.ndim not in (2, 3):
                 raise ValueError(f"{name} must hold arrays (height, width[, channels]), got {image.shape}{where}.")
@@ -167,7 +167,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
             return array if self.num_channels == 1 else np.repeat(array[..., None], 3, axis=2)
         if image.mode == "F":
             raise ValueError(
-                f"{name} must not hold PIL images of mode 'F', whose range is not known, got one{where}: give an array."
+                f"{name} must not hold PIL images of mode 'F', whose range is unknown, got one{where}: give an array."
             )
         mode = "L" if self.num_channels == 1 else "RGB"
         if image.mode == mode:
@@ -192,8 +192,8 @@ class EDDPMImageProcessor(EDDPMProcessor):
         low, high = _RANGES[self.value_range]
         if array.size and (array.min() < low - _TOLERANCE or array.max() > high + _TOLERANCE):
             raise ValueError(
-                f"{name} must be in [{low:g}, {high:g}] where it is of floats (`value_range`={self.value_range!r}), got "
-                f"{array.min():.4g} to {array.max():.4g}{where}."
+                f"{name} must be in [{low:g}, {high:g}] where it is of floats (`value_range`={self.value_range!r}), "
+                f"got {array.min():.4g} to {array.max():.4g}{where}."
             )
         array = np.clip(array, low, high)
         return array * 2 - 1 if low == 0 else array
@@ -230,7 +230,8 @@ class EDDPMImageProcessor(EDDPMProcessor):
             for name in ("image_size", "num_channels"):
                 if getattr(net, name) != getattr(self, name):
                     raise ValueError(
-                        f"`{name}` = {getattr(self, name)} does not fit the model, whose {part} has {getattr(net, name)}."
+                        f"`{name}` = {getattr(self, name)} does not fit the model, whose {part} has "
+                        f"{getattr(net, name)}."
                     )
 
 
@@ -271,7 +272,7 @@ def plot_grid(
     if isinstance(images[0], (list, tuple)):
         if num_columns is not None:
             raise ValueError("`num_columns` must be None where `images` are rows.")
-        rows: list[list[Any]] = [list(row) for row in images]  # type: ignore[arg-type]
+        rows: list[list[Any]] = [list(row) for row in images]
     else:
         columns = math.ceil(len(images) ** 0.5) if num_columns is None else num_columns
         rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
