@@ -130,6 +130,10 @@ class ImageModelArguments:
         metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
     )
 
+    no_latents: bool = field(
+        default=False, metadata={"help": "Train the pixel diffusion alone instead: no encoder, latents of zero."}
+    )
+
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
 

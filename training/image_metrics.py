@@ -92,9 +92,8 @@ def fit_extractor(
     images: NDArray[np.uint8],
     labels: NDArray[np.integer],
     seed: int,
-    num_epochs: int = 3,
+    num_steps: int = 500,
     batch_size: int = 128,
-    max_images: int = 20_000,
 ) -> FeatureExtractor:
     """Trains the classifier; the same seed gives the same one on the same machine.
 
@@ -102,20 +101,17 @@ def fit_extractor(
         images: uint8 (num, height, width, channels) of the training split.
         labels: Their classes (num,).
         seed: Of initialisation and order.
-        num_epochs: Passes over the images; small sets get as many more as 100 batches an epoch would take.
+        num_steps: Training steps.
         batch_size: Images of a step.
-        max_images: The most images used.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = FeatureExtractor(images.shape[3], int(labels.max()) + 1)
-        rows = torch.randperm(len(images))[:max_images]
         targets = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-        steps = num_epochs * max(100, len(rows) // batch_size)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        for _ in range(steps):
-            chosen = rows[torch.randint(len(rows), (batch_size,))]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_steps)
+        for _ in range(num_steps):
+            chosen = torch.randint(len(images), (batch_size,))
             loss = nn.functional.cross_entropy(model(_to_tensor(images[chosen.numpy()])), targets[chosen])
             optimizer.zero_grad()
             loss.backward()

@@ -27,6 +27,7 @@ from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments,
 from environment import describe_command, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMImageProcessor, EDDPMModel, EDDPMTrainer, ImageEncoder, plot_grid
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
 from image_data import ImageData, load_images
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
@@ -80,7 +81,7 @@ class _Pictures(TrainerCallback):
         pipe.set_progress_bar_config(disable=True)
         steps = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
         rows = []
-        if not isinstance(pipe.model, VariationalAutoencoder):  # which has no chain to generate with
+        if not isinstance(pipe.model, (VariationalAutoencoder, UnconditionalDiffusion)):  # which have no latent chain
             generator = torch.Generator().manual_seed(args.seed)
             count = len(self.images)
             samples = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps).samples
@@ -154,7 +155,7 @@ def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArgument
         ImageModelArguments,
         CardArguments,
         EDDPMTrainingArguments,
-        args=[*args, "--output_dir", "unused"],
+        args=[*args, "--output_dir", "unused", "--bf16", "false"],
     )
     return *load_data(data_args, training_args.seed), data_args
 
@@ -233,12 +234,17 @@ def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDP
         if kind in _OWN_NETS:
             base = getattr(preset, part).to_diff_dict() if kind == getattr(preset, part).model_type else {}
             values[part] = {**base, **given, "model_type": kind, **size}
-    if model_args.vae_kl_weight is not None:
+    if model_args.vae_kl_weight is not None and model_args.no_latents:
+        raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+    is_baseline = model_args.vae_kl_weight is not None or model_args.no_latents
+    if is_baseline:
         values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
         values["num_classes"] = 0
     config = EDDPMConfig.from_preset(model_args.preset, **values)
     if model_args.vae_kl_weight is not None:
         model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = UnconditionalDiffusion(config)
     else:
         model = EDDPMModel(config, encoder=None if backbone is None else ImageEncoder(config, backbone))
     return model, EDDPMImageProcessor(train.image_size, train.num_channels)
