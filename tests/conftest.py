@@ -4,12 +4,16 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: a test that reaches out must fail
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
+from pretrained_packages import HUB_IDS, PACKAGES, write_model
 from train_text import train_tokenizer
 
 settings.register_profile("eddpm", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -121,6 +125,17 @@ def pipe(model, processor) -> EDDPMPipeline:
 def batch(processor):
     """Four sentences of different length, as tensors."""
     return dict(processor(SENTENCES[:4]))
+
+
+@pytest.fixture(scope="session")
+def pretrained_models(request) -> Path:
+    """A folder in which real pretrained models lie under their Hub ids; converted once and kept in pytest's cache."""
+    if missing := [name for name, package in PACKAGES.items() if find_spec(package) is None]:
+        pytest.skip(f"{missing} are not installed: see training/pretrained_packages.py")
+    folder = Path(request.config.cache.mkdir("pretrained-models"))
+    for name, hub_id in HUB_IDS.items():
+        write_model(name, folder / hub_id)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def tiny_protein_model(seed: int = 0, **values) -> EDDPMModel:
     defaults = {
         "encoder": ENCODER,
         "decoder": CONV_DECODER,
+        "num_latents": 1,
         "latent_dim": 6,
         "num_properties": 1,
         "property_hidden_size": 8,

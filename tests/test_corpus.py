@@ -1,7 +1,12 @@
 """Bulk encoding and generation: parts, several processes, resuming."""
 
+import gzip
 import json
+import re
+import shutil
+from pathlib import Path
 
+import datasets
 import pyarrow.parquet as parquet
 import pytest
 import torch
@@ -11,6 +16,7 @@ import corpus_parts
 import encode_corpus
 import generate_corpus
 
+ROOT = Path(__file__).parent.parent
 TEXT = [*SENTENCES, "", *reversed(SENTENCES), "   "]
 
 
@@ -114,6 +120,21 @@ def test_samples_do_not_depend_on_the_number_of_processes(generate, tmp_path, mo
     assert len({tuple(row["latents"]) for row in rows}) == 7
 
 
+def test_the_recipe_for_datasets_in_the_documentation_runs(checkpoint, tmp_path, monkeypatch):
+    text = (ROOT / "training" / "README.md").read_text()
+    recipe = re.search(r"```python\n(from datasets .*?)```", text, re.S)[1]
+    (tmp_path / "model_cards").mkdir()
+    (tmp_path / "model_cards" / "eddpm-yelp-mini").symlink_to(checkpoint)
+    with gzip.open(tmp_path / "reviews.txt.gz", "wt") as file:
+        file.write("\n".join(TEXT) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names: dict = {}
+    exec(compile(recipe, "training/README.md", "exec"), names)
+    expected = names["pipe"].encode([line for line in TEXT if line.strip()]).embeddings
+    torch.testing.assert_close(torch.tensor(names["encoded"]["embedding"]), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_memory_holds_one_part_at_a_time():
     alive = []
 
@@ -141,6 +162,33 @@ def test_what_cannot_be_encoded_is_refused(encode, words, message):
         encode(*words)
 
 
+def test_another_type_gives_nearly_the_same_embeddings(encode, tmp_path):
+    encode()
+    encode("--dtype", "bfloat16", output="short")
+    whole, short = (
+        [row["embedding"] for row in _read(tmp_path / name) if row["embedding"]] for name in ("out", "short")
+    )
+    torch.testing.assert_close(torch.tensor(short), torch.tensor(whole), atol=0.1, rtol=0.1)
+    assert short != whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch.compile
+def test_compiled_parts_give_the_same_corpus(encode, generate, tmp_path):
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    for words, output in (([], "plain"), (["--compile"], "compiled")):
+        encode(*words, output=f"{output}-embeddings")
+        generate(*words, "--keep_latents", output=f"{output}-samples")
+    for name, column in (("embeddings", "embedding"), ("samples", "latents")):
+        plain, compiled = (
+            [row[column] for row in _read(tmp_path / f"{way}-{name}") if row[column]] for way in ("plain", "compiled")
+        )
+        torch.testing.assert_close(torch.tensor(compiled), torch.tensor(plain), atol=1e-4, rtol=1e-4)
+
+
 def test_what_cannot_be_generated_is_refused(generate):
     with pytest.raises(ValueError, match="`num_samples` must be at least 1, got 0"):
         generate("--num_samples", "0")
+    with pytest.raises(ValueError, match="`dtype` must be float32, float16 or bfloat16, got 'int8'"):
+        generate("--dtype", "int8")

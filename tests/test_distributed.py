@@ -195,3 +195,90 @@ def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
         type(module).__name__ for module in model.modules() if policy(module=module, recurse=False, nonwrapped_numel=0)
     }
     assert wrapped >= {"LlamaDecoderLayer", "BertLayer"} and "EDDPMModel" not in wrapped, wrapped
+
+
+# accelerate knows FSDP on accelerators only, so that the model is sharded by hand here, as it does it there.
+SHARDED = """
+import json, sys
+import torch
+from conftest import SENTENCES, tiny_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import TrainingArguments
+
+from hf_eddpm import EDDPMTextProcessor, EDDPMTrainer
+from hf_eddpm.lora import add_lora
+from train_text import train_tokenizer
+
+torch.set_num_threads(1)
+folder = sys.argv[1]
+processor = EDDPMTextProcessor(train_tokenizer(SENTENCES, 300), max_length=16)
+batch = dict(processor(SENTENCES))
+report = {}
+
+def make(adapt):
+    model = adapt(tiny_model())
+    arguments = TrainingArguments(folder, use_cpu=True, report_to="none", per_device_train_batch_size=4)
+    return EDDPMTrainer(model, arguments, processor, train_dataset=SENTENCES)
+
+def step(model):
+    torch.manual_seed(0)
+    loss = model.train()(**batch).loss
+    loss.backward()
+    return loss.item()
+
+for name, adapt in {"whole": lambda model: model, "lora": add_lora}.items():
+    plain, sharded = make(adapt), make(adapt)
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for module in list(sharded.model.modules()):
+        if type(module).__name__ in ("LlamaDecoderLayer", "BertLayer"):
+            fully_shard(module, mesh=mesh)
+    fully_shard(sharded.model, mesh=mesh)
+    losses = [step(trainer.model) for trainer in (plain, sharded)]
+    for trainer in (plain, sharded):
+        torch.optim.SGD([p for p in trainer.model.parameters() if p.requires_grad], lr=0.1).step()
+        trainer._finish_weights()
+    expected, weights = plain.whole_state_dict(), sharded.whole_state_dict()
+    try:
+        sharded.build_pipeline()
+    except ValueError as error:
+        refused = str(error)
+    if torch.distributed.get_rank() == 0:
+        rebuilt = adapt(tiny_model(seed=1))
+        rebuilt.load_state_dict(weights)
+        rebuilt = rebuilt.get_base_model() if name == "lora" else rebuilt
+        latents = [
+            trainer.build_pipeline(model).encode(SENTENCES).latents
+            for trainer, model in ((plain, None), (sharded, rebuilt))
+        ]
+        report[name] = {
+            "losses": losses,
+            "keys": list(weights) == list(expected),
+            "weights": max(float((weights[key].double() - expected[key].double()).abs().max()) for key in expected),
+            "latents": float((latents[0] - latents[1]).abs().max()),
+            "refused": refused,
+        }
+if torch.distributed.get_rank() == 0:
+    json.dump(report, open(folder + "/report.json", "w"))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_sharded_weights_train_calibrate_and_come_together_as_whole_ones_do(tmp_path):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "training", "tests"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [sys.executable, *launcher, str(tmp_path / "sharded.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert sorted(report) == ["lora", "whole"]
+    for name, facts in report.items():
+        assert facts["losses"][0] == pytest.approx(facts["losses"][1], abs=1e-5), name
+        assert facts["keys"] and facts["weights"] < 1e-5 and facts["latents"] < 1e-5, (name, facts)
+        assert "with FSDP no process has all weights" in facts["refused"]

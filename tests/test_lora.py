@@ -330,21 +330,52 @@ def test_quantised_weights_are_refused_without_a_gpu(pretrained):
         load_backbone("denoiser", "x")
 
 
-@pytest.mark.gpu
-def test_an_adapter_trains_on_4_bit_weights(pretrained, batch):
+def test_an_adapter_trains_on_4_bit_weights_and_is_saved_alone(make_pipe, batch, tmp_path):
     pytest.importorskip("bitsandbytes")
-    quantised = load_backbone(
-        "decoder", str(pretrained()["decoder"]), quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    whole = tiny_model(decoder={"model_type": "llama", **TINY, "hidden_size": 128, "intermediate_size": 256})
+    for part in ("encoder", "decoder"):
+        getattr(whole, part).backbone.save_pretrained(tmp_path / part)
+    # `load_backbone` would refuse it without a GPU, which bitsandbytes itself no longer does
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "decoder", quantization_config=BitsAndBytesConfig(load_in_4bit=True), dtype=torch.float32
     )
-    encoder = load_backbone("encoder", str(pretrained()["encoder"]))
+    assert any(type(parameter).__name__ == "Params4bit" for parameter in quantised.parameters())
+    encoder = load_backbone("encoder", str(tmp_path / "encoder"))
     config = tiny_config()
     config.encoder, config.decoder = encoder.config, quantised.config
-    model = EDDPMModel(config, TextEncoder(config, encoder), TextDecoder(config, quantised)).to("cuda")
-    peft_model = add_lora(model).train()
-    peft_model(**{name: tensor.cuda() for name, tensor in batch.items()}).loss.backward()
-    assert all(p.grad is not None for p in peft_model.parameters() if p.requires_grad)
+    model = EDDPMModel(config, TextEncoder(config, encoder), TextDecoder(config, quantised)).to(device)
+    peft_model = add_lora(model, preset="paper").train()
+    optimizer = torch.optim.Adam([p for p in peft_model.parameters() if p.requires_grad], lr=0.01)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    losses = []
+    for _ in range(10):
+        losses.append(peft_model(**batch).loss)
+        losses[-1].backward()
+        assert all(p.grad is not None for p in peft_model.parameters() if p.requires_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 0.5
     with pytest.raises(ValueError, match="quantised weights"):
         merge_adapter(peft_model)
+    pipe = make_pipe(model.eval())
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "pipe").to(device)  # around the weights before quantisation
+    torch.testing.assert_close(loaded.encode(SENTENCES).latents, pipe.encode(SENTENCES).latents)
+    merge_adapter(loaded.model)
+
+
+@pytest.mark.parametrize("conditioning", ["prefix", "memory"])
+@torch.no_grad()
+def test_a_pretrained_language_model_gets_its_own_token_embeddings_before_training(build, batch, conditioning):
+    decoder = build(decoder_conditioning=conditioning).decoder
+    seen = []
+    decoder.backbone.register_forward_pre_hook(lambda *call: seen.append(call[2]["inputs_embeds"]), with_kwargs=True)
+    labels = batch["labels"]
+    decoder.logits(torch.randn(len(labels), 2, 8), labels)
+    start = torch.full((len(labels), 1), decoder.start_token_id)
+    tokens = torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, decoder.start_token_id)], dim=1)
+    assert torch.equal(seen[0][:, -tokens.shape[1] :], decoder.backbone.get_input_embeddings()(tokens))
 
 
 @torch.no_grad()

@@ -153,7 +153,7 @@ def test_a_saved_protein_pipeline_loads_with_the_same_outputs(decoder, tmp_path)
 @pytest.mark.parametrize("name", ["protein-small", "protein-paper"])
 def test_the_presets_build(name):
     config = EDDPMConfig.from_preset(name)
-    assert config.modality == "protein" and config.latent_dim == 30
+    assert config.modality == "protein" and config.latent_size == 30
     with torch.device("meta"):
         EDDPMModel(config)
 

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler, optimization
+from hf_eddpm import (
+    EDDPMConfig,
+    EDDPMModel,
+    EDDPMPipeline,
+    EDDPMProteinProcessor,
+    EDDPMScheduler,
+    guidance,
+    optimization,
+)
 from hf_eddpm.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
 from hf_eddpm.residues import VOCAB_SIZE
 
@@ -25,7 +33,7 @@ FAR = {
 }
 
 
-def tiny_protein_pipe(decoder="conv", num_properties=2, seed=0, alignment="left"):
+def tiny_protein_pipe(decoder="conv", num_properties=2, seed=0, alignment="left", num_latents=1):
     """A random model of proteins of up to `LENGTH` residues whose outputs differ from latent to latent."""
     backbone = {
         "vocab_size": VOCAB_SIZE,
@@ -43,8 +51,8 @@ def tiny_protein_pipe(decoder="conv", num_properties=2, seed=0, alignment="left"
         modality="protein",
         encoder={"model_type": "bert", **backbone},
         decoder=conv if decoder == "conv" else causal,
-        latent_dim=8,
-        num_latents=1,
+        latent_dim=8 // num_latents,
+        num_latents=num_latents,
         denoiser_num_layers=2,
         denoiser_hidden_size=16,
         num_properties=num_properties,
@@ -65,9 +73,10 @@ def tiny_protein_pipe(decoder="conv", num_properties=2, seed=0, alignment="left"
     return pipe
 
 
-@pytest.fixture(scope="module", params=["conv", "causal"])
+@pytest.fixture(scope="module", params=[("conv", 1), ("conv", 2), ("causal", 1)], ids=str)
 def any_pipe(request):
-    return tiny_protein_pipe(request.param)
+    decoder, num_latents = request.param
+    return tiny_protein_pipe(decoder, num_latents=num_latents)
 
 
 @pytest.fixture(scope="module")
@@ -499,7 +508,7 @@ def test_with_several_properties_one_must_be_named(any_pipe):
 
 def test_targets_outside_what_training_saw_are_warned_of(pipe, monkeypatch):
     warnings = []
-    monkeypatch.setattr(optimization.logger, "warning", warnings.append)
+    monkeypatch.setattr(guidance.logger, "warning", warnings.append)
     pipe.optimize(STARTS, target=2.0, num_steps=1)
     assert not warnings
     pipe.optimize(STARTS, target=[0.0, 7.0, -4.0], num_steps=1)

@@ -16,13 +16,23 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from hf_eddpm import EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor, modeling_eddpm, pipeline_eddpm
+from hf_eddpm import (
+    EDDPMEncoding,
+    EDDPMPipeline,
+    EDDPMScheduler,
+    EDDPMTextProcessor,
+    EnergyGuidance,
+    modeling_eddpm,
+    pipeline_eddpm,
+)
 from hf_eddpm.pipeline_eddpm import slerp
 from train_text import train_tokenizer
 
@@ -204,7 +214,8 @@ def class_pipe(make_pipe):
             self.output = torch.nn.Linear(1, 1)  # the model reads its type
 
         def forward(self, noisy_latents, timesteps, class_labels=None):
-            a = model.scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1)
+            nearest = torch.as_tensor(timesteps).round().long()  # some schedulers go between timesteps
+            a = model.scheduler.alphas_cumprod[nearest].reshape(-1, 1, 1)
             variance = a * STD**2 + 1 - a
             if class_labels is None:
                 class_labels = torch.full((len(noisy_latents),), -1)
@@ -298,6 +309,120 @@ def test_a_model_with_classes_survives_saving(make_pipe, tmp_path):
         for each in (pipe, loaded)
     ]
     assert torch.equal(*same)
+
+
+# Editing by noise
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [None, DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler]
+    + [DPMSolverMultistepScheduler, UniPCMultistepScheduler],
+)
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_little_noise_keeps_the_data_and_all_of_it_forgets_them(class_pipe, monkeypatch, make_pipe, scheduler):
+    pipe = make_pipe(class_pipe.model)
+    if scheduler is not None:
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    latents = MEANS[torch.arange(200) % 2][:, None, None] + STD * torch.randn(200, 2, 8)
+    monkeypatch.setattr(pipe, "encode", lambda *args, **kwargs: EDDPMEncoding(latents=latents, embeddings=None))
+    monkeypatch.setattr(pipe, "decode", lambda latents: latents)
+
+    def edit(strength):
+        generator = torch.Generator().manual_seed(7)
+        return pipe.edit(SENTENCES, strength=strength, num_inference_steps=50, generator=generator)
+
+    changes = [float((edit(strength) - latents).square().mean()) for strength in (0.02, 0.1, 0.3, 1.0)]
+    assert changes[0] < 0.15 and changes == sorted(changes)
+    assert changes[3] > 1.5  # another draw of the mixture: 2 (1 + STD^2) on average
+    if scheduler is None:
+        pipe.edit(SENTENCES, strength=0.3, num_inference_steps=50)
+        assert pipe.num_timesteps == 15
+
+
+def test_full_strength_is_generation(pipe):
+    samples = pipe(3, num_inference_steps=5, generator=torch.Generator().manual_seed(4)).samples
+    edited = pipe.edit(SENTENCES[:3], strength=1.0, num_inference_steps=5, generator=torch.Generator().manual_seed(4))
+    assert edited == samples
+
+
+def test_editing_by_noise_moves_data_to_another_class_and_the_batch_does_not_matter(class_pipe, monkeypatch):
+    latents = MEANS[0] + STD * torch.randn(6, 2, 8)
+    monkeypatch.setattr(class_pipe, "encode", lambda data, **_: EDDPMEncoding(latents=data, embeddings=None))
+    monkeypatch.setattr(class_pipe, "decode", lambda latents: latents)
+    options = {"strength": 0.5, "class_labels": 1, "guidance_scale": 2.0, "num_inference_steps": 40}
+    together = class_pipe.edit(latents, generator=_generators(6), **options)
+    assert (together.mean((1, 2)) > 0).all()
+    alone = [
+        class_pipe.edit(latents[row : row + 1], generator=[generator], **options)[0]
+        for row, generator in enumerate(_generators(6))
+    ]
+    torch.testing.assert_close(torch.stack(alone), together, atol=1e-4, rtol=1e-4)
+    energy = EnergyGuidance(lambda latents: 2 * (latents - 1).square().flatten(1).sum(1))
+    guided = class_pipe.edit(latents, strength=0.5, guidance=energy, num_inference_steps=40)
+    assert (guided.mean((1, 2)) > 0).all()
+
+
+def test_a_direction_comes_before_the_noise(pipe):
+    direction = torch.full((2, 8), 0.5)
+    options = {"strength": 0.2, "num_inference_steps": 10}
+    both = pipe.edit(SENTENCES[:2], direction, 2.0, generator=torch.Generator().manual_seed(0), **options)
+    start = pipe.encode(SENTENCES[:2]).latents + 1.0
+    noise = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0))
+    assert both == pipe.decode(pipe._denoise(noise, 10, start=start, strength=0.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`edit` needs a `direction`, a `strength`, or both"),
+        ({"strength": 0}, "`strength` must be a finite number above 0 and at most 1"),
+        ({"strength": 1.01}, "`strength`"),
+        ({"strength": math.nan}, "`strength`"),
+        ({"strength": True}, "`strength`"),
+        ({"direction": torch.ones(2, 8), "guidance": EnergyGuidance(torch.sum)}, "need a `strength`"),
+        ({"direction": torch.ones(2, 8), "class_labels": 1}, "need a `strength`"),
+        ({"strength": 0.5, "guidance": []}, "`guidance` must hold at least one term"),
+    ],
+)
+def test_edits_that_cannot_be_are_refused_by_name(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.edit("a .", **arguments)
+
+
+def test_similarity_is_1_for_equal_data_and_less_for_others(pipe):
+    shifted = SENTENCES[1:] + SENTENCES[:1]
+    torch.testing.assert_close(pipe.similarity(SENTENCES, SENTENCES), torch.ones(len(SENTENCES)))
+    similarity = pipe.similarity(SENTENCES, shifted)
+    assert (similarity < 0.99).all() and (similarity >= -1).all()
+    torch.testing.assert_close(pipe.similarity(shifted, SENTENCES, batch_size=3), similarity)
+    with pytest.raises(ValueError, match="`a` and `b` must have the same length"):
+        pipe.similarity(SENTENCES, SENTENCES[:2])
+
+
+def test_a_traversal_decodes_each_datum_along_each_direction(pipe):
+    directions = torch.randn(3, 2, 8)
+    walks = pipe.traverse(SENTENCES[:2], directions, scales=(-1.5, 0.0, 2.0))
+    latents = pipe.encode(SENTENCES[:2]).latents
+    for row in range(2):
+        for column in range(3):
+            points = torch.stack([latents[row] + scale * directions[column] for scale in (-1.5, 0.0, 2.0)])
+            assert walks[row][column] == pipe.decode(points)
+    assert pipe.traverse(SENTENCES[:1], directions[0], [2.0]) == [[walks[0][0][2:]]]
+    with pytest.raises(ValueError, match="`scales`"):
+        pipe.traverse(SENTENCES, directions, [])
+    with pytest.raises(ValueError, match="`directions` must have the shape"):
+        pipe.traverse(SENTENCES, torch.ones(3, 8, 2))
+
+
+def test_an_aggregate_points_as_the_mean_and_is_as_long_as_its_data(pipe):
+    latents = pipe.encode(SENTENCES).latents
+    joined = pipe.aggregate(SENTENCES)
+    assert joined.shape == (1, 2, 8)
+    torch.testing.assert_close(joined.norm(), latents.flatten(1).norm(dim=1).mean())
+    cosine = torch.nn.functional.cosine_similarity(joined.flatten(), latents.mean(0).flatten(), dim=0)
+    assert cosine > 1 - 1e-5
+    torch.testing.assert_close(pipe.aggregate(SENTENCES[0]), latents[:1])
 
 
 # Scheduler swaps

@@ -1,7 +1,6 @@
 """Real pretrained language models: all-MiniLM-L6-v2 encodes, the first layers of SmolLM2-135M decode."""
 
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from conftest import SENTENCES
 import train_text
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.adapter_checkpoint import merge_adapter
-from pretrained_packages import PACKAGES, write_model
+from pretrained_packages import HUB_IDS
 
 REAL = [
     *SENTENCES,
@@ -33,25 +32,16 @@ MODEL = {
 
 
 @pytest.fixture(scope="module")
-def models(request):
-    """Folders of the two models; converted once and kept in pytest's cache."""
-    if missing := [name for name, package in PACKAGES.items() if find_spec(package) is None]:
-        pytest.skip(f"{missing} are not installed: see training/pretrained_packages.py")
-    folder = request.config.cache.mkdir("pretrained-models")
-    return {name: write_model(name, folder / name) for name in PACKAGES}
-
-
-@pytest.fixture(scope="module")
-def tuned(models, tmp_path_factory):
+def tuned(pretrained_models, tmp_path_factory):
     """A pipeline's folder after a few steps of LoRA."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "sentences.txt").write_text("\n".join(REAL * 4) + "\n")
     words = ["--train", str(folder / "sentences.txt"), "--output_dir", str(folder / "run")]
     words += [
         "--encoder",
-        str(models["minilm"]),
+        str(pretrained_models / HUB_IDS["minilm"]),
         "--decoder",
-        str(models["smollm2"]),
+        str(pretrained_models / HUB_IDS["smollm2"]),
         "--lora",
         "--lora_preset",
         "paper",

@@ -11,6 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHECKPOINTS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
 MEASURES = {
     "eddpm-yelp-mini": {"bleu", "exact_match", "perplexity"},
+    "eddpm-yelp-smollm2-lora": {"bleu", "exact_match", "perplexity"},
     "eddpm-gifford": {"accuracy", "pearson"},
     "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
@@ -67,7 +68,7 @@ def test_every_make_target_of_the_readme_exists():
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_the_snippets_of_the_readme_run(index, monkeypatch, capsys):
     snippet = _blocks(README, "python")[index]
     monkeypatch.chdir(ROOT)
@@ -88,9 +89,13 @@ def test_the_card_parses_and_states_licence_results_and_metadata(folder):
 
 
 @each_checkpoint
-def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(folder, monkeypatch, capsys):
+def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(folder, request, tmp_path, monkeypatch, capsys):
     (snippet, *_) = _blocks(ModelCard.load(folder / "README.md").text, "python")
-    monkeypatch.chdir(folder.parent)
+    (tmp_path / folder.name).symlink_to(folder)
+    if (folder / "adapter").is_dir():  # beside the models it was made from
+        for owner in request.getfixturevalue("pretrained_models").iterdir():
+            (tmp_path / owner.name).symlink_to(owner)
+    monkeypatch.chdir(tmp_path)
     _run(snippet, "model card")
     assert capsys.readouterr().out
 

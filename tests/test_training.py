@@ -493,6 +493,17 @@ def test_the_evaluation_script_writes_json_and_the_card(make_pipe, tmp_path, mon
     measured = {each.metric_name: each.metric_value for each in card.data.eval_results}
     assert measured["reconstruction BLEU"] == pytest.approx(result["reconstruction"]["bleu"], abs=1e-3)
 
+    beside = ["--beside", str(output)]
+    monkeypatch.setattr(sys, "argv", ["evaluate_text.py", *words, *small, *beside])
+    evaluate_text.main()
+    assert json.loads(output.read_text())["beside"]["reconstruction"] == result["reconstruction"]
+    text = (tmp_path / "checkpoint" / "README.md").read_text()
+    ours, other = (line for line in text.splitlines() if line.startswith(("| this model", "| the other")))
+    assert ours.split("|")[2:] == other.split("|")[2:]
+    monkeypatch.setattr(sys, "argv", ["evaluate_text.py", *words, *small, *beside, "--num_paths", "2"])
+    with pytest.raises(ValueError, match=r"`beside` must be an evaluation with the same settings; \['num_paths'\]"):
+        evaluate_text.main()
+
 
 def test_the_front_is_drawn_with_a_point_for_each_evaluation(evaluation, tmp_path, monkeypatch, capsys):
     for name, variance, bleu in (("a", 0.1, 20.0), ("b", 0.3, 10.0)):

@@ -79,13 +79,13 @@ class Run:
 def runs() -> list[Run]:
     """All points, the middle of each line first, so that an interrupted benchmark still compares all recipes."""
     points = [
-        Run("paper", "diffusion_weight", weight, {**PAPER, "diffusion_weight": weight}) for weight in (0.1, 0.3, 1.0)
+        Run("paper", "diffusion_weight", weight, {**PAPER, "diffusion_weight": weight}) for weight in (0.3, 1.0, 3.0)
     ]
     for recipe, share in (("two-stage", 0.0), ("default", 0.1)):
         for variance in (0.03, 0.1, 0.3):
             points.append(Run(recipe, NOISE, variance, {"encoder_gradient_scale": share, NOISE: variance}))
-    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.03, 0.1, 0.3)]
-    middles = {"diffusion_weight": 0.3, NOISE: 0.1, "kl_weight": 0.1}
+    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.001, 0.003, 0.01)]
+    middles = {"diffusion_weight": 1.0, NOISE: 0.1, "kl_weight": 0.003}
     return sorted(points, key=lambda run: run.value != middles[run.knob])
 
 
@@ -194,6 +194,7 @@ def main() -> None:
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     words = [arguments.config, "--train", *arguments.train, "--dev", *arguments.dev]
+    words += ["--use_cpu"] if arguments.use_cpu else []
     train, dev = parse_data(words)
     frechet = None
     for seed in arguments.seeds:
@@ -212,7 +213,6 @@ def main() -> None:
                     *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
                     *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),
                     *(["--vae_kl_weight", str(run.vae_kl_weight)] if run.vae_kl_weight is not None else []),
-                    *(["--use_cpu"] if arguments.use_cpu else []),
                 ]
             )
             seconds = time.perf_counter() - start

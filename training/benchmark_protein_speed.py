@@ -88,7 +88,7 @@ def main() -> None:
         for steps in NUM_INFERENCE_STEPS[name]:
             # a thousand steps of the paper's denoiser take minutes: once, on fewer samples
             many = steps > 100
-            count, repeats = (NUM_SAMPLES // 16, 1) if many else (NUM_SAMPLES, arguments.repeats)
+            count, repeats = (NUM_SAMPLES // 64, 1) if many else (NUM_SAMPLES, arguments.repeats)
             generate = lambda: pipe(count, num_inference_steps=steps)  # noqa: B023, E731 (called at once)
             values[f"samples_per_cpu_second_{steps}_steps"] = count / cpu_seconds(generate, repeats)
         result["presets"][name] = values

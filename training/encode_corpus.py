@@ -49,9 +49,12 @@ class EncodeArguments:
     keep_data: bool = field(default=True, metadata={"help": "Whether the datum is a column of the output."})
     sort_by_length: bool = field(default=True, metadata={"help": "Batch data of like length: less padding."})
     device: str | None = field(default=None, metadata={"help": "Device; by default this process's GPU, or the CPU."})
+    dtype: str = field(default="float32", metadata={"help": "Type to compute in: float32, float16 or bfloat16."})
+    compile: bool = field(default=False, metadata={"help": "torch.compile the encoder; it takes a minute at first."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
 
     def __post_init__(self) -> None:
+        check_dtype(self.dtype)
         if not self.data:
             raise ValueError("`data` must name files or a Hub data set.")
         if self.task not in ("encode", "score"):
@@ -67,11 +70,13 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     decisive = ("checkpoint", "data", "split", "dataset_config", "column", "task", "part_size", "limit", "keep_data")
-    settings = {name: getattr(arguments, name) for name in decisive}
+    settings = {name: getattr(arguments, name) for name in (*decisive, "dtype")}
     if arguments.task == "score":
         settings |= {"num_timesteps": arguments.num_timesteps, "seed": arguments.seed}
     folder = open_output(arguments.output_dir, settings)
-    pipe = load_pipeline(arguments.checkpoint, arguments.device)
+    pipe = load_pipeline(arguments.checkpoint, arguments.device, arguments.dtype)
+    if arguments.compile:
+        pipe.model.encoder.compile(dynamic=True)
     make = Encoder(pipe, arguments)
     rows = islice(stream(arguments), arguments.limit)
     done = make_parts(folder, rows_of_parts(rows, arguments.part_size, missing_here(folder)), make)
@@ -79,11 +84,17 @@ def main(args: Sequence[str] | None = None) -> int:
     return done
 
 
-def load_pipeline(checkpoint: str, device: str | None) -> EDDPMPipeline:
+def check_dtype(name: str) -> None:
+    """Refuses what is no type to compute in."""
+    if name not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"`dtype` must be float32, float16 or bfloat16, got {name!r}.")
+
+
+def load_pipeline(checkpoint: str, device: str | None, dtype: str) -> EDDPMPipeline:
     """Loads a pipeline on this process's device."""
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    pipe = EDDPMPipeline.from_pretrained(checkpoint).to(device)
+    pipe = EDDPMPipeline.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -127,6 +138,7 @@ class Encoder:
         self.arguments = arguments
         self.num_empty = 0
 
+    @torch.inference_mode()
     def __call__(self, part: int, rows: list[Any]) -> dict[str, Any]:
         whole = [place for place, row in enumerate(rows) if row is not None and str(row).strip()]
         self.num_empty += len(rows) - len(whole)

@@ -76,6 +76,9 @@ class EvaluationArguments:
     recipe: str | None = field(default=None, metadata={"help": "Name of the training recipe, kept for plot_front.py."})
     device: str = field(default="cpu", metadata={"help": "Torch device, for example cuda."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    beside: str | None = field(
+        default=None, metadata={"help": "JSON file of another checkpoint's evaluation, to stand beside this one's."}
+    )
     update_card: bool = field(
         default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
     )
@@ -368,6 +371,24 @@ def _edits(
     return {"classifier_accuracy": float(classifier.score(dev.sentences, dev.labels)), "by_scale": by_scale}
 
 
+def read_comparison(path: str, settings: EvaluationSettings) -> dict[str, Any]:
+    """Reads what is compared of another checkpoint's evaluation.
+
+    Args:
+        path: The JSON file.
+        settings: Those of the evaluation it shall stand beside.
+
+    Raises:
+        ValueError: If it was made with other settings.
+    """
+    other = json.loads(Path(path).read_text(encoding="utf-8"))
+    mine = asdict(settings)
+    if different := sorted(name for name, value in mine.items() if other["settings"].get(name) != value):
+        raise ValueError(f"`beside` must be an evaluation with the same settings; {different} differ.")
+    kept = ("command", "num_parameters", "reconstruction", "refined_reconstruction", "samples", "edits")
+    return {name: other[name] for name in kept if name in other}
+
+
 def _examples(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
     """A few (before, after) pairs, spread over the data: files are often sorted by class."""
     rows = [list(pair) for pair in pairs]
@@ -382,10 +403,13 @@ def main() -> None:
     columns = {"text_column": arguments.text_column, "label_column": arguments.label_column}
     train = load_text(arguments.train, arguments.train_split, **columns)
     dev = load_text(arguments.dev, arguments.dev_split, **columns)
+    beside = None if arguments.beside is None else read_comparison(arguments.beside, settings)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
     result = {"command": describe_command("training/evaluate_text.py", sys.argv[1:]), "recipe": arguments.recipe}
     result |= evaluate(pipe, train, dev, settings)
     result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
+    if beside is not None:
+        result["beside"] = beside
     outputs = [] if arguments.output is None else [Path(arguments.output)]
     if arguments.update_card:
         outputs.append(Path(arguments.checkpoint) / EVALUATION_FILE)

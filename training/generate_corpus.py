@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from arguments import parse_arguments
 from corpus_parts import make_parts, missing_here, open_output
-from encode_corpus import load_pipeline
+from encode_corpus import check_dtype, load_pipeline
 
 logger = logging.get_logger(__name__)
 
@@ -40,9 +40,12 @@ class GenerateArguments:
     part_size: int = field(default=5_000, metadata={"help": "Rows of one output file."})
     seed: int = field(default=0, metadata={"help": "Seed."})
     device: str | None = field(default=None, metadata={"help": "Device; by default this process's GPU, or the CPU."})
+    dtype: str = field(default="float32", metadata={"help": "Type to compute in: float32, float16 or bfloat16."})
+    compile: bool = field(default=False, metadata={"help": "torch.compile the denoiser; it takes a minute at first."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
 
     def __post_init__(self) -> None:
+        check_dtype(self.dtype)
         for name in ("num_samples", "batch_size", "part_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -54,11 +57,14 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     decisive = ("checkpoint", "num_samples", "num_inference_steps", "eta", "noise_scale", "keep_latents", "part_size")
-    settings = {name: getattr(arguments, name) for name in (*decisive, "batch_size", "seed")}
+    settings = {name: getattr(arguments, name) for name in (*decisive, "batch_size", "seed", "dtype")}
     folder = open_output(arguments.output_dir, settings)
-    pipe = load_pipeline(arguments.checkpoint, arguments.device)
+    pipe = load_pipeline(arguments.checkpoint, arguments.device, arguments.dtype)
+    if arguments.compile:
+        pipe.model.denoiser.compile(dynamic=True)
     size, total = arguments.part_size, arguments.num_samples
 
+    @torch.inference_mode()
     def make(part: int, rows: list[Any]) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + part)
         latents = pipe(

@@ -133,6 +133,13 @@ def _results(evaluation: dict[str, Any]) -> str:
     )
     seeds = ", ".join(str(seed) for seed in evaluation["settings"]["seeds"])
     parts = [f"{counts} for each number of steps and sampling seed ({seeds}).", markdown_tables(evaluation)]
+    if "beside" in evaluation:
+        command = evaluation["beside"]["command"]
+        rows = [
+            _compared(title, values)
+            for title, values in (("this model", evaluation), ("the other", evaluation["beside"]))
+        ]
+        parts += [f"Beside another checkpoint, evaluated by `{command}`:", markdown_table(rows)]
     parts += [HOW_TO_READ, *_examples(evaluation)]
     return "\n\n".join(parts)
 
@@ -254,6 +261,29 @@ def markdown_tables(result: dict[str, Any]) -> str:
             rows.append(row)
         tables.append(markdown_table(rows))
     return "\n\n".join(tables)
+
+
+def _compared(title: str, result: dict[str, Any]) -> dict[str, str]:
+    """A row of the comparison with another checkpoint."""
+    most_steps = max(result["samples"], key=int)
+    row = {
+        "model": title,
+        "parameters": f"{result['num_parameters']:,}",
+        "BLEU": f"{result['reconstruction']['bleu']:.1f}",
+        "exact match": f"{result['reconstruction']['exact_match']:.3f}",
+        **{
+            f"after {steps} refinement steps": f"{values['bleu']:.1f}, {values['exact_match']:.3f}"
+            for steps, values in result["refined_reconstruction"].items()
+        },
+        f"sample perplexity ({most_steps} steps)": plus_minus(result["samples"][most_steps]["perplexity"], ".1f"),
+    }
+    if "edits" in result:
+        scale, directions = max(result["edits"]["by_scale"].items(), key=lambda item: float(item[0]))
+        for name, values in directions.items():
+            row[f"{name.replace('_', ' ')} at scale {scale}: judged as target, content BLEU"] = (
+                f"{values['accuracy']:.3f}, {values['content_bleu']:.1f}"
+            )
+    return row
 
 
 def _scaled(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -77,9 +77,14 @@ def main(args: list[str] | None = None) -> Path:
     metrics = trainer.evaluate()
 
     folder = Path(training_args.output_dir) / "pipeline"
+    weights = trainer.whole_state_dict() if trainer.is_fsdp_enabled else None  # of all processes' pieces
     if trainer.is_world_process_zero():
         (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
-        pipe = trainer.build_pipeline()
+        if weights is not None:
+            model, _ = build_model(model_args, data_args.max_length, train.sentences, lora_args)
+            tuned = choose_trained_weights(model, model_args, lora_args)
+            tuned.load_state_dict(weights)
+        pipe = trainer.build_pipeline(model)
         tuning = describe_tuning(tuned, lora_args)
         if lora_args.lora and lora_args.lora_save == "merged":
             merge_adapter(tuned)

@@ -5,8 +5,10 @@ from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
 from .directions import linear_direction, orthogonalize
+from .guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
 from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
+from .modeling_guide import LatentGuide
 from .modeling_image import (
     ImageConvConfig,
     ImageConvDecoder,
@@ -29,6 +31,7 @@ from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 from .trainer import EDDPMTrainer
 
 __all__ = [
+    "ClassifierGuidance",
     "EDDPMBound",
     "EDDPMConfig",
     "EDDPMEncoding",
@@ -51,14 +54,19 @@ __all__ = [
     "ImageEncoder",
     "ImageEncoderConfig",
     "ImageUNetConfig",
+    "EnergyGuidance",
+    "Guidance",
+    "LatentGuide",
     "Modality",
     "ModalityDecoder",
     "ModalityEncoder",
+    "PropertyGuidance",
     "PropertyHead",
     "ProteinCausalDecoder",
     "ProteinConvConfig",
     "ProteinConvDecoder",
     "ProteinEncoder",
+    "SimilarityGuidance",
     "TextDecoder",
     "TextEncoder",
     "linear_direction",

@@ -85,20 +85,19 @@ class TextDecoder(ModalityDecoder):
 
     Args:
         config: Supplies `decoder` (the backbone's config), `decoder_conditioning` and the latents' shape.
-        backbone: The language model itself (for example pretrained) in place of one made from `config.decoder`.
+        backbone: The language model itself (for example pretrained) in place of one made from `config.decoder`. What
+            is added to its tokens' embeddings is zero at first: a random shift would take it where it knows nothing.
     """
 
     target_names = ("labels",)
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        if backbone is None:
-            backbone = AutoModelForCausalLM.from_config(config.decoder)
-        self.backbone = backbone
+        self.backbone = AutoModelForCausalLM.from_config(config.decoder) if backbone is None else backbone
         self.conditioning = config.decoder_conditioning
         self.num_latents = config.num_latents
         self.word_dropout = config.decoder_word_dropout
-        hidden_size = backbone.get_input_embeddings().embedding_dim
+        hidden_size = self.backbone.get_input_embeddings().embedding_dim
         self.token_projection = nn.Linear(config.latent_size, hidden_size)
         if self.conditioning == "prefix":
             self.prefix_projection = nn.Linear(config.latent_dim, hidden_size)
@@ -109,6 +108,8 @@ class TextDecoder(ModalityDecoder):
                 config.latent_dim, sum(2 * heads * width for heads, width in self.memory_shapes)
             )
         self.post_init()
+        if backbone is not None:
+            nn.init.zeros_(self.token_projection.weight)
 
     @functools.cached_property
     def start_token_id(self) -> int:

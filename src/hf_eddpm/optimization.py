@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from transformers.utils import logging
 
+from .argument_checks import check_count, check_number, is_integer
+from .guidance import (
+    follow_ode,
+    gradient_and_curvature,
+    predict_guided,
+    property_objective,
+)
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinConvDecoder
 from .scheduling_eddpm import EDDPMScheduler
@@ -22,13 +28,7 @@ from .scheduling_eddpm import EDDPMScheduler
 if TYPE_CHECKING:
     from .pipeline_eddpm import EDDPMPipeline
 
-logger = logging.get_logger(__name__)
-
-# Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
-_ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
 _TINY = 1e-12  # in the place of a zero that would be divided by
-# Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
-_ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
 
 @dataclass
@@ -111,24 +111,6 @@ class LatentProblem:
     look_up: Callable[[list[Any]], tuple[torch.Tensor, torch.Tensor]]
     assess: Callable[[list[Any], torch.Tensor], LatentState]
 
-    def gradient(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the objective's gradient, shaped as `latents`."""
-        with torch.enable_grad():
-            latents = latents.detach().requires_grad_()
-            return torch.autograd.grad(self.objective(latents).sum(), latents)[0]
-
-    def gradient_and_curvature(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the objective's gradient, and how concave it is in that direction, `(batch,)`, 0 where it is not."""
-        with torch.enable_grad():
-            latents = latents.detach().requires_grad_()
-            slope = torch.autograd.grad(self.objective(latents).sum(), latents, create_graph=True)[0]
-            norm = slope.detach().flatten(1).norm(dim=1).clamp(min=_TINY)
-            direction = slope.detach() / norm[:, None, None]
-            change = torch.zeros_like(slope)  # the Hessian times the direction; a linear objective has none
-            if slope.requires_grad:
-                change = torch.autograd.grad(slope, latents, direction, materialize_grads=True)[0]
-        return slope.detach(), -(change * direction).flatten(1).sum(1).clamp(max=0)
-
     def draw(self, *shape: int) -> torch.Tensor:
         """Draw standard Gaussian noise `(batch, *shape)`, each datum's from its own generator if it has one."""
         latents = self.start.latents
@@ -150,6 +132,9 @@ def gradient(
     `step_size`: the Cauchy point (Nocedal & Wright 2006, Numerical Optimization, section 4.1). How steep the head is,
     which differs from model to model, then sets the direction alone.
 
+    With a number as target the ascent ends where the head says that number for the latents. What they decode to may
+    fall short of it, as the head is surer of a small move in the latents than the decoder: `guided` comes closer.
+
     With `project` the latents return every few steps to where the data are: they are noised part of the way and
     denoised by DDIM, without guidance (as SDEdit does with images, Meng et al. 2022, arXiv 2108.01073).
 
@@ -161,13 +146,13 @@ def gradient(
         project_every: Steps of ascent from one projection to the next.
         project_steps: DDIM steps of a projection.
     """
-    _check_number(step_size, "step_size", above=0)
-    _check_number(project, "project", at_least=0, at_most=1)
-    _check_count(project_every, "project_every")
-    _check_count(project_steps, "project_steps")
+    check_number(step_size, "step_size", above=0)
+    check_number(project, "project", at_least=0, at_most=1)
+    check_count(project_every, "project_every")
+    check_count(project_steps, "project_steps")
     latents = problem.start.latents
     for step in range(1, num_steps + 1):
-        slope, curvature = problem.gradient_and_curvature(latents)
+        slope, curvature = gradient_and_curvature(problem.objective, latents)
         longest = step_size / slope.flatten(1).norm(dim=1).clamp(min=_TINY)
         factor = torch.minimum(longest, 1 / curvature.clamp(min=_TINY))  # (batch,)
         latents = latents + factor[:, None, None] * slope
@@ -181,11 +166,8 @@ def guided(
 ) -> Iterator[LatentState]:
     r"""Denoise under guidance, which draws latents with a density of about p(latents) exp(scale objective(latents)).
 
-    Each step adds the objective's gradient to the noise estimate (Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm
-    2); the objective is evaluated at the clean estimate and differentiated through the denoiser, so that no regressor
-    of noisy latents is needed (Chung et al. 2023, arXiv 2209.14687, section 3). The clean latents are uncertain,
-    the more so the earlier the step, and where the objective is concave its weight is lowered by that, as in Boys et
-    al. 2023 (arXiv 2310.06721): exact for a Gaussian prior and a target of a linear property, and stable at any scale.
+    The objective is evaluated at the clean estimate, so that no regressor of noisy latents is needed: see
+    `guidance.predict_guided`.
 
     Args:
         problem: What is to be optimised.
@@ -194,8 +176,8 @@ def guided(
         scale: Weight of the objective, at least 0; for a target value the inverse variance, in standardised units,
             that samples shall have around it.
     """
-    _check_number(strength, "strength", above=0, at_most=1)
-    _check_number(scale, "scale", at_least=0)
+    check_number(strength, "strength", above=0, at_most=1)
+    check_number(scale, "scale", at_least=0)
     for latents in diffuse(problem, problem.start.latents, strength, num_steps, scale):
         yield problem.visit(latents)
 
@@ -215,8 +197,8 @@ def mcmc(
         step_size: Standard deviation of the step, positive.
         temperature: In standardised units of the property, at least 0; 0 never accepts what is worse.
     """
-    _check_number(step_size, "step_size", above=0)
-    _check_number(temperature, "temperature", at_least=0)
+    check_number(step_size, "step_size", above=0)
+    check_number(temperature, "temperature", at_least=0)
     state = problem.start
     for _ in range(num_steps):
         proposal = problem.visit(state.latents + step_size * problem.draw(*state.latents.shape[1:]))
@@ -246,8 +228,8 @@ def hill_climb(
         candidates: Data in place of decoded ones: the neighbours are those nearest in the latents among the ones not
             looked at before. Those that break a limit are left out.
     """
-    _check_number(step_size, "step_size", above=0)
-    _check_count(num_neighbors, "num_neighbors")
+    check_number(step_size, "step_size", above=0)
+    check_count(num_neighbors, "num_neighbors")
     state = problem.start
     batch, *shape = state.latents.shape
     rows = torch.arange(batch, device=state.latents.device)
@@ -280,11 +262,7 @@ def ode(
     scale: float = 10.0,
     solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
 ) -> Iterator[LatentState]:
-    r"""Follow the ODE of LatentOps (Liu et al. 2022, arXiv 2208.00638, section 3.2) from time 1 to time 0.
-
-    With latents that are standard Gaussian as a whole (`latent_normalization="batch"` sees to their scale) the
-    probability-flow ODE of p(latents) exp(scale objective(latents)) is d latents / dt = -1/2 beta(t) scale
-    grad objective: the prior's score cancels the drift. beta is linear, 0.1 at time 0 and 20 at time 1.
+    """Follow the ODE of LatentOps from time 1 to time 0: see `guidance.follow_ode`.
 
     Args:
         problem: What is to be optimised.
@@ -295,21 +273,7 @@ def ode(
     Raises:
         ImportError: If torchdiffeq is missing.
     """
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError("`method='ode'` needs torchdiffeq: run `pip install hf_eddpm[protein]`.") from error
-    _check_number(scale, "scale", at_least=0)
-    if solver not in _ODE_SOLVERS:
-        raise ValueError(f"`solver` must be one of {_ODE_SOLVERS}, got {solver!r}.")
-
-    def velocity(time: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        beta = _ODE_BETA_START + time * (_ODE_BETA_END - _ODE_BETA_START)
-        return -0.5 * beta * scale * problem.gradient(latents)
-
-    start = problem.start.latents
-    times = torch.linspace(1, 0, num_steps + 1, device=start.device)
-    for latents in odeint(velocity, start, times, method=solver)[1:]:  # (num_steps + 1, batch, ...)
+    for latents in follow_ode(problem.objective, problem.start.latents, num_steps, scale, solver):
         yield problem.visit(latents)
 
 
@@ -359,33 +323,15 @@ def diffuse(
     noisy = noise if strength == 1 else scheduler.add_noise(latents, noise, scheduler.timesteps[0])
     for t in scheduler.timesteps:
         if scale > 0:
-            clean, noise_pred = _predict_guided(problem, noisy, t, scale)
+            clean, noise_pred = predict_guided(
+                problem.denoise, scheduler, noisy, t, on_clean=problem.objective, scale=scale
+            )
         else:
             with torch.no_grad():
                 clean, noise_pred = scheduler.predict(problem.denoise(noisy, t), t, noisy)
         model_output = scheduler.training_target(clean, noise_pred, t)
         noisy = scheduler.step(model_output, t, noisy, return_dict=False)[0]
         yield clean
-
-
-def _predict_guided(
-    problem: LatentProblem, noisy: torch.Tensor, t: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clean latents and the noise that the denoiser implies under guidance, shaped as `noisy`."""
-    alpha_prod = problem.scheduler.alphas_cumprod[int(t)].to(noisy.device)
-    signal, noise_scale = alpha_prod.sqrt(), (1 - alpha_prod).sqrt()
-    with torch.enable_grad():
-        noisy = noisy.detach().requires_grad_()
-        clean, noise_pred = problem.scheduler.predict(problem.denoise(noisy, t), t, noisy)
-        slope, curvature = problem.gradient_and_curvature(clean)
-        pulled_back = torch.autograd.grad(clean, noisy, slope)[0]
-    # Cov[clean | noisy] = noise_scale^2 / signal * d clean / d noisy. Along the slope it is `spread`, by which the
-    # objective, concave there by `curvature`, is less sure of the noisy latents than of the clean ones.
-    square = slope.square().flatten(1).sum(1).clamp(min=_TINY)
-    spread = noise_scale**2 / signal * (pulled_back * slope).flatten(1).sum(1) / square
-    weight = scale / (1 + scale * curvature * spread.clamp(min=0))  # (batch,)
-    noise_pred = (noise_pred - noise_scale * weight[:, None, None] * pulled_back).detach()
-    return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
 
 
 class SequenceLimits:
@@ -415,9 +361,9 @@ class SequenceLimits:
         placeholder: str | None = None,
     ):
         if max_mutations is not None:
-            _check_count(max_mutations, "max_mutations", minimum=0)
+            check_count(max_mutations, "max_mutations", minimum=0)
         frozen = [] if frozen_positions is None else frozen_positions
-        if not isinstance(frozen, (list, tuple)) or not all(_is_integer(position) for position in frozen):
+        if not isinstance(frozen, (list, tuple)) or not all(is_integer(position) for position in frozen):
             raise TypeError(f"`frozen_positions` must be a list of integers, got {frozen_positions!r}.")
         length = min(map(len, starts))
         if outside := [position for position in frozen if not 0 <= position < length]:
@@ -508,13 +454,13 @@ def optimize(
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     if unknown := sorted(set(method_arguments) - set(known)):
         raise TypeError(f"`method={method!r}` takes {known}, got {unknown} besides.")
-    _check_count(num_steps, "num_steps")
+    check_count(num_steps, "num_steps")
     head = pipe.model.property_head
     if head is None:
         raise ValueError("`optimize` needs a model with a property head (`num_properties` > 0), got one without.")
     starts = pipe.processor.as_list(data)
     _check_generator(generator, len(starts))
-    objective = _make_objective(head, target, property_index, len(starts))
+    objective = property_objective(head, target, property_index, len(starts))
     limits = _make_limits(pipe, starts, max_mutations, frozen_positions)
 
     problem = _make_problem(pipe, head, starts, objective, limits, generator)
@@ -597,43 +543,6 @@ def _make_problem(
     )
 
 
-def _make_objective(
-    head: PropertyHead, target: Any, property_index: int | None, batch: int
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the objective: the standardised prediction, minus it, or -1/2 its squared distance from the target."""
-    count = len(head.target_mean)
-    if property_index is None and count > 1:
-        raise ValueError(f"`property_index` must be given: the model predicts {count} properties.")
-    index = 0 if property_index is None else property_index
-    if not _is_integer(index) or not 0 <= index < count:
-        raise ValueError(f"`property_index` must be an integer in [0, {count}), got {property_index!r}.")
-    if isinstance(target, str):
-        if target not in ("higher", "lower"):
-            raise ValueError(f"`target` must be 'higher', 'lower' or numbers, got {target!r}.")
-        sign = 1 if target == "higher" else -1
-        return lambda latents: sign * head(latents)[:, index]
-
-    values = [target] * batch if _is_number(target) else target
-    if not isinstance(values, (list, tuple)) or not all(map(_is_number, values)):
-        raise TypeError(f"`target` must be 'higher', 'lower', a number or a list of numbers, got {target!r}.")
-    if len(values) != batch:
-        raise ValueError(f"`target` must be one number or one for each of {batch} data, got {len(values)}.")
-    if not all(map(math.isfinite, values)):
-        raise ValueError(f"`target` must be finite, got {target!r}.")
-    low, high = float(head.minimum[index]), float(head.maximum[index])
-    if outside := [value for value in values if not low <= value <= high]:
-        logger.warning(
-            f"`target` {outside[0]:g} is outside what training saw, {low:g} to {high:g}: the model extrapolates there."
-        )
-    goal = torch.tensor(values, dtype=torch.float32)
-    goal = (goal.to(head.target_mean.device) - head.target_mean[index]) / head.target_std[index]  # (batch,)
-
-    def closeness(latents: torch.Tensor) -> torch.Tensor:
-        return -0.5 * (head(latents)[:, index] - goal.repeat_interleave(len(latents) // batch)).square()
-
-    return closeness
-
-
 def _make_limits(
     pipe: "EDDPMPipeline", starts: list[Any], max_mutations: int | None, frozen_positions: Sequence[int] | None
 ) -> SequenceLimits | None:
@@ -709,26 +618,3 @@ def _check_generator(generator: Any, batch: int) -> None:
         raise TypeError("`generator` must be a torch.Generator or a list of them, one for each datum.")
     if isinstance(generator, list) and len(generator) != batch:
         raise ValueError(f"`generator` must hold one generator for each of {batch} data, got {len(generator)}.")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_count(value: Any, name: str, minimum: int = 1) -> None:
-    if not _is_integer(value) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}.")
-
-
-def _check_number(
-    value: Any, name: str, above: float | None = None, at_least: float | None = None, at_most: float = math.inf
-) -> None:
-    valid = _is_number(value) and math.isfinite(value) and value <= at_most
-    if not valid or (above is not None and value <= above) or (at_least is not None and value < at_least):
-        low = f"above {above:g}" if above is not None else f"at least {at_least:g}"
-        high = "" if at_most == math.inf else f" and at most {at_most:g}"
-        raise ValueError(f"`{name}` must be a finite number {low}{high}, got {value!r}.")

@@ -19,8 +19,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from .argument_checks import check_count, check_number
 from .configuration_eddpm import EDDPMConfig
 from .directions import linear_direction, orthogonalize
+from .guidance import Guidance, Steering, check_guidable, follow_ode
+from .latent_directions import find_directions
 from .modeling_eddpm import EDDPMModel
 from .optimization import EDDPMOptimization, optimize
 from .processing_eddpm import EDDPMProcessor
@@ -144,6 +147,7 @@ class EDDPMPipeline(DiffusionPipeline):
         noise_scale: float = 1.0,
         class_labels: int | Sequence[int] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
         output_type: str = "data",
@@ -163,6 +167,7 @@ class EDDPMPipeline(DiffusionPipeline):
             class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
             guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
                 the class's own distribution, more makes samples more typical of it and less varied.
+            guidance: What steers the samples, one term or several, which add up (see `hf_eddpm.guidance`).
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
@@ -190,7 +195,10 @@ class EDDPMPipeline(DiffusionPipeline):
             raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
         classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
-        latents = self._denoise(noise, num_inference_steps, eta, generator, callback_on_step_end, names, **classes)
+        steering = None if guidance is None else self._steering(guidance, len(noise))
+        latents = self._denoise(
+            noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
+        )
         if self.decoder_scheduler is not None:
             decode_arguments.setdefault("generator", generator)
         if output_type == "latent":
@@ -492,35 +500,220 @@ class EDDPMPipeline(DiffusionPipeline):
         direction = orthogonalize(linear_direction(with_it, without_it), others)
         return direction / direction.norm()
 
-    def edit(
+    def directions(
         self,
         data: Any,
-        direction: torch.Tensor,
-        scale: float = 1.0,
-        refinement_steps: int = 0,
-        invert_noise: bool = False,
+        num_directions: int = 8,
+        method: Literal["pca", "jacobian"] = "pca",
+        batch_size: int = 64,
+    ) -> torch.Tensor:
+        """Find directions in the latents without labels.
+
+        Args:
+            data: At least two data.
+            num_directions: How many, at most `num_latents * latent_dim`.
+            method: "pca" (where the latents vary most) or "jacobian" (where the decoder's likelihood of the data
+                changes most: leading eigenvectors of its Fisher information).
+            batch_size: How many data go through the decoder at a time.
+
+        Returns:
+            float32 `(num_directions, num_latents, latent_dim)`, orthogonal, most important first, each as long as the
+            standard deviation of the latents along it.
+
+        Raises:
+            ValueError: If an argument is outside its range.
+        """
+        directions = find_directions(self, data, num_directions, method, batch_size)
+        self.maybe_free_model_hooks()
+        return directions
+
+    def traverse(
+        self,
+        data: Any,
+        directions: torch.Tensor,
+        scales: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
         **decode_arguments: Any,
-    ) -> Any:
-        """Move data's latents along `direction` and decode.
+    ) -> list[list[list[Any]]]:
+        """Walk from data along directions and decode on the way.
 
         Args:
             data: One datum or a list of them.
-            direction: `(num_latents, latent_dim)`, for example from `direction()`.
-            scale: How far; negative for the other way.
+            directions: `(num_directions, num_latents, latent_dim)`, for example from `directions()`, or one of them.
+            scales: Multiples of the direction at which is decoded, at least one.
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            For each datum and each direction the data at the scales.
+
+        Raises:
+            ValueError: If there are no scales, or the directions have another shape or are not finite.
+        """
+        several = directions[None] if isinstance(directions, torch.Tensor) and directions.ndim == 2 else directions
+        self.model.check_latents(several, "directions")
+        if not len(scales):
+            raise ValueError("`scales` must hold at least one number, got none.")
+        latents = self.encode(data).latents
+        steps = torch.tensor(scales, dtype=torch.float32, device=latents.device)
+        moves = several.to(latents)[:, None] * steps[:, None, None]  # (directions, scales, num_latents, latent_dim)
+        points = latents[:, None, None] + moves
+        if self.decoder_scheduler is not None:  # the same noise wherever a datum goes: only the latents change
+            noise = decode_arguments.get("decoder_noise")
+            if noise is None:
+                generator = decode_arguments.get("generator")
+                noise = self.model.decoder.draw_noise(len(latents), generator, self._execution_device)
+            decode_arguments["decoder_noise"] = noise.repeat_interleave(len(several) * len(steps), dim=0)
+        samples = iter(self.decode(points.flatten(0, 2), **decode_arguments))
+        return [[[next(samples) for _ in scales] for _ in several] for _ in latents]
+
+    def aggregate(self, data: Any, refinement_steps: int = 0) -> torch.Tensor:
+        """Join several data into the latents of one, whose decoding says what they have in common.
+
+        It is the mean of their latents, made as long as they are on average: means of many are short, and the decoder
+        takes short latents for bland data (Iso et al. 2021, arXiv 2104.01371, on summaries of reviews).
+
+        Args:
+            data: The data, at least one.
+            refinement_steps: As for `encode`.
+
+        Returns:
+            float32 `(1, num_latents, latent_dim)`, for `decode`.
+        """
+        latents = self.encode(data, refinement_steps=refinement_steps).latents
+        mean = latents.mean(0, keepdim=True)
+        return mean * latents.flatten(1).norm(dim=1).mean() / mean.norm().clamp(min=1e-12)
+
+    def similarity(self, a: Any, b: Any, batch_size: int = 256) -> torch.Tensor:
+        """Measure how much of the content of data others share: the cosine of their embeddings.
+
+        Args:
+            a: One datum or a list of them, for example originals.
+            b: As many, for example what `edit` made of them.
+            batch_size: How many are encoded at a time.
+
+        Returns:
+            float32 `(batch,)` in [-1, 1]; 1 for equal data.
+
+        Raises:
+            ValueError: If the lists differ in length.
+        """
+        firsts, seconds = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
+        if len(firsts) != len(seconds):
+            raise ValueError(f"`a` and `b` must have the same length, got {len(firsts)} and {len(seconds)}.")
+        one, other = (self.encode(items, batch_size).embeddings for items in (firsts, seconds))
+        return torch.nn.functional.cosine_similarity(one, other)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        data: Any,
+        direction: torch.Tensor | None = None,
+        scale: float = 1.0,
+        refinement_steps: int = 0,
+        strength: float | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        generator: Generators = None,
+        invert_noise: bool = False,
+        **decode_arguments: Any,
+    ) -> Any:
+        """Change data's latents and decode: move them along a direction, noise and denoise them, or both in turn.
+
+        With `strength` the latents are noised part of the way and denoised again, under guidance or of another class,
+        as SDEdit does with images (Meng et al. 2022, arXiv 2108.01073). `similarity` says what is left of the content.
+
+        Args:
+            data: One datum or a list of them.
+            direction: `(num_latents, latent_dim)`, for example from `direction()`; None to move along none.
+            scale: How far along it; negative for the other way.
             refinement_steps: As for `encode`; more of the data's content is kept.
+            strength: Share of the chain, in (0, 1]; 1 forgets the data, little keeps nearly all. None for no noise.
+            guidance: What steers the denoising, as for a call of the pipeline.
+            class_labels: Class that the denoiser is told, likewise.
+            guidance_scale: Its weight, likewise.
+            num_inference_steps: Steps of the whole chain; the share `strength` of them is taken.
+            eta: As for a call of the pipeline.
+            generator: Source of the noise, or one for each datum.
             invert_noise: As for `reconstruct`; what the latents do not say of the data is kept.
             **decode_arguments: Passed to the decoder.
 
         Raises:
-            ValueError: If the direction has another shape or is not finite.
+            ValueError: If there is neither a direction nor a strength, or an argument is outside its range.
         """
-        if not isinstance(direction, torch.Tensor):
-            raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
-        self.model.check_latents(direction[None], "direction[None]")
+        if direction is None and strength is None:
+            raise ValueError("`edit` needs a `direction`, a `strength`, or both.")
+        if direction is not None:
+            if not isinstance(direction, torch.Tensor):
+                raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
+            self.model.check_latents(direction[None], "direction[None]")
+        if strength is None and not (guidance is None and class_labels is None):
+            raise ValueError("`guidance` and `class_labels` need a `strength`: they steer the denoising.")
+        if strength is not None:
+            check_number(strength, "strength", above=0, at_most=1)
         latents = self.encode(data, refinement_steps=refinement_steps).latents
         if invert_noise:
             decode_arguments["decoder_noise"] = self._inverted(data, latents, 256, decode_arguments)
-        return self.decode(latents + scale * direction.to(latents), **decode_arguments)
+        if self.decoder_scheduler is not None:
+            decode_arguments.setdefault("generator", generator)
+        if direction is not None:
+            latents = latents + scale * direction.to(latents)
+        if strength is not None:
+            noise = self._prepare_noise(len(latents), generator, None)
+            classes = self._prepare_classes(class_labels, guidance_scale, len(latents))
+            steering = None if guidance is None else self._steering(guidance, len(latents))
+            latents = self._denoise(
+                noise,
+                num_inference_steps,
+                eta,
+                generator,
+                steering=steering,
+                start=latents.to(self._execution_device),
+                strength=strength,
+                **classes,
+            )
+        return self.decode(latents, **decode_arguments)
+
+    @torch.no_grad()
+    def steer(
+        self,
+        data: Any,
+        guidance: Guidance | Sequence[Guidance],
+        num_steps: int = 20,
+        solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
+        output_type: str = "data",
+        **decode_arguments: Any,
+    ) -> Any:
+        """Move latents to where guidance wants them by an ODE, without the chain (see `guidance.follow_ode`).
+
+        Args:
+            data: One datum, a list of them, or latents `(batch, num_latents, latent_dim)`, for example samples'.
+            guidance: What steers them, one term or several, which add up.
+            num_steps: Steps of the solver, at least 1.
+            solver: Solver of torchdiffeq, with fixed steps.
+            output_type: As for a call of the pipeline.
+            **decode_arguments: Passed to the decoder.
+
+        Returns:
+            The list of data, or latents.
+
+        Raises:
+            ImportError: If torchdiffeq is missing: `pip install hf_eddpm[protein]`.
+            ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
+        """
+        self._check_output_type(output_type, ("latent",))
+        check_count(num_steps, "num_steps")
+        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
+        self.model.check_latents(latents)
+        latents = latents.to(self._execution_device, torch.float32)
+        latents = follow_ode(Steering(guidance, self, len(latents)).total, latents, num_steps, solver=solver)[-1]
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("The latents grew beyond all bounds: choose a smaller `scale` or more `num_steps`.")
+        self.maybe_free_model_hooks()
+        if output_type == "latent":
+            return latents
+        return self.decode(latents, output_type=output_type, **decode_arguments)
 
     @torch.no_grad()
     def score(
@@ -721,6 +914,10 @@ class EDDPMPipeline(DiffusionPipeline):
         self.model.check_class_labels(labels, batch)
         return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
 
+    def _steering(self, guidance: Guidance | Sequence[Guidance], batch: int) -> Steering:
+        check_guidable(self.scheduler, self.model.scheduler)
+        return Steering(guidance, self, batch)
+
     def _denoise(
         self,
         noise: torch.Tensor,
@@ -729,22 +926,41 @@ class EDDPMPipeline(DiffusionPipeline):
         generator: Generators = None,
         callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_names: list[str] | None = None,
+        steering: Steering | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
         **classes: Any,
     ) -> torch.Tensor:
-        """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`."""
+        """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`.
+
+        With a `strength` below 1 it starts at `start`, noised, and runs over that share of the steps.
+        """
         num_train_timesteps = self.scheduler.config.num_train_timesteps
         n = num_inference_steps
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= num_train_timesteps:
             raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")
         self.scheduler.set_timesteps(n, device=noise.device)
         timesteps = self.scheduler.timesteps
+        latents = noise * self.scheduler.init_noise_sigma
+        if start is not None and strength < 1:
+            first = (n - max(round(n * strength), 1)) * self.scheduler.order
+            timesteps = timesteps[first:]
+            if hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(first)
+            latents = self.scheduler.add_noise(start, noise, timesteps[:1])
         self._num_timesteps = len(timesteps)
         step_arguments = self._step_arguments(eta, generator)
-        latents = noise * self.scheduler.init_noise_sigma
+
+        def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.model.denoise(noisy_latents, t, **classes).float()
+
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, t in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(latents, t)
-                noise_pred = self.model.denoise(model_input, t, **classes).float()
+                if steering is None:
+                    noise_pred = denoise(model_input, t)
+                else:
+                    noise_pred = steering.predict(denoise, self.model.scheduler, model_input, t)
                 latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
                 if callback is not None:
                     tensors = {"latents": latents} if "latents" in (callback_names or []) else {}

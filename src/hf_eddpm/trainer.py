@@ -227,7 +227,8 @@ class EDDPMTrainer(Trainer):
         **kwargs: As for `Trainer`.
 
     Raises:
-        ValueError: If `ema_decay` is outside (0, 1) or given with FSDP, or previews are asked for without a processor.
+        ValueError: If `ema_decay` is outside (0, 1), previews are asked for without a processor, or either is given
+            with FSDP.
     """
 
     def __init__(
@@ -251,6 +252,8 @@ class EDDPMTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         if ema_decay is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` must be None with FSDP, whose parameters are in pieces.")
+        if preview_data is not None and self.is_fsdp_enabled:
+            raise ValueError("`preview_data` must be None with FSDP, where no process can decode alone.")
         self.processor = processor
         self.monitors = {
             name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
@@ -275,15 +278,44 @@ class EDDPMTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper around it
 
+    @property
+    def _is_sharded(self) -> bool:
+        if not torch.distributed.is_available():
+            return False
+        from torch.distributed.fsdp import FSDPModule
+
+        return isinstance(self.model, FSDPModule)
+
     def ema_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the average follows: those that train."""
         return [parameter for parameter in self._eddpm.parameters() if parameter.requires_grad]
 
-    def build_pipeline(self) -> EDDPMPipeline:
-        """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode)."""
+    def whole_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the model's weights in one piece, on the CPU. With FSDP all processes must call it together.
+
+        Returns:
+            The weights; with FSDP on the first process only, and nothing on the others.
+        """
+        if not self._is_sharded:
+            return {name: value.cpu() for name, value in self.model.state_dict().items()}
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    def build_pipeline(self, model: EDDPMModel | None = None) -> EDDPMPipeline:
+        """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode).
+
+        Args:
+            model: Another model with the trained weights in one piece (see `whole_state_dict`), needed with FSDP.
+
+        Raises:
+            ValueError: If the trainer has no processor, or the model is in pieces.
+        """
         if self.processor is None:
             raise ValueError("`processor` must be given to the trainer to build a pipeline.")
-        model = self._eddpm
+        if model is None and self._is_sharded:
+            raise ValueError("`model` must be given: with FSDP no process has all weights (`whole_state_dict`).")
+        model = self._eddpm if model is None else model
         return EDDPMPipeline(model, EDDPMScheduler(**model.config.scheduler_config), self.processor)
 
     def compute_loss(
@@ -330,9 +362,14 @@ class EDDPMTrainer(Trainer):
         if self.ema is not None:
             self.ema.copy_to(self.ema_parameters())
         if self.train_dataset is not None:
+            model: Any = self.model
+            if self._is_sharded:
+                from torch.distributed.fsdp import register_fsdp_forward_method
+
+                register_fsdp_forward_method(model, "calibrate")  # within, the weights are whole
             with torch.random.fork_rng():  # a data set may draw: training shall not notice, nor processes differ
                 torch.manual_seed(self.args.seed)
-                self._eddpm.calibrate(self._calibration_batches())
+                model.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
         """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""

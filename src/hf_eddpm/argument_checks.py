@@ -1,0 +1,31 @@
+"""Checks of numbers that users give; each error names the argument, what is allowed and what came."""
+
+import math
+from typing import Any
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an int and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_count(value: Any, name: str, minimum: int = 1) -> None:
+    """Raise a ValueError unless `value` is an integer of at least `minimum`."""
+    if not is_integer(value) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}.")
+
+
+def check_number(
+    value: Any, name: str, above: float | None = None, at_least: float | None = None, at_most: float = math.inf
+) -> None:
+    """Raise a ValueError unless `value` is a finite number within the bounds."""
+    valid = is_number(value) and math.isfinite(value) and value <= at_most
+    if not valid or (above is not None and value <= above) or (at_least is not None and value < at_least):
+        low = f"above {above:g}" if above is not None else f"at least {at_least:g}"
+        high = "" if at_most == math.inf else f" and at most {at_most:g}"
+        raise ValueError(f"`{name}` must be a finite number {low}{high}, got {value!r}.")

@@ -1,0 +1,445 @@
+"""Energies that steer the latents: terms that are summed, in the chain or by an ODE, and their gradients.
+
+A term is a log-weight of latents, up to a constant: samples are drawn with a density of about
+p(latents) exp(sum of scale * term). Those of the clean latents are evaluated at the clean estimate of each step.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from diffusers import SchedulerMixin
+from transformers.utils import logging
+
+from .argument_checks import check_number, is_integer, is_number
+from .modeling_guide import LatentGuide
+from .modeling_property import PropertyHead
+from .scheduling_eddpm import EDDPMScheduler
+
+if TYPE_CHECKING:
+    from .pipeline_eddpm import EDDPMPipeline
+
+logger = logging.get_logger(__name__)
+
+# Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
+_ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
+_TINY = 1e-12  # in the place of a zero that would be divided by
+# Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
+ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
+
+Objective = Callable[[torch.Tensor], torch.Tensor]  # latents (k * batch, ...) -> (k * batch,), the larger the better
+TimedObjective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # the same of noisy latents and a timestep
+
+
+class Guidance:
+    """One term of what steers the samples; subclasses say what it is.
+
+    Args:
+        scale: Its weight, at least 0; 0 is no guidance.
+
+    Attributes:
+        on_noisy_latents: Whether it is a function of the noisy latents rather than of the clean estimate.
+
+    Raises:
+        ValueError: If the scale is negative or not finite.
+    """
+
+    on_noisy_latents = False
+
+    def __init__(self, scale: float = 1.0):
+        check_number(scale, "scale", at_least=0)
+        self.scale = scale
+
+    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+        """Return the log-weight, before the scale, as a differentiable function for a batch of that pipeline.
+
+        It takes latents `(batch, num_latents, latent_dim)` and their timestep (clean ones have 0) and returns
+        `(batch,)`.
+        """
+        raise NotImplementedError
+
+
+class EnergyGuidance(Guidance):
+    """Any energy of the clean latents: the lower, the likelier.
+
+    Args:
+        energy: Differentiable function of latents `(batch, num_latents, latent_dim)` that returns `(batch,)`, each
+            number from its own row.
+        scale: Weight, at least 0.
+    """
+
+    def __init__(self, energy: Callable[[torch.Tensor], torch.Tensor], scale: float = 1.0):
+        super().__init__(scale)
+        if not callable(energy):
+            raise TypeError(f"`energy` must be a function of latents, got {type(energy).__name__}.")
+        self.energy = energy
+
+    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+        """Return minus the energy."""
+        return lambda latents, timestep: -self.energy(latents)
+
+
+class ClassifierGuidance(Guidance):
+    """The log-probability that a classifier gives to a class.
+
+    A [`LatentGuide`] sees the noisy latents (Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2); any other
+    classifier sees the clean estimate, through which its gradient goes back to the noisy latents (Chung et al. 2023,
+    arXiv 2209.14687, section 3).
+
+    Args:
+        classifier: `LatentGuide`, or any function of latents `(batch, num_latents, latent_dim)` that returns logits
+            `(batch, num_classes)` and can be differentiated.
+        target: The class, or one for each sample.
+        scale: Weight, at least 0.
+    """
+
+    def __init__(
+        self,
+        classifier: LatentGuide | Callable[[torch.Tensor], torch.Tensor],
+        target: int | Sequence[int],
+        scale: float = 1.0,
+    ):
+        super().__init__(scale)
+        if not callable(classifier):
+            raise TypeError(f"`classifier` must be a LatentGuide or a function, got {type(classifier).__name__}.")
+        self.classifier = classifier
+        self.target = target
+        self.on_noisy_latents = isinstance(classifier, LatentGuide)
+
+    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+        """Return the class's log-probability.
+
+        Raises:
+            ValueError: If the classifier does not fit the latents, or the target is none of its classes.
+        """
+        classifier = self.classifier
+        if isinstance(classifier, LatentGuide):
+            classifier.check_model(pipe.model)
+            classifier.to(pipe._execution_device)
+            classes = classifier.config.num_classes
+        else:
+            classes = _count_classes(classifier, pipe)
+        target = self.target
+        targets = [target] * batch if is_integer(target) else target
+        if not isinstance(targets, (list, tuple)) or not all(map(is_integer, targets)):
+            raise TypeError(f"`target` must be an integer or a list of integers, got {target!r}.")
+        if len(targets) != batch:
+            raise ValueError(f"`target` must be one class or one for each of {batch} samples, got {len(targets)}.")
+        if outside := [each for each in targets if each not in range(classes)]:
+            raise ValueError(f"`target` must be in [0, {classes}), the classifier's classes, got {outside[0]}.")
+        columns = torch.tensor(targets, device=pipe._execution_device)[:, None]
+
+        def log_probability(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            arguments = (latents, timestep) if self.on_noisy_latents else (latents,)
+            return classifier(*arguments).log_softmax(-1).gather(1, columns)[:, 0]
+
+        return log_probability
+
+
+class PropertyGuidance(Guidance):
+    """The model's own prediction of a property: towards more of it, less of it, or a value.
+
+    Args:
+        target: "higher", "lower", or a value in the unit of the data; a list has one for each sample.
+        property_index: Which property, in [0, num_properties); may be left out if there is one.
+        scale: Weight, at least 0; for a value it is the inverse variance, in standardised units, that samples shall
+            have around it.
+    """
+
+    def __init__(
+        self,
+        target: float | Sequence[float] | Literal["higher", "lower"],
+        property_index: int | None = None,
+        scale: float = 1.0,
+    ):
+        super().__init__(scale)
+        self.target = target
+        self.property_index = property_index
+
+    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+        """Return the objective of `property_objective`.
+
+        Raises:
+            ValueError: If the model has no property head, or the target does not fit it.
+        """
+        head = pipe.model.property_head
+        if head is None:
+            raise ValueError("`PropertyGuidance` needs a model with a property head (`num_properties` > 0).")
+        objective = property_objective(head, self.target, self.property_index, batch)
+        return lambda latents, timestep: objective(latents)
+
+
+class SimilarityGuidance(Guidance):
+    """Nearness to an example: -1/2 the squared distance of the latents.
+
+    Args:
+        example: One datum, a list with one for each sample, or latents `(num_latents, latent_dim)` or
+            `(num_samples, num_latents, latent_dim)`.
+        scale: Weight, at least 0: the inverse variance that samples shall have around the example.
+    """
+
+    def __init__(self, example: Any, scale: float = 1.0):
+        super().__init__(scale)
+        self.example = example
+
+    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+        """Return minus half the squared distance.
+
+        Raises:
+            ValueError: If there are neither one nor as many examples as samples.
+        """
+        if isinstance(self.example, torch.Tensor):
+            latents = self.example[None] if self.example.ndim == 2 else self.example
+            pipe.model.check_latents(latents, "example")
+        else:
+            latents = pipe.encode(self.example).latents
+        if len(latents) not in (1, batch):
+            raise ValueError(f"`example` must be one or one for each of {batch} samples, got {len(latents)}.")
+        goal = latents.to(pipe._execution_device, torch.float32)
+        return lambda latents, timestep: -0.5 * (latents - goal).square().flatten(1).sum(1)
+
+
+class Steering:
+    """The sum of several terms, for a batch of a pipeline.
+
+    Args:
+        guidance: One term or several.
+        pipe: The pipeline.
+        batch: Samples.
+
+    Raises:
+        TypeError: If a term is no `Guidance`.
+        ValueError: If there is none, or one does not fit the pipeline.
+    """
+
+    def __init__(self, guidance: Guidance | Sequence[Guidance], pipe: "EDDPMPipeline", batch: int):
+        terms = [guidance] if isinstance(guidance, Guidance) else list(guidance)
+        if not terms:
+            raise ValueError("`guidance` must hold at least one term, got none.")
+        for term in terms:
+            if not isinstance(term, Guidance):
+                raise TypeError(f"`guidance` must hold Guidance objects, got {type(term).__name__}.")
+        self.batch = batch
+        self._terms = [
+            (f"guidance[{index}] ({type(term).__name__})", term.on_noisy_latents, term.scale, term.bind(pipe, batch))
+            for index, term in enumerate(terms)
+        ]
+
+    def predict(
+        self,
+        denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        scheduler: EDDPMScheduler,
+        noisy: torch.Tensor,
+        timestep: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the denoiser's output under guidance, shaped as `noisy`; arguments as for `predict_guided`."""
+        clean_terms, noisy_terms = ([term for term in self._terms if term[1] == kind] for kind in (False, True))
+        nearest = torch.as_tensor(timestep, device=noisy.device).round().long().clamp(0, len(scheduler) - 1)
+        clean, noise_pred = predict_guided(
+            denoise,
+            scheduler,
+            noisy,
+            timestep,
+            (lambda latents: _sum_of(clean_terms, latents, nearest)) if clean_terms else None,
+            (lambda latents: _sum_of(noisy_terms, latents, nearest)) if noisy_terms else None,
+        )
+        return scheduler.training_target(clean, noise_pred, nearest)
+
+    def total(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the sum of all terms at clean latents, `(batch,)`."""
+        return _sum_of(self._terms, latents, torch.zeros((), dtype=torch.long, device=latents.device))
+
+
+def _sum_of(
+    terms: list[tuple[str, bool, float, TimedObjective]], latents: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    total = torch.zeros(len(latents), device=latents.device)
+    for name, _, scale, objective in terms:
+        value = objective(latents, timestep)
+        if value.shape != (len(latents),):
+            raise ValueError(f"{name} must return one number a row, ({len(latents)},), got {tuple(value.shape)}.")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} is NaN or infinite at timestep {int(timestep)}: sampling is stopped.")
+        total = total + scale * value
+    return total
+
+
+def check_guidable(scheduler: SchedulerMixin, model_scheduler: EDDPMScheduler) -> None:
+    """Raise a ValueError unless a scheduler's chain is the model's, so that its latents have a clean estimate."""
+    own = model_scheduler.alphas_cumprod
+    theirs = getattr(scheduler, "alphas_cumprod", None)
+    same = isinstance(theirs, torch.Tensor) and theirs.shape == own.shape and torch.allclose(theirs.cpu(), own)
+    if not same or scheduler.config.prediction_type != model_scheduler.config.prediction_type:
+        raise ValueError(
+            f"`guidance` needs a scheduler with the model's own noise schedule, which gives the clean estimate; "
+            f"{type(scheduler).__name__} does not. Make one by `Other.from_config(pipe.scheduler.config)`."
+        )
+
+
+def gradient(objective: Objective, latents: torch.Tensor) -> torch.Tensor:
+    """Return an objective's gradient, shaped as `latents`."""
+    with torch.enable_grad():
+        latents = latents.detach().requires_grad_()
+        return torch.autograd.grad(objective(latents).sum(), latents)[0]
+
+
+def gradient_and_curvature(objective: Objective, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an objective's gradient, and how concave it is in that direction, `(batch,)`, 0 where it is not."""
+    with torch.enable_grad():
+        latents = latents.detach().requires_grad_()
+        slope = torch.autograd.grad(objective(latents).sum(), latents, create_graph=True)[0]
+        norm = slope.detach().flatten(1).norm(dim=1).clamp(min=_TINY)
+        direction = slope.detach() / norm[:, None, None]
+        change = torch.zeros_like(slope)  # the Hessian times the direction; a linear objective has none
+        if slope.requires_grad:
+            change = torch.autograd.grad(slope, latents, direction, materialize_grads=True)[0]
+    return slope.detach(), -(change * direction).flatten(1).sum(1).clamp(max=0)
+
+
+def predict_guided(
+    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    scheduler: EDDPMScheduler,
+    noisy: torch.Tensor,
+    timestep: torch.Tensor,
+    on_clean: Objective | None,
+    on_noisy: Objective | None = None,
+    scale: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Return the clean latents and the noise that the denoiser implies under guidance, shaped as `noisy`.
+
+    The objective's gradient is added to the noise estimate (Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2).
+    An objective of clean latents is evaluated at the clean estimate and differentiated through the denoiser (Chung et
+    al. 2023, arXiv 2209.14687, section 3). The clean latents are uncertain, the more so the earlier the step, and
+    where the objective is concave its weight is lowered by that, as in Boys et al. 2023 (arXiv 2310.06721): exact for
+    a Gaussian prior and a quadratic objective along one direction, and stable at any scale.
+
+    Args:
+        denoise: The denoiser as a function of noisy latents and a timestep.
+        scheduler: The arithmetic of the model's chain.
+        noisy: Noisy latents `(batch, num_latents, latent_dim)`.
+        timestep: Where they are, in [0, T); between two timesteps the nearer one's arithmetic is used.
+        on_clean: Objective of clean latents.
+        on_noisy: Objective of noisy latents at that timestep.
+        scale: Weight of both.
+    """
+    nearest = torch.as_tensor(timestep).round().long().clamp(0, len(scheduler) - 1)
+    alpha_prod = scheduler.alphas_cumprod[int(nearest)].to(noisy.device)
+    signal, noise_scale = alpha_prod.sqrt(), (1 - alpha_prod).sqrt()
+    push = torch.zeros_like(noisy)
+    if on_noisy is not None:
+        push = push + scale * gradient(on_noisy, noisy)
+    with torch.enable_grad() if on_clean is not None else torch.no_grad():
+        noisy = noisy.detach().requires_grad_(on_clean is not None)
+        clean, noise_pred = scheduler.predict(denoise(noisy, timestep), nearest, noisy)
+        if on_clean is not None:
+            slope, curvature = gradient_and_curvature(on_clean, clean)
+            pulled_back = torch.autograd.grad(clean, noisy, slope)[0]
+            # Cov[clean | noisy] = noise_scale^2 / signal * d clean / d noisy. Along the slope it is `spread`, by which
+            # the objective, concave there by `curvature`, is less sure of the noisy latents than of the clean ones.
+            square = slope.square().flatten(1).sum(1).clamp(min=_TINY)
+            spread = noise_scale**2 / signal * (pulled_back * slope).flatten(1).sum(1) / square
+            weight = scale / (1 + scale * curvature * spread.clamp(min=0))  # (batch,)
+            push = push + weight[:, None, None] * pulled_back
+    noise_pred = (noise_pred - noise_scale * push).detach()
+    return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
+
+
+def follow_ode(
+    objective: Objective, latents: torch.Tensor, num_steps: int, scale: float = 1.0, solver: str = "midpoint"
+) -> torch.Tensor:
+    r"""Follow the ODE of LatentOps (Liu et al. 2022, arXiv 2208.00638, section 3.2) from time 1 to time 0.
+
+    With latents that are standard Gaussian as a whole (`latent_normalization="batch"` sees to their scale) the
+    probability-flow ODE of p(latents) exp(scale objective(latents)) is d latents / dt = -1/2 beta(t) scale
+    grad objective: the prior's score cancels the drift. beta is linear, 0.1 at time 0 and 20 at time 1.
+
+    Args:
+        objective: Function of latents.
+        latents: Where to start, `(batch, num_latents, latent_dim)`.
+        num_steps: Steps of the solver.
+        scale: Weight of the objective, at least 0.
+        solver: Solver of torchdiffeq, with fixed steps.
+
+    Returns:
+        Latents after each step, `(num_steps, batch, num_latents, latent_dim)`.
+
+    Raises:
+        ImportError: If torchdiffeq is missing.
+        ValueError: If `scale` is negative or `solver` is none of those.
+    """
+    try:
+        from torchdiffeq import odeint
+    except ImportError as error:
+        raise ImportError("The ODE needs torchdiffeq: run `pip install hf_eddpm[protein]`.") from error
+    check_number(scale, "scale", at_least=0)
+    if solver not in ODE_SOLVERS:
+        raise ValueError(f"`solver` must be one of {ODE_SOLVERS}, got {solver!r}.")
+
+    def velocity(time: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        beta = _ODE_BETA_START + time * (_ODE_BETA_END - _ODE_BETA_START)
+        return -0.5 * beta * scale * gradient(objective, latents)
+
+    times = torch.linspace(1, 0, num_steps + 1, device=latents.device)
+    return odeint(velocity, latents, times, method=solver)[1:]
+
+
+def property_objective(head: PropertyHead, target: Any, property_index: int | None, batch: int) -> Objective:
+    """Return the objective: the standardised prediction, minus it, or -1/2 its squared distance from the target.
+
+    Args:
+        head: The model's property head.
+        target: "higher", "lower", a number, or one for each of `batch` data, in the unit of the data.
+        property_index: Which property, in [0, num_properties); None if there is one.
+        batch: Data; the function takes k rows for each, side by side.
+
+    Raises:
+        TypeError: If the target is none of these.
+        ValueError: If it, or the index, is out of range.
+    """
+    count = len(head.target_mean)
+    if property_index is None and count > 1:
+        raise ValueError(f"`property_index` must be given: the model predicts {count} properties.")
+    index = 0 if property_index is None else property_index
+    if not is_integer(index) or not 0 <= index < count:
+        raise ValueError(f"`property_index` must be an integer in [0, {count}), got {property_index!r}.")
+    if isinstance(target, str):
+        if target not in ("higher", "lower"):
+            raise ValueError(f"`target` must be 'higher', 'lower' or numbers, got {target!r}.")
+        sign = 1 if target == "higher" else -1
+        return lambda latents: sign * head(latents)[:, index]
+
+    values = [target] * batch if is_number(target) else target
+    if not isinstance(values, (list, tuple)) or not all(map(is_number, values)):
+        raise TypeError(f"`target` must be 'higher', 'lower', a number or a list of numbers, got {target!r}.")
+    if len(values) != batch:
+        raise ValueError(f"`target` must be one number or one for each of {batch} data, got {len(values)}.")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"`target` must be finite, got {target!r}.")
+    low, high = float(head.minimum[index]), float(head.maximum[index])
+    if outside := [value for value in values if not low <= value <= high]:
+        logger.warning(
+            f"`target` {outside[0]:g} is outside what training saw, {low:g} to {high:g}: the model extrapolates there."
+        )
+    goal = torch.tensor(values, dtype=torch.float32)
+    goal = (goal.to(head.target_mean.device) - head.target_mean[index]) / head.target_std[index]  # (batch,)
+
+    def closeness(latents: torch.Tensor) -> torch.Tensor:
+        return -0.5 * (head(latents)[:, index] - goal.repeat_interleave(len(latents) // batch)).square()
+
+    return closeness
+
+
+def _count_classes(classifier: Callable[[torch.Tensor], torch.Tensor], pipe: "EDDPMPipeline") -> int:
+    """Return the number of a classifier's classes, found by trying it."""
+    config = pipe.model.config
+    latents = torch.zeros(2, config.num_latents, config.latent_dim, device=pipe._execution_device)
+    try:
+        with torch.no_grad():
+            logits = classifier(latents)
+    except RuntimeError as error:
+        raise ValueError(f"`classifier` does not take latents of the shape {tuple(latents.shape)}: {error}") from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"`classifier` must return logits (batch, at least 2 classes), got {got} for a batch of 2.")
+    return logits.shape[1]

@@ -1,0 +1,73 @@
+"""Data for scripts that take a checkpoint of any modality: text by `data.py`, proteins by `protein_data.py`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import load_text
+from hf_eddpm import EDDPMPipeline
+from protein_data import load_proteins
+
+
+@dataclass
+class ColumnArguments:
+    """Where in tables the data are."""
+
+    text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
+    sequence_column: str = field(default="sequence", metadata={"help": "Column of the protein."})
+    property_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of a protein's properties."})
+    padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad proteins with."})
+
+
+@dataclass
+class RawData:
+    """Data as a pipeline takes them.
+
+    Attributes:
+        items: The data.
+        labels: A class for each; `None` if there are none.
+        properties: float64 (num, num_properties), NaN where missing; no columns where there are none.
+    """
+
+    items: list[Any]
+    labels: list[int] | None
+    properties: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def sample(self, num: int, seed: int) -> "RawData":
+        """A random subset without replacement; all of the data, in their order, if there are no more."""
+        if num >= len(self):
+            return self
+        rows = np.random.default_rng(seed).permutation(len(self))[:num]
+        labels = None if self.labels is None else [self.labels[row] for row in rows]
+        return RawData([self.items[row] for row in rows], labels, self.properties[rows])
+
+
+def load_raw_data(pipe: EDDPMPipeline, source: Sequence[str], columns: ColumnArguments) -> RawData:
+    """Reads data of the pipeline's modality.
+
+    Args:
+        pipe: The pipeline that shall take them.
+        source: Files (of text `file=label` too) or a Hub id.
+        columns: Where in tables they are.
+    """
+    modality = pipe.model.config.modality
+    one_or_more: Any = source[0] if len(source) == 1 else list(source)
+    if modality == "text":
+        text = load_text(one_or_more, text_column=columns.text_column, label_column=columns.label_column)
+        return RawData(text.sentences, text.labels, np.empty((len(text), 0)))
+    if modality == "protein":
+        proteins = load_proteins(
+            one_or_more,
+            sequence_column=columns.sequence_column,
+            property_columns=columns.property_columns,
+            padding_symbol=columns.padding_symbol,
+        )
+        return RawData(proteins.sequences, None, proteins.properties)
+    raise ValueError(f"This script reads text and proteins, and the checkpoint's modality is {modality!r}.")

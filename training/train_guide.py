@@ -1,0 +1,196 @@
+"""Trains a classifier of a checkpoint's noisy latents, to guide its chain by (`hf_eddpm.ClassifierGuidance`).
+
+    python training/train_guide.py --checkpoint model_cards/eddpm-yelp-mini --output_dir runs/sentiment \\
+        --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --class_names negative positive
+    python training/train_guide.py --checkpoint model_cards/eddpm-gifford --output_dir runs/enriched \\
+        --train train.csv.gz --dev validation.csv.gz --padding_symbol J --property_columns fitness --thresholds 0
+
+The classes are the labels of sentences; of proteins, how many of `--thresholds` the first property exceeds. The
+folder holds the guide (config.json, safetensors), `training.json` with its held-out accuracy by timestep, and a card.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from environment import describe_command, describe_environment, without_folders
+from hf_eddpm import EDDPMModel, EDDPMPipeline, LatentGuide
+from raw_data import ColumnArguments, RawData, load_raw_data
+
+
+@dataclass
+class GuideArguments:
+    """What to train, on what, for how long."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline whose latents are classified."})
+    train: list[str] = field(metadata={"help": "Training data with classes: files, `file=label`, or a Hub id."})
+    dev: list[str] = field(metadata={"help": "Held-out data, likewise."})
+    output_dir: str = field(metadata={"help": "Folder of the guide."})
+    thresholds: list[float] = field(
+        default_factory=list, metadata={"help": "Ascending bounds of classes in the first property of proteins."}
+    )
+    class_names: list[str] = field(default_factory=list, metadata={"help": "Names of the classes, in order."})
+    max_train: int = field(default=50_000, metadata={"help": "Most training data."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the layers."})
+    num_layers: int = field(default=3, metadata={"help": "Number of layers."})
+    num_steps: int = field(default=3000, metadata={"help": "Training steps."})
+    batch_size: int = field(default=256, metadata={"help": "Data in a step."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with a cosine schedule."})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's."})
+    num_evaluated_timesteps: int = field(default=6, metadata={"help": "Timesteps at which accuracy is measured."})
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+
+    def __post_init__(self) -> None:
+        for name in ("max_train", "num_steps", "batch_size", "num_evaluated_timesteps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if sorted(set(self.thresholds)) != self.thresholds:
+            raise ValueError(f"`thresholds` must ascend, got {self.thresholds}.")
+
+
+def find_classes(data: RawData, thresholds: list[float]) -> torch.Tensor:
+    """The class of each datum, int64 (num,); -1 where its property is not known."""
+    if data.labels is not None:
+        return torch.tensor(data.labels)
+    if not thresholds or not data.properties.shape[1]:
+        raise ValueError("Classes are needed: label the files (`file=1`), or give `property_columns`, `thresholds`.")
+    values = data.properties[:, 0]
+    return torch.from_numpy(np.where(np.isnan(values), -1, np.searchsorted(thresholds, values)))
+
+
+def train_guide(
+    guide: LatentGuide, model: EDDPMModel, means: torch.Tensor, classes: torch.Tensor, args: GuideArguments
+) -> None:
+    """Trains a guide by cross-entropy on latents noised to timesteps drawn evenly.
+
+    Args:
+        guide: Trained in place.
+        model: Supplies the encoder's noise and the chain's arithmetic.
+        means: The data's posterior means, (num, num_latents, latent_dim).
+        classes: Their classes, int64 (num,).
+        args: Supplies steps, batch size, learning rate, weight decay and seed.
+    """
+    generator = torch.Generator().manual_seed(args.seed)
+    optimizer = torch.optim.AdamW(guide.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_steps)
+    guide.train()
+    for _ in tqdm(range(args.num_steps), desc="training", unit="step"):
+        rows = torch.randint(len(means), (args.batch_size,), generator=generator)
+        timesteps = torch.randint(len(model.scheduler), (args.batch_size,), generator=generator)
+        logits = guide(noised(model, means[rows], timesteps, generator), timesteps)
+        loss = nn.functional.cross_entropy(logits, classes[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    guide.eval()
+    guide.register_to_config(num_train_steps=guide.config.num_train_steps + args.num_steps)
+
+
+def noised(
+    model: EDDPMModel, means: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Samples of the posterior, noised to the timesteps."""
+    spread, noise = torch.randn(2, *means.shape, generator=generator)
+    return model.scheduler.add_noise(means + model.config.encoder_noise_variance**0.5 * spread, noise, timesteps)
+
+
+@torch.no_grad()
+def measure_accuracy(
+    guide: LatentGuide, model: EDDPMModel, means: torch.Tensor, classes: torch.Tensor, args: GuideArguments
+) -> dict[str, float]:
+    """The share of data whose class the guide finds, by timestep."""
+    generator = torch.Generator().manual_seed(args.seed)
+    accuracy = {}
+    for timestep in torch.linspace(0, len(model.scheduler) - 1, args.num_evaluated_timesteps).long().unique():
+        timesteps = timestep.expand(len(means))
+        found = guide(noised(model, means, timesteps, generator), timesteps).argmax(-1)
+        accuracy[str(int(timestep))] = float((found == classes).float().mean())
+    return accuracy
+
+
+def write_card(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the guide's README.md."""
+    rows = [f"| {timestep} | {accuracy:.3f} |" for timestep, accuracy in facts["accuracy"].items()]
+    names = ", ".join(f"{index}: {name}" for index, name in enumerate(facts["class_names"]))
+    lines = [
+        "---\nlibrary_name: hf_eddpm\ntags:\n- eddpm\n- diffusion-guidance\n---\n",
+        f"# {folder.name}\n",
+        f"Classifies the noisy latents of `{facts['checkpoint']}` ({names or facts['num_classes']}), to guide its "
+        "chain (classifier guidance, [Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)).\n",
+        "```python\nfrom hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide\n",
+        f'pipe = EDDPMPipeline.from_pretrained("{facts["checkpoint"]}")',
+        f'guide = LatentGuide.from_pretrained("{folder.name}")',
+        "print(pipe(num_samples=4, guidance=ClassifierGuidance(guide, target=1, scale=3.0)).samples)\n```\n",
+        f"Held-out accuracy by timestep (0 is the cleanest; the largest class is {facts['largest_class']:.3f} of the "
+        f"{facts['num_dev']:,} data); seed {facts['seed']}, {facts['num_steps']:,} steps, {facts['hardware']}:\n",
+        "| timestep | accuracy |\n| --- | --- |",
+        *rows,
+        f"\n```bash\n{facts['command']}\n```",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> Path:
+    """Trains the guide that the command line asks for and returns its folder."""
+    parser = HfArgumentParser((GuideArguments, ColumnArguments), description=__doc__.splitlines()[0])
+    args, columns = parser.parse_args_into_dataclasses(args=words)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+    start = time.perf_counter()
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    model = pipe.model
+    means, classes = {}, {}
+    for name, source in (("train", args.train), ("dev", args.dev)):
+        data = load_raw_data(pipe, source, columns)
+        data = data.sample(args.max_train, args.seed) if name == "train" else data
+        found = find_classes(data, args.thresholds)
+        known = found >= 0
+        means[name], classes[name] = pipe.encode(data.items).latents[known], found[known]
+    num_classes = int(classes["train"].max()) + 1
+    if args.class_names and len(args.class_names) != num_classes:
+        raise ValueError(f"`class_names` must name the {num_classes} classes, got {args.class_names}.")
+    guide = LatentGuide.for_model(
+        model,
+        num_classes,
+        hidden_size=args.hidden_size,
+        num_layers=args.num_layers,
+        class_names=args.class_names or None,
+    )
+    train_guide(guide, model, means["train"], classes["train"], args)
+    facts = {
+        "command": describe_command("training/train_guide.py", sys.argv[1:] if words is None else words),
+        "checkpoint": without_folders(args.checkpoint),
+        "num_classes": num_classes,
+        "class_names": args.class_names,
+        "num_train": len(means["train"]),
+        "num_dev": len(means["dev"]),
+        "largest_class": float(classes["dev"].bincount().max() / len(classes["dev"])),
+        "accuracy": measure_accuracy(guide, model, means["dev"], classes["dev"], args),
+        "num_steps": args.num_steps,
+        "seed": args.seed,
+        "wall_time_seconds": round(time.perf_counter() - start, 1),
+        **describe_environment(torch.device("cpu")),
+    }
+    folder = Path(args.output_dir)
+    guide.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_card(folder, facts)
+    print(f"Saved the guide in {folder}: held-out accuracy by timestep {facts['accuracy']}.")
+    return folder
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_text.py
+    main()
