@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -300,7 +300,8 @@ class EDDPMTrainer(Trainer):
             return {name: value.cpu() for name, value in self.model.state_dict().items()}
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, torch.Tensor], get_model_state_dict(self.model, options=options))
 
     def build_pipeline(self, model: EDDPMModel | None = None) -> EDDPMPipeline:
         """Return a pipeline around the model as it is now, in evaluation mode (a training step leaves that mode).
