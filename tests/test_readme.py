@@ -14,6 +14,7 @@ MEASURES = {
     "eddpm-yelp-smollm2-lora": {"bleu", "exact_match", "perplexity"},
     "eddpm-gifford": {"accuracy", "pearson"},
     "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},
+    "eddpm-fashion": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
 }
 MAX_BYTES = 25 * 10**6

@@ -201,7 +201,10 @@ def decode(
 def generate(
     pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, batch_size: int, **arguments: Any
 ) -> NDArray[np.uint8]:
-    """Generated images, uint8 (num, height, width, channels)."""
+    """Generated images, uint8 (num, height, width, channels); of a model that knows classes of evenly drawn ones."""
+    classes = pipe.model.config.num_classes
+    if classes and "class_labels" not in arguments:
+        arguments["class_labels"] = torch.from_numpy(np.random.default_rng(seed).integers(0, classes, num_samples))
     generator = torch.Generator(device=pipe.device).manual_seed(seed)
     latents = pipe(
         num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **arguments
@@ -376,7 +379,7 @@ def _samples(
     return {name: spread([values[name] for values in by_seed]) for name in by_seed[0]}
 
 
-def draw_pictures(pipe: EDDPMPipeline, dev: ImageData, folder: Path, seed: int, steps: int = 50) -> list[Path]:
+def draw_pictures(pipe: EDDPMPipeline, dev: ImageData, folder: Path, seed: int, steps: int) -> list[Path]:
     """Writes the pictures that a model card shows, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     scale = max(1, 48 // dev.image_size)
@@ -442,7 +445,7 @@ def main(args: list[str] | None = None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for folder in folders:
-        draw_pictures(pipe, dev, folder, seed)
+        draw_pictures(pipe, dev, folder, seed, max(settings.sampling_steps))
     if arguments.update_card:
         write_image_card(pipe, arguments.checkpoint)
     print(markdown_tables(result))

@@ -18,7 +18,7 @@ from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card
 from image_tables import how_to_read, markdown_tables
 
 PICTURES = {
-    "samples.png": "Samples, not chosen: seed 0 of a standard Gaussian.",
+    "samples.png": "Samples, not chosen.",
     "classes.png": "A class in each row, with classifier-free guidance.",
     "reconstructions.png": "Held-out images; below each its reconstruction, with `x_T` drawn, then inverted.",
     "interpolations.png": "Paths between held-out images through the latents, `x_T` the same along a path.",
@@ -80,7 +80,7 @@ def _snippet(pipe: EDDPMPipeline) -> str:
         lines += ["images = pipe(num_samples=2, generator=torch.Generator().manual_seed(0)).samples"]
     lines += [
         f"again = pipe.reconstruct(images{', invert_noise=True' if chain else ''})  # PIL images of any mode",
-        "path = pipe.interpolate(images[0], images[1], num_steps=7)[0]",
+        'path = pipe.interpolate(images[0], images[1], num_steps=7, space="latents")[0]',
         "print(plot_grid([images, again, path]).size)  # a PIL image: .save(...) it",
         "print(pipe.encode(images).embeddings.shape)",
     ]

@@ -9,10 +9,10 @@ HOW_TO_READ = """\
 Frechet: squared Frechet distance from held-out images in the features of {extractor}; numbers of other extractors do
 not compare. Beside it as many training images ("real"), as it falls with their number. MSE, PSNR and SSIM are of
 pixels in [0, 1]; "inverted": decoded from the noise `x_T` that the pixels' chain takes the image itself to. Steps: of
-the latents' chain, and as many of the pixels' if there is one. Interpolations: Frechet distance of points at that
-share of the way between held-out images. Probes: logistic regression on the latents of training images, judged on
-held-out ones, beside the same on as many principal components of the pixels. ± is the standard deviation over sampling
-seeds."""
+the latents' chain, and as many of the pixels' if there is one. A model that knows classes is asked for evenly drawn
+ones. Interpolations: Frechet distance of points at that share of the way between held-out images. Probes: logistic
+regression on the latents of training images, judged on held-out ones, beside the same on as many principal components
+of the pixels. ± is the standard deviation over sampling seeds."""
 
 
 def markdown_tables(result: dict[str, Any]) -> str:
