@@ -69,7 +69,7 @@ def test_every_make_target_of_the_readme_exists():
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4])
 def test_the_snippets_of_the_readme_run(index, monkeypatch, capsys):
     snippet = _blocks(README, "python")[index]
     monkeypatch.chdir(ROOT)

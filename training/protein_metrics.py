@@ -9,15 +9,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import pearsonr, spearmanr
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from frechet import frechet_distance
+from hf_eddpm.metrics.frechet_distance import frechet_distance
+from hf_eddpm.metrics.levenshtein_diversity import mean_pairwise_levenshtein as mean_pairwise_levenshtein
+from hf_eddpm.metrics.ngram_divergence import ngram_divergence
 from hf_eddpm.residues import RESIDUES
-from text_metrics import ngram_divergence
 
 Alignment = Literal["left", "center"]
 PADDING = "-"
@@ -180,27 +180,6 @@ def validity(sequences: Sequence[str]) -> float:
     """The share of valid sequences, in [0, 1]."""
     _check_sequences(sequences)
     return float(np.mean([is_valid(sequence) for sequence in sequences]))
-
-
-def mean_pairwise_levenshtein(sequences: Sequence[str], num_pairs: int = 20_000, seed: int = 0) -> float | None:
-    """Mean edit distance (Levenshtein, 1966) between two different rows, in residues.
-
-    Args:
-        sequences: At least two, or there is no pair and the result is `None`.
-        num_pairs: Pairs drawn at random with replacement; all pairs are taken where there are no more than that.
-        seed: The same seed gives the same pairs.
-    """
-    num = len(sequences)
-    if num < 2:
-        return None
-    if num * (num - 1) // 2 <= num_pairs:
-        firsts, seconds = np.triu_indices(num, k=1)
-    else:
-        rng = np.random.default_rng(seed)
-        firsts = rng.integers(0, num, num_pairs)
-        seconds = (firsts + rng.integers(1, num, num_pairs)) % num
-    distances = [Levenshtein.distance(sequences[i], sequences[j]) for i, j in zip(firsts, seconds, strict=True)]
-    return float(np.mean(distances))
 
 
 # ---- the distributions of two sets of sequences

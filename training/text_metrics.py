@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
-import sacrebleu
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 from scipy.stats import wasserstein_distance
@@ -21,59 +20,29 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from frechet import frechet_distance
+from hf_eddpm.metrics.distinct_novelty import distinct_n, novelty, uniqueness
+from hf_eddpm.metrics.frechet_distance import relative_frechet_distance as latent_frechet
+from hf_eddpm.metrics.ngram_divergence import END, START, ngram_divergence, ngrams
+from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu, exact_match
 
-START, END = "<s>", "</s>"
-
-
-# ---- two texts, sentence by sentence
-
-
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "none") -> float:
-    """Corpus BLEU-4 (Papineni et al., 2002) by sacrebleu, one reference per hypothesis.
-
-    Args:
-        hypotheses: What the model wrote.
-        references: What it should have written, or for an edit the original, whose content should survive.
-        tokenize: A sacrebleu tokenizer; "none" keeps the words as they are.
-
-    Returns:
-        BLEU in [0, 100].
-    """
-    _check_pairs(hypotheses, references)
-    # force: sacrebleu warns about text that is tokenised already, as ours is
-    return sacrebleu.corpus_bleu(list(hypotheses), [list(references)], tokenize=tokenize, force=True).score
-
-
-def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The share of hypotheses whose words all equal their reference's, in [0, 1]."""
-    _check_pairs(hypotheses, references)
-    return float(np.mean([a.split() == b.split() for a, b in zip(hypotheses, references, strict=True)]))
-
-
-# ---- one text
-
-
-def distinct_n(sentences: Sequence[str], n: int) -> float:
-    """The number of different n-grams over the number of n-grams (Li et al., 2016), in [0, 1].
-
-    It falls with the length of the text, so compare equal numbers of sentences. A text without n-grams has 0.
-    """
-    ngrams = [gram for sentence in sentences for gram in _ngrams(sentence.split(), n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
-def uniqueness(sentences: Sequence[str]) -> float:
-    """The number of different sentences over the number of sentences, in (0, 1]."""
-    _check_sentences(sentences)
-    return len({tuple(sentence.split()) for sentence in sentences}) / len(sentences)
-
-
-def novelty(sentences: Sequence[str], train: Sequence[str]) -> float:
-    """The share of sentences that do not occur word for word in `train`, in [0, 1]."""
-    _check_sentences(sentences)
-    known = {tuple(sentence.split()) for sentence in train}
-    return float(np.mean([tuple(sentence.split()) not in known for sentence in sentences]))
+__all__ = [
+    "END",
+    "START",
+    "PathSmoothness",
+    "TrigramModel",
+    "corpus_bleu",
+    "distinct_n",
+    "exact_match",
+    "fit_text_classifier",
+    "latent_frechet",
+    "length_distance",
+    "linear_probe_accuracy",
+    "ngram_divergence",
+    "novelty",
+    "path_smoothness",
+    "reverse_perplexity",
+    "uniqueness",
+]
 
 
 # ---- the distributions of two texts
@@ -84,29 +53,6 @@ def length_distance(sentences: Sequence[str], reference: Sequence[str]) -> float
     _check_sentences(sentences)
     _check_sentences(reference)
     return float(wasserstein_distance([len(s.split()) for s in sentences], [len(s.split()) for s in reference]))
-
-
-def ngram_divergence(sentences: Sequence[str], reference: Sequence[str], n: int) -> float:
-    """Jensen-Shannon divergence (Lin, 1991) between the n-gram frequencies of two texts.
-
-    Every sentence gets `n - 1` start marks and one end mark, so that how sentences begin and end counts, and a text of
-    very short sentences still has n-grams.
-
-    Args:
-        sentences: One text.
-        reference: The other; the order makes no difference.
-        n: Length of the n-grams, at least 1.
-
-    Returns:
-        The divergence in bits (base 2), in [0, 1]: 0 for equal frequencies, 1 for no n-gram in common.
-    """
-    counts_a, counts_b = _ngram_counts(sentences, n), _ngram_counts(reference, n)
-    grams = list(counts_a | counts_b)
-    p, q = (np.array([counts[gram] for gram in grams], dtype=np.float64) for counts in (counts_a, counts_b))
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-    parts = (np.sum(x[x > 0] * np.log2(x[x > 0] / middle[x > 0])) for x in (p, q))
-    return float(np.clip(sum(parts) / 2, 0.0, 1.0))  # rounding may leave the interval by 1e-16
 
 
 class TrigramModel:
@@ -150,7 +96,7 @@ class TrigramModel:
         for sentence in sentences:
             words = (START, *sentence.split(), END)
             for n in (1, 2, 3):
-                raw[n - 1].update(_ngrams(words, n))
+                raw[n - 1].update(ngrams(words, n))
         unigrams = Counter(gram[1:] for gram in raw[1])
         bigrams = Counter(gram[1:] for gram in raw[2])
         bigrams.update({gram: count for gram, count in raw[1].items() if gram[0] == START})
@@ -208,25 +154,6 @@ def reverse_perplexity(sentences: Sequence[str], reference: Sequence[str], vocab
 
 
 # ---- latents and paths through them
-
-
-def latent_frechet(latents: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
-    """Frechet distance between the Gaussians fitted to two sets of latents, relative to the reference's variance.
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))  over  tr(C_b)   (Dowson and Landau, 1982)
-
-    Args:
-        latents: (num_a, dim), for example generated latents.
-        reference: (num_b, dim), for example the latents of held-out data; its total variance must not be zero.
-
-    Returns:
-        A number from 0 that does not depend on the latents' scale. Latents all at the reference's mean have 1.
-    """
-    distance = frechet_distance(latents, reference)
-    variance = float(np.var(reference, axis=0, ddof=1, dtype=np.float64).sum())
-    if not variance > 0:
-        raise ValueError("`reference` has no variance, so no distance relative to it exists.")
-    return distance / variance
 
 
 @dataclass
@@ -297,18 +224,6 @@ def fit_text_classifier(sentences: Sequence[str], labels: Sequence[int]) -> Pipe
 
 
 # ---- shared by the above
-
-
-def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    if n < 1:
-        raise ValueError(f"`n` must be at least 1, got {n}.")
-    return list(zip(*(words[i:] for i in range(n)), strict=False))
-
-
-def _ngram_counts(sentences: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    _check_sentences(sentences)
-    start = (START,) * (n - 1)
-    return Counter(gram for sentence in sentences for gram in _ngrams((*start, *sentence.split(), END), n))
 
 
 def _check_sentences(sentences: Sequence[str]) -> None:

@@ -1,0 +1,138 @@
+"""Distils a checkpoint's denoiser into one that samples in one to four steps, and saves a pipeline with it.
+
+    python training/distill.py --checkpoint model_cards/eddpm-yelp-mini --output_dir runs/yelp-few
+
+The student learns the consistency function of the teacher's probability-flow ODE (Song et al. 2023, arXiv
+2303.01469): from any point of a trajectory to the trajectory's clean end. The denoiser is small beside encoder and
+decoder, so whole trajectories are solved (DPM-Solver++, Karras sigmas) and the student regresses on their ends,
+without the bootstrap by an average of itself that larger models need. Encoder, decoder and the student's architecture
+are the checkpoint's; only noise is needed, no data. The pipeline's scheduler becomes diffusers' `LCMScheduler`, whose
+steps are those of a consistency model: `pipe(num_inference_steps=2)`.
+"""
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, LCMScheduler
+from diffusers.training_utils import EMAModel
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from environment import describe_command, describe_environment, without_folders
+from hf_eddpm import EDDPMModel, EDDPMPipeline
+
+
+@dataclass
+class DistillArguments:
+    """What to distil, and for how long."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub id of the teacher's pipeline."})
+    output_dir: str = field(metadata={"help": "Folder of the student's pipeline."})
+    num_steps: int = field(default=4000, metadata={"help": "Training steps."})
+    batch_size: int = field(default=512, metadata={"help": "Points of trajectories in a step."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "AdamW's, with a cosine schedule."})
+    solver_steps: int = field(default=24, metadata={"help": "Steps of the teacher's trajectories."})
+    pool_size: int = field(default=2048, metadata={"help": "Trajectories solved at a time."})
+    steps_per_pool: int = field(default=40, metadata={"help": "Training steps until new ones are solved."})
+    ema_decay: float = field(default=0.995, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
+    seed: int = field(default=0, metadata={"help": "Seed of the noise."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "solver_steps", "pool_size", "steps_per_pool"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in (0, 1), got {self.ema_decay}.")
+
+
+@torch.no_grad()
+def solve_trajectories(
+    teacher: EDDPMModel, num: int, solver_steps: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Solves the teacher's probability-flow ODE from noise.
+
+    Returns:
+        The points the denoiser saw, (solver_steps, num, num_latents, latent_dim), their timesteps (solver_steps,), and
+        the trajectories' ends (num, num_latents, latent_dim).
+    """
+    scheduler = DPMSolverMultistepScheduler.from_config(teacher.scheduler.config, use_karras_sigmas=True)
+    scheduler.set_timesteps(solver_steps)
+    latents = torch.randn(num, teacher.config.num_latents, teacher.config.latent_dim, generator=generator)
+    points = []
+    for t in scheduler.timesteps:
+        points.append(latents)
+        latents = scheduler.step(teacher.denoise(latents, t).float(), t, latents).prev_sample
+    return torch.stack(points), scheduler.timesteps, latents
+
+
+def training_batches(
+    teacher: EDDPMModel, args: DistillArguments
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yields points, timesteps and ends, drawn evenly from trajectories that are solved anew again and again."""
+    generator = torch.Generator().manual_seed(args.seed)
+    while True:
+        points, timesteps, ends = solve_trajectories(teacher, args.pool_size, args.solver_steps, generator)
+        for _ in range(args.steps_per_pool):
+            rows = torch.randint(len(ends), (args.batch_size,), generator=generator)
+            steps = torch.randint(len(timesteps), (args.batch_size,), generator=generator)
+            yield points[steps, rows], timesteps[steps], ends[rows]
+
+
+def distill(teacher: EDDPMModel, args: DistillArguments) -> EDDPMModel:
+    """Returns a copy of the teacher whose denoiser goes to a trajectory's end at once."""
+    student = copy.deepcopy(teacher)
+    parameters = list(student.denoiser.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_steps)
+    average = EMAModel(parameters, decay=args.ema_decay)
+    batches = training_batches(teacher, args)
+    for _ in tqdm(range(args.num_steps), desc="distilling", unit="step"):
+        points, timesteps, ends = next(batches)
+        clean, _ = student.scheduler.predict(student.denoise(points, timesteps).float(), timesteps, points)
+        loss = (clean - ends).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        average.step(parameters)
+    average.copy_to(parameters)
+    return student.eval()
+
+
+def main(words: list[str] | None = None) -> Path:
+    """Distils the checkpoint of the command line and returns the student's folder."""
+    parser = HfArgumentParser(DistillArguments, description=__doc__.splitlines()[0])
+    (args,) = parser.parse_args_into_dataclasses(args=words)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
+    start = time.perf_counter()
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    student = distill(pipe.model, args)
+    scheduler = LCMScheduler.from_config(pipe.model.scheduler.config)
+    folder = Path(args.output_dir)
+    EDDPMPipeline(student, scheduler, pipe.processor).save_pretrained(folder)
+    facts = {
+        "command": describe_command("training/distill.py", sys.argv[1:] if words is None else words),
+        "teacher": without_folders(args.checkpoint),
+        "num_steps": args.num_steps,
+        "seed": args.seed,
+        "wall_time_seconds": round(time.perf_counter() - start, 1),
+        **describe_environment(torch.device("cpu")),
+    }
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"Saved the student in {folder} after {facts['wall_time_seconds']} s.")
+    return folder
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_text.py
+    main()
