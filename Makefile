@@ -8,7 +8,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 docstrings := runs/docstrings
 
-.PHONY: install style quality types test test-slow demo demo-train clean
+.PHONY: install style quality types test test-slow demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -41,6 +41,9 @@ test-slow: $(VENV)/.installed-dev
 
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/python training/demo_text.py
+
+demo-image: $(VENV)/.installed-train  ## a tour of model_cards/eddpm-digits, whose pictures go to runs/demo_image
+	$(bin)/python training/demo_image.py
 
 demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's docstrings, then take the same tour
 	$(bin)/python training/docstring_corpus.py $(docstrings)/sentences.txt

@@ -13,6 +13,8 @@ MEASURES = {
     "eddpm-yelp-mini": {"bleu", "exact_match", "perplexity"},
     "eddpm-yelp-smollm2-lora": {"bleu", "exact_match", "perplexity"},
     "eddpm-gifford": {"accuracy", "pearson"},
+    "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},
+    "eddpm-fashion": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
 }
 MAX_BYTES = 25 * 10**6
@@ -67,7 +69,7 @@ def test_every_make_target_of_the_readme_exists():
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4])
 def test_the_snippets_of_the_readme_run(index, monkeypatch, capsys):
     snippet = _blocks(README, "python")[index]
     monkeypatch.chdir(ROOT)

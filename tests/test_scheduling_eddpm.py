@@ -294,7 +294,6 @@ def test_wrong_timesteps_are_refused(arguments, message):
         ({"beta_schedule": "constant"}, "`beta_schedule`"),
         ({"beta_start": 0.0}, "`beta_start`"),
         ({"beta_end": 1.0}, "`beta_end`"),
-        ({"clip_sample": True}, "`clip_sample`"),
         ({"trained_betas": [0.1, 0.2]}, "`trained_betas`"),
         ({"num_train_timesteps": 2, "trained_betas": [0.1, 1.2]}, "`trained_betas`"),
         ({"num_train_timesteps": 2, "trained_betas": [0.1, float("nan")]}, "`trained_betas`"),

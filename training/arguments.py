@@ -84,6 +84,61 @@ class ProteinModelArguments:
 
 
 @dataclass
+class ImageDataArguments:
+    """Where the images come from."""
+
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "`digits`, folders, files (npz, parquet, idx; see image_data.py) or a Hub data set id."},
+    )
+    dev: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
+    )
+    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
+    dev_last: int | None = field(
+        default=None, metadata={"help": "Hold out the last so many images instead of a random share."}
+    )
+    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
+    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
+    image_column: str = field(default="image", metadata={"help": "Column of the image."})
+    image_size: int | None = field(default=None, metadata={"help": "Height and width; the data's by default."})
+    num_channels: int | None = field(default=None, metadata={"help": "1 (grey) or 3; the data's by default."})
+    resize: str = field(default="none", metadata={"help": "Images of other sizes: none (refused), stretch or crop."})
+    background: int = field(default=255, metadata={"help": "Grey level behind transparent images, in [0, 255]."})
+    on_damaged: str = field(
+        default="error", metadata={"help": "Images that cannot be read: error (stop) or skip (count, name, go on)."}
+    )
+    flip: bool = field(default=False, metadata={"help": "Mirror every other training image, drawn anew each time."})
+    label_column: str | None = field(default=None, metadata={"help": "Attribute of the class labels."})
+    max_dev_images: int = field(default=1000, metadata={"help": "Most images used to evaluate during training."})
+
+
+@dataclass
+class ImageModelArguments:
+    """What is trained."""
+
+    preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "Pretrained vision encoder, e.g. DINOv2: Hub id or folder."}
+    )
+    vae_kl_weight: float | None = field(
+        default=None,
+        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
+    )
+
+    no_latents: bool = field(
+        default=False, metadata={"help": "Train the pixel diffusion alone instead: no encoder, latents of zero."}
+    )
+
+    def __post_init__(self) -> None:
+        self.model_config = _as_dict(self.model_config, "model_config")
+
+
+@dataclass
 class TextModelArguments:
     """What is trained."""
 

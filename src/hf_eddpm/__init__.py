@@ -4,10 +4,19 @@ import diffusers
 from transformers import AutoConfig, AutoModel
 
 from .configuration_eddpm import EDDPMConfig
+from .directions import linear_direction, orthogonalize
 from .guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
 from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
 from .modeling_guide import LatentGuide
+from .modeling_image import (
+    ImageConvConfig,
+    ImageConvDecoder,
+    ImageDiffusionDecoder,
+    ImageEncoder,
+    ImageEncoderConfig,
+    ImageUNetConfig,
+)
 from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
@@ -15,6 +24,7 @@ from .modeling_text import TextDecoder, TextEncoder
 from .optimization import EDDPMOptimization
 from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
 from .processing_eddpm import EDDPMProcessor
+from .processing_image import EDDPMImageProcessor, plot_grid
 from .processing_protein import EDDPMProteinProcessor
 from .processing_text import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
@@ -25,6 +35,7 @@ __all__ = [
     "EDDPMBound",
     "EDDPMConfig",
     "EDDPMEncoding",
+    "EDDPMImageProcessor",
     "EDDPMModel",
     "EDDPMOptimization",
     "EDDPMOutput",
@@ -37,6 +48,12 @@ __all__ = [
     "EDDPMScore",
     "EDDPMTextProcessor",
     "EDDPMTrainer",
+    "ImageConvConfig",
+    "ImageConvDecoder",
+    "ImageDiffusionDecoder",
+    "ImageEncoder",
+    "ImageEncoderConfig",
+    "ImageUNetConfig",
     "EnergyGuidance",
     "Guidance",
     "LatentGuide",
@@ -52,6 +69,9 @@ __all__ = [
     "SimilarityGuidance",
     "TextDecoder",
     "TextEncoder",
+    "linear_direction",
+    "orthogonalize",
+    "plot_grid",
     "register_modality",
 ]
 __version__ = "0.1.0"

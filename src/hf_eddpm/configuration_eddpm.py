@@ -51,7 +51,7 @@ class EDDPMConfig(PreTrainedConfig):
     Diffusion with Adaptive Latent Encoding-Decoding", ICML 2024 (arXiv 2402.19009).
 
     Args:
-        modality: Kind of data; names the encoder/decoder pair: "text" or "protein".
+        modality: Kind of data; names the encoder/decoder pair: "text", "protein" or "image".
         encoder: Config (or its dict, with `model_type`) of the encoder's backbone. `None`: the modality's default.
         decoder: Config (or its dict, with `model_type`) of the decoder's backbone. `None`: the modality's default.
         latent_dim: Width of one latent vector, at least 1.

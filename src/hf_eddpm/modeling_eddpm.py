@@ -60,7 +60,8 @@ class EDDPMBound(ModelOutput):
 
     Args:
         bound: Sum of the four terms.
-        reconstruction: -log p(datum | latents), at one sample of the posterior.
+        reconstruction: -log p(datum | latents), or a bound on it from a decoder that is a chain itself, at one sample
+            of the posterior.
         alignment: KL(q(latents | datum) || p(latents | first noisy latents)), at the same sample.
         diffusion: The steps after the first, estimated from the timesteps that were drawn.
         prior: KL of the noisiest latents from the standard Gaussian.
@@ -439,17 +440,21 @@ class EDDPMModel(EDDPMPreTrainedModel):
             output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions)
             return output if return_dict else output.to_tuple()
 
-        nats, num_units = self.decoder(self._disturb(latents, generator), **targets)  # both (batch,)
+        decoder_latents = self._disturb(latents, generator)
+        draws = self.config.denoiser_samples_per_latent if timesteps is None else 1
+        if self.decoder.scheduler_config is not None:
+            if self.training and timesteps is None:
+                timesteps = self._draw_timesteps(draws * len(latents), latents, generator)
+            shared = None if timesteps is None else timesteps[: len(latents)]
+            targets = {**targets, "timesteps": shared, "generator": generator}
+        nats, num_units = self.decoder(decoder_latents, **targets)  # both (batch,)
         nats = nats.float()
 
         if self.training or timesteps is not None:
-            draws = self.config.denoiser_samples_per_latent if timesteps is None else 1
             chain = _repeat(latents, draws)
             row_weights = None
             if timesteps is None:
-                timesteps = torch.randint(
-                    len(self.scheduler), (len(chain),), generator=generator, device=_generator_device(generator, chain)
-                ).to(chain.device)
+                timesteps = self._draw_timesteps(len(chain), chain, generator)
             if noise is None:
                 noise = randn_tensor(chain.shape, generator=generator, device=chain.device, dtype=chain.dtype)
         else:
@@ -575,7 +580,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         encoder_inputs, targets = self._split(inputs)
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator)
-        nats, num_units = self.decoder(latents, **targets)
+        nats, num_units = self.decoder.negative_log_likelihood(latents, num_timesteps, generator, **targets)
 
         scheduler, size = self.scheduler, self.config.latent_size
         chain = latents.float()
@@ -587,22 +592,12 @@ class EDDPMModel(EDDPMPreTrainedModel):
             torch.log(scheduler.betas[0] / posterior.variance) - 1
         ).to(chain.device)
 
-        diffusion = torch.zeros(len(chain), device=chain.device)
-        total = len(scheduler) - 1  # timesteps 1 .. T-1
-        strata = torch.linspace(1, len(scheduler), num_timesteps + 1)
-        for low, high in zip(strata[:-1].tolist(), strata[1:].tolist(), strict=True):
-            uniform = torch.rand(len(chain), generator=generator, device=_generator_device(generator, chain))
-            timesteps = (low + uniform.to(chain.device) * (high - low)).long().clamp(0, len(scheduler) - 1)
-            errors = self._noise_errors(chain, timesteps, generator, class_labels)
-            diffusion += scheduler.bound_weights(timesteps) * errors * (total / num_timesteps)
-        # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_1) the smaller ratio * beta.
-        noise_variance = 1 - scheduler.alphas_cumprod.double()
-        ratio = noise_variance[:-1] / noise_variance[1:]
-        diffusion += size / 2 * float((ratio - 1 - ratio.log()).sum())
-
-        # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
-        alpha_prod = scheduler.alphas_cumprod[-1].to(chain.device)
-        prior = 0.5 * (alpha_prod * chain.flatten(1).square().sum(1) - size * (alpha_prod + torch.log1p(-alpha_prod)))
+        diffusion, prior = scheduler.bound_terms(
+            chain,
+            lambda timesteps: self._noise_errors(chain, timesteps, generator, class_labels),
+            num_timesteps,
+            generator,
+        )
         nats = nats.float()
         return EDDPMBound(
             bound=nats + alignment + diffusion + prior,
@@ -621,6 +616,11 @@ class EDDPMModel(EDDPMPreTrainedModel):
             dist.all_reduce(value)
             value = value / dist.get_world_size()
         return value
+
+    def _draw_timesteps(self, count: int, like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Return `(count,)` timesteps, evenly drawn, on the device of `like`."""
+        device = _generator_device(generator, like)
+        return torch.randint(len(self.scheduler), (count,), generator=generator, device=device).to(like.device)
 
     def _disturb(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return the latents that the decoder sees: in training with noise of a variance drawn for each datum."""

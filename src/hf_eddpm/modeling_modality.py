@@ -57,15 +57,50 @@ class ModalityDecoder(EDDPMPreTrainedModel):
     """Base of the decoders, from latents `(batch, num_latents, latent_dim)` to one kind of data.
 
     `forward(latents, **targets)` returns -log p(targets | latents) in nats and the number of units (tokens, sites or
-    pixels) it covers, both `(batch,)`.
+    pixel values) it covers, both `(batch,)`.
+
+    A decoder may be a diffusion chain over the data itself, conditioned on the latents: its `scheduler_config` is not
+    None. `forward` then also takes `timesteps` `(batch,)`, which it shares with the latents' chain in training, and
+    `generator`; `generate` also takes `scheduler`, `decoder_noise` and `progress_bar`; and there are `draw_noise` and
+    `invert`, which say where its chain starts.
 
     Attributes:
         target_names: Keyword arguments of `forward` besides the latents.
-        per_datum_arguments: Keyword arguments of `generate` that may be lists with an entry for each datum.
+        per_datum_arguments: Keyword arguments of `generate` that may be lists or tensors with an entry for each datum.
     """
 
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
+
+    @property
+    def scheduler_config(self) -> dict[str, Any] | None:
+        """The schedule of the decoder's own chain, as keyword arguments of `EDDPMScheduler`; None if it has none."""
+        return None
+
+    def negative_log_likelihood(
+        self, latents: torch.Tensor, num_timesteps: int = 32, generator: torch.Generator | None = None, **targets: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return -log p(targets | latents) or a bound on it, in nats, and the number of units, both `(batch,)`.
+
+        Unlike `forward`, whose loss a decoder may weight as it trains best.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            num_timesteps: Timesteps drawn where the decoder is a chain.
+            generator: Source of the draws.
+            **targets: As for `forward`.
+        """
+        return self(latents, **targets)
+
+    def draw_noise(
+        self, num_samples: int, generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+    ) -> torch.Tensor:
+        """Return the noise that the decoder's own chain starts from, one for each datum."""
+        raise NotImplementedError
+
+    def invert(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the noise from which the decoder's own chain comes to the given data."""
+        raise NotImplementedError
 
     def generate(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return decoded data, which the processor's `postprocess` turns into what users see."""

@@ -275,7 +275,7 @@ _SMALL_ENCODER = {
     "attention_probs_dropout_prob": 0.0,
 }
 # Thirty latent dimensions as in the paper, but ten vectors with a query of attention each: the encoder finds what to
-# attend to many times sooner than with one query, and with every seed (training/README.md has the numbers)
+# attend to in fewer steps than with one query, and with every seed (training/README.md has the numbers)
 _SMALL = {
     "pooling": "attention",
     "num_latents": 10,

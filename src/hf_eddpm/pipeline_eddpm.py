@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 
 from .argument_checks import check_count, check_number
 from .configuration_eddpm import EDDPMConfig
+from .directions import linear_direction, orthogonalize
 from .guidance import Guidance, Steering, check_guidable, follow_ode
 from .latent_directions import find_directions
 from .modeling_eddpm import EDDPMModel
@@ -38,7 +40,8 @@ class EDDPMPipelineOutput(BaseOutput):
     """Result of a call of the pipeline.
 
     Args:
-        samples: Generated data, for text `list[str]`; with `output_type="latent"` the latents.
+        samples: Generated data, for text `list[str]`, for images what `output_type` says; with `output_type="latent"`
+            the latents.
         latents: Their latents, float32 `(num_samples, num_latents, latent_dim)`.
     """
 
@@ -91,24 +94,44 @@ class EDDPMPipeline(DiffusionPipeline):
         scheduler: The latent chain's scheduler: an `EDDPMScheduler` or any diffusers scheduler made by
             `Other.from_config(pipe.scheduler.config)`.
         processor: The modality's processor.
+        decoder_scheduler: The scheduler of a decoder that is a chain itself, over pixels for example: an
+            `EDDPMScheduler` or any diffusers scheduler made by `Other.from_config(pipe.decoder_scheduler.config)`.
+            By default the model's own; None for other decoders.
 
     Raises:
-        ValueError: If the processor does not fit the model.
+        ValueError: If the processor does not fit the model, or its decoder has no chain to schedule.
     """
 
     model_cpu_offload_seq = "model"
+    _optional_components = ["decoder_scheduler"]
     _callback_tensor_inputs = ["latents"]
 
     model: EDDPMModel
     scheduler: SchedulerMixin
     processor: EDDPMProcessor
+    decoder_scheduler: SchedulerMixin | None
 
-    def __init__(self, model: EDDPMModel, scheduler: SchedulerMixin, processor: EDDPMProcessor):
+    def __init__(
+        self,
+        model: EDDPMModel,
+        scheduler: SchedulerMixin,
+        processor: EDDPMProcessor,
+        decoder_scheduler: SchedulerMixin | None = None,
+    ):
         super().__init__()
         self._loaded_from: str | None = None  # the folder whose card is this pipeline's
         processor.check_model(model.config)
+        decoder_config = model.decoder.scheduler_config
+        if decoder_config is not None and decoder_scheduler is None:
+            decoder_scheduler = EDDPMScheduler(**decoder_config)
+        if decoder_config is None and decoder_scheduler is not None:
+            raise ValueError(
+                f"`decoder_scheduler` must be None: {type(model.decoder).__name__} decodes without a chain."
+            )
         model.eval()
-        self.register_modules(model=model, scheduler=scheduler, processor=processor)
+        self.register_modules(
+            model=model, scheduler=scheduler, processor=processor, decoder_scheduler=decoder_scheduler
+        )
 
     @property
     def num_timesteps(self) -> int:
@@ -127,7 +150,7 @@ class EDDPMPipeline(DiffusionPipeline):
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
-        output_type: Literal["data", "latent"] = "data",
+        output_type: str = "data",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         return_dict: bool = True,
@@ -148,17 +171,20 @@ class EDDPMPipeline(DiffusionPipeline):
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
-            output_type: "data", or "latent" to leave out the decoder.
+            output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
+                or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
                 dict it returns replace the pipeline's.
             callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
             return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
-            **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`.
+            **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`, for
+                pixel diffusion `num_decoder_steps` and `decoder_noise`.
 
         Raises:
             ValueError: If an argument is outside its range.
         """
-        _check_output_type(output_type)
+        if output_type != "latent":
+            self._check_output_type(output_type, ("latent",))
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
             raise ValueError(
@@ -173,7 +199,12 @@ class EDDPMPipeline(DiffusionPipeline):
         latents = self._denoise(
             noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
         )
-        samples = latents if output_type == "latent" else self._decode(latents, **decode_arguments)
+        if self.decoder_scheduler is not None:
+            decode_arguments.setdefault("generator", generator)
+        if output_type == "latent":
+            samples = latents
+        else:
+            samples = self._decode(latents, output_type=output_type, **decode_arguments)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 
@@ -225,34 +256,107 @@ class EDDPMPipeline(DiffusionPipeline):
         return self.model.property_head.predict(latents.to(self._execution_device))
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
+    def decode(
+        self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
+    ) -> Any:
         """Decode latents.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`, finite.
             batch_size: How many are decoded at a time.
+            output_type: "data" for a list of data; for images also "pil" (the same), "np" or "pt".
             **decode_arguments: Passed to the decoder, for text `generation_config` or single values of it
-                (`do_sample`, `top_p`, `num_beams`, `max_new_tokens`, ...). Greedy by default.
+                (`do_sample`, `top_p`, `num_beams`, `max_new_tokens`, ...), greedy by default; for pixel diffusion
+                `num_decoder_steps`, `generator` and `decoder_noise` (the noise it starts from).
 
         Raises:
             ValueError: If the latents have another shape or are not finite.
         """
-        samples = self._decode(latents, batch_size, **decode_arguments)
+        samples = self._decode(latents, batch_size, output_type, **decode_arguments)
         self.maybe_free_model_hooks()
         return samples
 
     def reconstruct(
-        self, data: Any, batch_size: int = 256, refinement_steps: int = 0, **decode_arguments: Any
-    ) -> list[Any]:
+        self,
+        data: Any,
+        batch_size: int = 256,
+        refinement_steps: int = 0,
+        num_reconstructions: int = 1,
+        invert_noise: bool = False,
+        **decode_arguments: Any,
+    ) -> Any:
         """Encode data and decode them again.
 
         Args:
             data: One datum or a list of them.
             batch_size: How many are encoded and decoded at a time.
             refinement_steps: As for `encode`.
+            num_reconstructions: How many times each datum's latents are decoded, for decoders that draw; the results
+                stand datum by datum.
+            invert_noise: For decoders that are chains: whether to decode from the noise that the chain takes the
+                datum itself to (see `invert_decoder`), which brings back nearly everything, rather than from a draw.
             **decode_arguments: Passed to the decoder.
+
+        Raises:
+            ValueError: If an argument is outside its range, or the decoder has no noise to invert.
         """
-        return self.decode(self.encode(data, batch_size, refinement_steps).latents, batch_size, **decode_arguments)
+        _check_positive(num_reconstructions, "num_reconstructions")
+        latents = self.encode(data, batch_size, refinement_steps).latents
+        if invert_noise:
+            if num_reconstructions > 1:
+                raise ValueError("`num_reconstructions` must be 1 with `invert_noise`: all would be the same.")
+            decode_arguments["decoder_noise"] = self._inverted(data, latents, batch_size, decode_arguments)
+        latents = latents.repeat_interleave(num_reconstructions, dim=0)
+        return self.decode(latents, batch_size, **decode_arguments)
+
+    @torch.no_grad()
+    def invert_decoder(
+        self,
+        data: Any,
+        latents: torch.Tensor | None = None,
+        num_decoder_steps: int = 50,
+        num_refinements: int = 2,
+        batch_size: int = 256,
+    ) -> torch.Tensor:
+        """Find the noise from which a decoder that is a chain itself comes to the data: what the latents leave out.
+
+        Args:
+            data: One datum or a list of them.
+            latents: What the decoder is given, `(batch, num_latents, latent_dim)`; by default the data's own.
+            num_decoder_steps: Steps of the chain, in [1, T].
+            num_refinements: Fixed-point iterations of each step after its first evaluation.
+            batch_size: How many are inverted at a time.
+
+        Returns:
+            Noise, float32, for images `(batch, channels, height, width)`; `pipe.decode(latents, decoder_noise=noise,
+            num_decoder_steps=...)` with the same number of steps comes back to the data.
+
+        Raises:
+            ValueError: If the decoder is no chain, or an argument is outside its range.
+        """
+        if self.decoder_scheduler is None:
+            raise ValueError(
+                f"`invert_noise` needs a decoder that is a chain itself, got {type(self.model.decoder).__name__}."
+            )
+        items = self.processor.as_list(data)
+        latents = self.encode(items, batch_size).latents if latents is None else latents
+        self.model.check_latents(latents)
+        if len(latents) != len(items):
+            raise ValueError(f"`latents` must be those of {len(items)} data, got {len(latents)}.")
+        parts = []
+        for number, batch in enumerate(self._batches(items, batch_size)):
+            targets: dict[str, Any] = {name: batch[name] for name in self.model.decoder.target_names}
+            chunk = latents[number * batch_size : (number + 1) * batch_size].to(self._execution_device)
+            noise = self.model.decoder.invert(
+                chunk,
+                num_decoder_steps=num_decoder_steps,
+                num_refinements=num_refinements,
+                progress_bar=self.progress_bar,
+                **targets,
+            )
+            parts.append(noise)
+        self.maybe_free_model_hooks()
+        return torch.cat(parts)
 
     def interpolate(
         self,
@@ -262,13 +366,17 @@ class EDDPMPipeline(DiffusionPipeline):
         mode: Literal["slerp", "lerp"] = "slerp",
         space: Literal["noise", "latents"] = "noise",
         num_inference_steps: int = 100,
+        invert_noise: bool = False,
         **decode_arguments: Any,
-    ) -> list[list[Any]]:
+    ) -> list[Any]:
         """Walk from each datum in `a` to its counterpart in `b`. The ends are the reconstructions of the two.
 
         In "noise" space both are inverted to the noise they come from, the noise is mixed and denoised again, so that
         every point of the path passes through the chain. What inversion loses at the ends is added back along the
         path, which makes the ends exact.
+
+        A decoder that is a chain itself starts, on all points of a path, from the same noise, so that only the latents
+        change; with `invert_noise` from a mixture (slerp) of the noises that it takes the two ends to.
 
         Args:
             a: One datum or a list of them.
@@ -277,7 +385,8 @@ class EDDPMPipeline(DiffusionPipeline):
             mode: "slerp" (along the arc; the norm is mixed linearly) or "lerp" (straight).
             space: "noise" or "latents".
             num_inference_steps: Steps of inversion and denoising, in [1, T].
-            **decode_arguments: Passed to the decoder.
+            invert_noise: As for `reconstruct`.
+            **decode_arguments: Passed to the decoder; `decoder_noise` has one entry for each pair.
 
         Returns:
             One path of `num_steps` data for each pair.
@@ -307,6 +416,10 @@ class EDDPMPipeline(DiffusionPipeline):
             points = self._denoise(noises.flatten(0, 1), num_inference_steps).view_as(noises)
             gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
+        if self.decoder_scheduler is not None or invert_noise:
+            decode_arguments["decoder_noise"] = self._noises_of_paths(
+                [*starts, *ends], latents, weights, invert_noise, decode_arguments
+            )
         samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
@@ -351,19 +464,41 @@ class EDDPMPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return latents
 
-    def direction(self, positives: Any, negatives: Any) -> torch.Tensor:
-        """Return the latent direction from `negatives` to `positives`: the difference of their means.
+    def direction(
+        self,
+        positives: Any,
+        negatives: Any,
+        method: Literal["mean", "linear"] = "mean",
+        orthogonal_to: torch.Tensor | Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """Return a latent direction from `negatives` to `positives`.
 
         Args:
             positives: Data that have an attribute.
             negatives: Data that lack it; the two lists may differ in length.
+            method: "mean" is the difference of the two means. "linear" is the normal of a linear classifier between
+                the two (see `linear_direction`), of length 1.
+            orthogonal_to: Directions, each `(num_latents, latent_dim)`, that the result has no part of: those of
+                attributes that shall stay. What is left keeps its length with "mean" and gets length 1 with "linear".
 
         Returns:
             float32 `(num_latents, latent_dim)`.
+
+        Raises:
+            ValueError: If `method` is unknown, or nothing is left beside `orthogonal_to`.
         """
+        if method not in ("mean", "linear"):
+            raise ValueError(f"`method` must be 'mean' or 'linear', got {method!r}.")
         positives = self.processor.as_list(positives, "positives")
         negatives = self.processor.as_list(negatives, "negatives")
-        return self.encode(positives).latents.mean(0) - self.encode(negatives).latents.mean(0)
+        with_it, without_it = self.encode(positives).latents, self.encode(negatives).latents
+        others = [orthogonal_to] if isinstance(orthogonal_to, torch.Tensor) else list(orthogonal_to)
+        for other in others:
+            self.model.check_latents(other[None], "orthogonal_to[None]")
+        if method == "mean":
+            return orthogonalize(with_it.mean(0) - without_it.mean(0), others)
+        direction = orthogonalize(linear_direction(with_it, without_it), others)
+        return direction / direction.norm()
 
     def directions(
         self,
@@ -421,6 +556,12 @@ class EDDPMPipeline(DiffusionPipeline):
         steps = torch.tensor(scales, dtype=torch.float32, device=latents.device)
         moves = several.to(latents)[:, None] * steps[:, None, None]  # (directions, scales, num_latents, latent_dim)
         points = latents[:, None, None] + moves
+        if self.decoder_scheduler is not None:  # the same noise wherever a datum goes: only the latents change
+            noise = decode_arguments.get("decoder_noise")
+            if noise is None:
+                generator = decode_arguments.get("generator")
+                noise = self.model.decoder.draw_noise(len(latents), generator, self._execution_device)
+            decode_arguments["decoder_noise"] = noise.repeat_interleave(len(several) * len(steps), dim=0)
         samples = iter(self.decode(points.flatten(0, 2), **decode_arguments))
         return [[[next(samples) for _ in scales] for _ in several] for _ in latents]
 
@@ -475,8 +616,9 @@ class EDDPMPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         eta: float = 0.0,
         generator: Generators = None,
+        invert_noise: bool = False,
         **decode_arguments: Any,
-    ) -> list[Any]:
+    ) -> Any:
         """Change data's latents and decode: move them along a direction, noise and denoise them, or both in turn.
 
         With `strength` the latents are noised part of the way and denoised again, under guidance or of another class,
@@ -494,6 +636,7 @@ class EDDPMPipeline(DiffusionPipeline):
             num_inference_steps: Steps of the whole chain; the share `strength` of them is taken.
             eta: As for a call of the pipeline.
             generator: Source of the noise, or one for each datum.
+            invert_noise: As for `reconstruct`; what the latents do not say of the data is kept.
             **decode_arguments: Passed to the decoder.
 
         Raises:
@@ -510,6 +653,10 @@ class EDDPMPipeline(DiffusionPipeline):
         if strength is not None:
             check_number(strength, "strength", above=0, at_most=1)
         latents = self.encode(data, refinement_steps=refinement_steps).latents
+        if invert_noise:
+            decode_arguments["decoder_noise"] = self._inverted(data, latents, 256, decode_arguments)
+        if self.decoder_scheduler is not None:
+            decode_arguments.setdefault("generator", generator)
         if direction is not None:
             latents = latents + scale * direction.to(latents)
         if strength is not None:
@@ -535,7 +682,7 @@ class EDDPMPipeline(DiffusionPipeline):
         guidance: Guidance | Sequence[Guidance],
         num_steps: int = 20,
         solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
-        output_type: Literal["data", "latent"] = "data",
+        output_type: str = "data",
         **decode_arguments: Any,
     ) -> Any:
         """Move latents to where guidance wants them by an ODE, without the chain (see `guidance.follow_ode`).
@@ -545,7 +692,7 @@ class EDDPMPipeline(DiffusionPipeline):
             guidance: What steers them, one term or several, which add up.
             num_steps: Steps of the solver, at least 1.
             solver: Solver of torchdiffeq, with fixed steps.
-            output_type: "data", or "latent" to leave out the decoder.
+            output_type: As for a call of the pipeline.
             **decode_arguments: Passed to the decoder.
 
         Returns:
@@ -555,7 +702,7 @@ class EDDPMPipeline(DiffusionPipeline):
             ImportError: If torchdiffeq is missing: `pip install hf_eddpm[protein]`.
             ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
         """
-        _check_output_type(output_type)
+        self._check_output_type(output_type, ("latent",))
         check_count(num_steps, "num_steps")
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
@@ -564,7 +711,9 @@ class EDDPMPipeline(DiffusionPipeline):
         if not bool(torch.isfinite(latents).all()):
             raise ValueError("The latents grew beyond all bounds: choose a smaller `scale` or more `num_steps`.")
         self.maybe_free_model_hooks()
-        return latents if output_type == "latent" else self.decode(latents, **decode_arguments)
+        if output_type == "latent":
+            return latents
+        return self.decode(latents, output_type=output_type, **decode_arguments)
 
     @torch.no_grad()
     def score(
@@ -663,26 +812,77 @@ class EDDPMPipeline(DiffusionPipeline):
             batch = self.processor(items[start : start + batch_size])
             yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
 
-    def _decode(self, latents: torch.Tensor, batch_size: int = 256, **decode_arguments: Any) -> list[Any]:
+    def _decode(
+        self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
+    ) -> Any:
         self.model.check_latents(latents)
+        self._check_output_type(output_type)
         arguments = {**self.processor.decode_arguments, **decode_arguments}
         if decode_arguments.get("generation_config") is not None:  # the user's lengths and modes, not our defaults
             arguments = decode_arguments
         _check_positive(batch_size, "batch_size")
-        samples: list[Any] = []
+        if self.decoder_scheduler is not None:
+            if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
+                _check_generators(arguments.get("generator"), len(latents))
+                arguments["decoder_noise"] = self.model.decoder.draw_noise(
+                    len(latents), arguments.get("generator"), self._execution_device
+                )
+            arguments |= {"scheduler": self.decoder_scheduler, "progress_bar": self.progress_bar}
+        as_type = {} if output_type == "data" else {"output_type": output_type}
+        parts: list[Any] = []
         for start in range(0, len(latents), batch_size):
             rows = slice(start, start + batch_size)
             chunk = latents[rows].to(self._execution_device)
             outputs = self.model.decode(chunk, **self._arguments_of(rows, len(latents), arguments))
-            samples.extend(self.processor.postprocess(outputs))
-        return samples
+            parts.append(self.processor.postprocess(outputs, **as_type))
+        if isinstance(parts[0], list):
+            return [sample for part in parts for sample in part]
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+
+    def _check_output_type(self, output_type: str, others: tuple[str, ...] = ()) -> None:
+        allowed = (*self.processor.output_types, *others)
+        if output_type not in allowed:
+            raise ValueError(f"`output_type` must be one of {list(allowed)}, got {output_type!r}.")
+
+    def _inverted(
+        self, data: Any, latents: torch.Tensor, batch_size: int, decode_arguments: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return `invert_decoder`'s noise for as many steps as will decode it."""
+        if decode_arguments.get("decoder_noise") is not None:
+            raise ValueError("Only one of `invert_noise` and `decoder_noise` may be given.")
+        names = ("num_decoder_steps",)
+        steps = {name: decode_arguments[name] for name in names if name in decode_arguments}
+        return self.invert_decoder(data, latents, batch_size=batch_size, **steps)
+
+    def _noises_of_paths(
+        self,
+        data: list[Any],
+        latents: torch.Tensor,
+        weights: torch.Tensor,
+        invert_noise: bool,
+        decode_arguments: dict[str, Any],
+    ) -> torch.Tensor:
+        """Return the decoder's noise for every point of every path: path by path, `(pairs * steps, ...)`."""
+        pairs = len(data) // 2
+        if invert_noise:
+            first, last = self._inverted(data, latents, 256, decode_arguments).chunk(2)
+            noises = torch.stack([slerp(first, last, weight) for weight in weights], dim=1)
+        else:
+            noise = decode_arguments.get("decoder_noise")
+            if noise is None:
+                generator = decode_arguments.get("generator")
+                noise = self.model.decoder.draw_noise(pairs, generator, self._execution_device)
+            if len(noise) != pairs:
+                raise ValueError(f"`decoder_noise` must have an entry for each of {pairs} pairs, got {len(noise)}.")
+            noises = torch.stack([noise] * len(weights), dim=1)
+        return noises.flatten(0, 1)
 
     def _arguments_of(self, rows: slice, total: int, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the decoder's arguments for some rows: of lists with an entry for each datum, their entries."""
+        """Return the decoder's arguments for some rows: of those with an entry for each datum, these rows' entries."""
         arguments = dict(arguments)
         for name in self.model.decoder.per_datum_arguments:
             value = arguments.get(name)
-            if isinstance(value, (list, tuple)):
+            if isinstance(value, (list, tuple, torch.Tensor)):
                 if len(value) != total:
                     raise ValueError(f"`{name}` must have an entry for each of {total} data, got {len(value)}.")
                 arguments[name] = value[rows]
@@ -693,13 +893,7 @@ class EDDPMPipeline(DiffusionPipeline):
             self.model.check_latents(latents)
             num_samples = len(latents)
         _check_positive(num_samples, "num_samples")
-        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
-        if not all(isinstance(each, torch.Generator) for each in generators):
-            raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
-        if isinstance(generator, list) and len(generator) != num_samples:
-            raise ValueError(
-                f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
-            )
+        _check_generators(generator, num_samples)
         if latents is not None:
             return latents.to(self._execution_device, torch.float32)
         shape = (num_samples, self.model.config.num_latents, self.model.config.latent_dim)
@@ -969,7 +1163,7 @@ def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any])
     package = sys.modules[__package__]
     components = {}
     for name, value in index.items():
-        if isinstance(value, list) and name != "_class_name":
+        if isinstance(value, list) and name != "_class_name" and value[0] is not None:
             library, class_name = value
             component_class = getattr(package, class_name, None) or getattr(sys.modules[library], class_name)
             dtype = {"dtype": kwargs["dtype"]} if name == "model" else {}
@@ -978,14 +1172,19 @@ def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any])
     return components
 
 
-def _check_output_type(value: Any) -> None:
-    if value not in ("data", "latent"):
-        raise ValueError(f"`output_type` must be 'data' or 'latent', got {value!r}.")
-
-
 def _check_positive(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+
+def _check_generators(generator: Generators, num_samples: int) -> None:
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    if not all(isinstance(each, torch.Generator) for each in generators):
+        raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
+    if isinstance(generator, list) and len(generator) != num_samples:
+        raise ValueError(
+            f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
+        )
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:

@@ -12,13 +12,19 @@ class EDDPMProcessor(ProcessorMixin):
     """Base of the processors; a modality subclasses it and overrides every method here.
 
     The pipeline and the trainer know processors by these methods alone.
+
+    Attributes:
+        output_types: What a user may ask of the pipeline as `output_type`. Of a processor that has more than "data",
+            `postprocess` takes the others as its argument of that name.
     """
+
+    output_types: tuple[str, ...] = ("data",)
 
     def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
         """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""
         raise NotImplementedError
 
-    def postprocess(self, outputs: Any) -> list[Any]:
+    def postprocess(self, outputs: Any) -> Any:
         """Turn the raw output of `EDDPMModel.decode` into a list of data."""
         raise NotImplementedError
 

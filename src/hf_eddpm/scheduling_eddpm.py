@@ -1,6 +1,7 @@
 """EDDPMScheduler: the arithmetic of the latent diffusion chain. Imports no other file of this package."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,8 +43,9 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: What `model_output` is: "epsilon", "sample" or "v_prediction".
         timestep_spacing: How `set_timesteps` spreads n of T timesteps: "trailing" (ends at T-1), "leading" (starts
             at 0) or "linspace" (both); as in Lin et al. 2023 (arXiv 2305.08891), table 2.
-        clip_sample: Whether other schedulers built from this config may clip latents to [-1, 1]. Latents are not
-            bounded, so only False is allowed.
+        clip_sample: Whether `step`, here and in other schedulers built from this config, clips the clean sample that
+            the denoiser's output implies to [-1, 1], and takes the noise to be what is left. For chains over pixels;
+            latents are not bounded.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -77,8 +79,6 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"`timestep_spacing` must be one of 'trailing', 'leading', 'linspace', got {timestep_spacing!r}."
             )
-        if clip_sample:
-            raise ValueError("`clip_sample` must be False: latents are not bounded.")
 
         self.betas = _make_betas(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # (T,)
         self.alphas = 1.0 - self.betas
@@ -182,6 +182,9 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         clean, noise = self.predict(model_output, timestep, sample)
         alpha_prod = self._alpha_prod(int(timestep), sample.device)
         alpha_prod_prev = self._alpha_prod(self.previous_timestep(timestep), sample.device)
+        if self.config.clip_sample:
+            clean = clean.clamp(-1, 1)
+            noise = (sample.float() - alpha_prod.sqrt() * clean) / (1 - alpha_prod).sqrt()
 
         variance = eta**2 * (1 - alpha_prod_prev) / (1 - alpha_prod) * (1 - alpha_prod / alpha_prod_prev)
         prev_sample = alpha_prod_prev.sqrt() * clean + (1 - alpha_prod_prev - variance).clamp(min=0).sqrt() * noise
@@ -200,7 +203,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         sample: torch.Tensor,
         return_dict: bool = True,
     ) -> EDDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
-        """Go from the next cleaner timestep up to `timestep`: the exact inverse of `step(eta=0)`.
+        """Go from the next cleaner timestep up to `timestep`: the exact inverse of `step(eta=0)` without clipping.
 
         Exact if `model_output` is what the denoiser gives at `timestep`; a caller that only has the cleaner latents
         evaluates the denoiser on those (DDIM inversion, Song et al. 2021, section 4.3), with an error that shrinks
@@ -301,6 +304,42 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         """
         weights = self.betas / (2 * self.alphas * (1 - self.alphas_cumprod))
         return weights if timesteps is None else weights.to(_device_of(timesteps))[timesteps]
+
+    def bound_terms(
+        self,
+        samples: torch.Tensor,
+        noise_errors: Callable[[torch.Tensor], torch.Tensor],
+        num_timesteps: int,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimate the two terms of the bound beside the first timestep's (Ho et al. 2020, equation 5), in nats.
+
+        Args:
+            samples: Clean samples `(batch, ...)`, float32.
+            noise_errors: Function from timesteps `(batch,)` to `|noise - noise_pred|^2`, `(batch,)`.
+            num_timesteps: Timesteps of the stratified estimate, at least 1.
+            generator: Source of the timesteps.
+
+        Returns:
+            The sum of the KLs of timesteps 1 .. T-1, and the KL of the noisiest samples from N(0, I), both `(batch,)`.
+        """
+        batch, size = len(samples), samples[0].numel()
+        device = samples.device if generator is None else generator.device
+        diffusion = torch.zeros(batch, device=samples.device)
+        strata = torch.linspace(1, len(self), num_timesteps + 1)
+        for low, high in zip(strata[:-1].tolist(), strata[1:].tolist(), strict=True):
+            uniform = torch.rand(batch, generator=generator, device=device)
+            timesteps = (low + uniform.to(samples.device) * (high - low)).long().clamp(0, len(self) - 1)
+            diffusion += self.bound_weights(timesteps) * noise_errors(timesteps) * ((len(self) - 1) / num_timesteps)
+        # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_0) the smaller ratio * beta.
+        noise_variance = 1 - self.alphas_cumprod.double()
+        ratio = noise_variance[:-1] / noise_variance[1:]
+        diffusion += size / 2 * float((ratio - 1 - ratio.log()).sum())
+        # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
+        alpha_prod = self.alphas_cumprod[-1].to(samples.device)
+        squares = samples.flatten(1).square().sum(1)
+        prior = 0.5 * (alpha_prod * squares - size * (alpha_prod + torch.log1p(-alpha_prod)))
+        return diffusion, prior
 
     def reconstruction_weight(self) -> float:
         """Return c = E_t[1 / (T w_t)], the reconstruction's weight beside the simple loss (EDDPM, section 3)."""

@@ -1,0 +1,176 @@
+import gzip
+import io
+import logging
+
+import numpy as np
+import pytest
+from images import random_images
+from PIL import Image
+
+from image_data import load_images
+
+SIZE = 16
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of three colour images, one grey, and a table of attributes."""
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for row, image in enumerate(random_images(3, seed=label, channels=3, size=SIZE)):
+            image.save(tmp_path / "photos" / name / f"{row}.png")
+    random_images(1, size=SIZE)[0].save(tmp_path / "photos" / "dog" / "3.png")
+    (tmp_path / "photos" / "metadata.csv").write_text("file_name,age,note\ncat/0.png,3,old\ndog/1.png,7.5,\n")
+    return tmp_path / "photos"
+
+
+def _idx(array):
+    header = b"\x00\x00\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def test_the_digits_are_there_without_a_file():
+    data = load_images("digits")
+    assert data.images.shape == (1797, 8, 8, 1) and data.images.max() == 255
+    assert data.labels("label", 10)[:3].tolist() == [0, 1, 2]
+    assert data.class_names["label"][3] == "3"
+
+
+def test_a_folder_gives_images_classes_and_attributes(folder):
+    data = load_images(str(folder))
+    assert data.images.shape == (7, SIZE, SIZE, 3)
+    assert np.array_equal(data.images[1], np.asarray(Image.open(folder / "cat" / "1.png")))
+    assert data.class_names["label"] == ["cat", "dog"]
+    assert data.labels("label", 2).tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert np.array_equal(data.attribute("age"), [3, *[np.nan] * 3, 7.5, *[np.nan] * 2], equal_nan=True)
+    assert "note" not in data.attributes  # no numbers
+    assert load_images(str(folder), num_channels=1, image_size=8, resize="stretch").images.shape == (7, 8, 8, 1)
+
+
+def test_a_damaged_image_stops_or_is_counted_and_named(folder, caplog):
+    broken = folder / "cat" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    (folder / "dog" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="'cat/1.png' is damaged .*`on_damaged` 'skip'"):
+        load_images(str(folder))
+    with caplog.at_level(logging.WARNING, "image_data"):
+        logging.getLogger("image_data").propagate = True
+        data = load_images(str(folder), on_damaged="skip")
+    assert len(data) == 5 and data.damaged == ["'cat/1.png'", "'dog/0.png'"]
+    assert "2 damaged images were left out: 'cat/1.png', 'dog/0.png'" in caplog.text
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no images that can be read"):
+        load_images(str(folder), on_damaged="skip")
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_idx_files_are_read_with_the_labels_beside_them(tmp_path, ending):
+    images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE))
+    opener = gzip.open if ending else open
+    for name, array in (("images-idx3", images), ("labels-idx1", np.arange(5))):
+        with opener(tmp_path / f"train-{name}-ubyte{ending}", "wb") as file:
+            file.write(_idx(array))
+    path = tmp_path / f"train-images-idx3-ubyte{ending}"
+    data = load_images(str(path))
+    assert np.array_equal(data.images[..., 0], images) and data.labels("label").tolist() == [0, 1, 2, 3, 4]
+    colour = load_images(str(path), num_channels=3)
+    assert colour.images.shape == (5, SIZE, SIZE, 3) and np.array_equal(colour.images[..., 1], images)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_images(str(path))
+
+
+def test_npz_files_hold_images_or_packed_bits_and_factors(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (4, SIZE, SIZE)).astype(np.uint8)
+    packed = np.packbits(bits.reshape(4, -1), axis=1)
+    factors = np.arange(8).reshape(4, 2)
+    np.savez(tmp_path / "a.npz", imgs_packed=packed, factors=factors, factor_names=np.array(["size", "place"]))
+    data = load_images(str(tmp_path / "a.npz"))
+    assert np.array_equal(data.images[..., 0], bits * 255) and data.attribute("place").tolist() == [1, 3, 5, 7]
+    np.savez(tmp_path / "b.npz", images=bits, labels=np.arange(4))
+    assert load_images(str(tmp_path / "b.npz")).labels("label").tolist() == [0, 1, 2, 3]
+    for bad, message in (({"pictures": bits}, "must hold `images`"), ({"images": bits / 2}, "must be uint8")):
+        np.savez(tmp_path / "bad.npz", **bad)
+        with pytest.raises(ValueError, match=message):
+            load_images(str(tmp_path / "bad.npz"))
+
+
+def test_parquet_files_give_images_attributes_and_class_names(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "gender": datasets.ClassLabel(names=["male", "female"]),
+            "age": datasets.Value("int32"),
+        }
+    )
+    images = random_images(3, channels=3, size=SIZE)
+    rows = {"image": images, "gender": [0, 1, 1], "age": [3, 40, 90]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
+    data = load_images(str(tmp_path / "a.parquet"))
+    assert [image.tobytes() for image in data.images] == [image.tobytes() for image in images]
+    assert data.class_names == {"gender": ["male", "female"]} and data.attribute("age").tolist() == [3, 40, 90]
+    with pytest.raises(ValueError, match="`image_column` 'picture' is not in"):
+        load_images(str(tmp_path / "a.parquet"), image_column="picture")
+
+
+def test_several_sources_are_joined_in_order(folder, tmp_path):
+    images = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    np.savez(tmp_path / "more.npz", images=images, labels=np.array([5, 6]))
+    data = load_images([str(folder), str(tmp_path / "more.npz")])
+    assert len(data) == 9 and data.labels("label")[-2:].tolist() == [5, 6] and "age" not in data.attributes
+
+
+def test_subsets_keep_images_and_attributes_together():
+    data = load_images("digits")
+    some = data.sample(50, seed=3)
+    assert len(some) == 50 and len(data.sample(5000, 0)) == 1797
+    known = {image.tobytes(): label for image, label in zip(data.images, data.labels("label"), strict=True)}
+    assert [known[image.tobytes()] for image in some.images] == some.labels("label").tolist()
+    with pytest.raises(ValueError, match="`num_images`"):
+        data.sample(0, 0)
+
+
+def test_unknown_attributes_and_labels_out_of_range_are_refused(folder):
+    data = load_images(str(folder))
+    with pytest.raises(ValueError, match=r"`attribute` must be one of \['age', 'label'\], got 'smile'"):
+        data.attribute("smile")
+    with pytest.raises(ValueError, match=r"`label` must hold class labels .*in \[0, 1\)\), got 1 at image 3"):
+        data.labels("label", 1)
+    with pytest.raises(ValueError, match="`age` must hold class labels .*got nan at image 1"):
+        data.labels("age")
+
+
+def test_sources_without_images_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "x.parquet").write_bytes(b"nothing")
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for size in (8, 16):
+        random_images(1, size=size)[0].save(mixed / f"{size}.png")
+    for source, error, message in (
+        ("empty", ValueError, "holds no images: none of its files ends in"),
+        ("notes.txt", ValueError, "unknown ending"),
+        ("missing.npz", FileNotFoundError, "No such file"),
+        ("x.parquet", ValueError, "damaged or not a parquet file"),
+        ("mixed", ValueError, "'8.png': .*must hold images of 16 x 16, got 8 x 8"),
+    ):
+        with pytest.raises(error, match=message):
+            load_images(str(tmp_path / source))
+    with pytest.raises(ValueError, match="`split` is required"):
+        load_images("user/images")
+    with pytest.raises(ValueError, match="`on_damaged`"):
+        load_images("digits", on_damaged="ignore")
+    with pytest.raises(ValueError, match="`source`"):
+        load_images([])
+
+
+def test_transparent_images_in_a_folder_show_the_background(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(buffer, "png")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    assert load_images(str(tmp_path), background=0).images.max() == 0
+    assert load_images(str(tmp_path)).images.min() == 255

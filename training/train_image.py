@@ -1,0 +1,259 @@
+"""Trains an EDDPM on images and saves it as a pipeline.
+
+    python training/train_image.py training/configs/image_digits.json --output_dir runs/digits
+    python training/train_image.py training/configs/image_fashion.json --train train-images-idx3-ubyte.gz \\
+        --output_dir runs/fashion
+
+The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; pictures of
+samples and reconstructions lie in `output_dir/previews`, one for each evaluation. A run that was interrupted goes on
+with `--resume_from_checkpoint auto`.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import AutoModel, TrainerCallback
+from transformers.utils import logging
+
+from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
+from environment import describe_command, without_folders
+from hf_eddpm import EDDPMConfig, EDDPMImageProcessor, EDDPMModel, EDDPMTrainer, ImageEncoder, plot_grid
+from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from image_baselines import UnconditionalDiffusion
+from image_card import write_image_card
+from image_data import ImageData, load_images
+from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from vae import VariationalAutoencoder
+
+logger = logging.get_logger(__name__)
+
+PREVIEW_STEPS = 20
+_OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
+
+
+class LabelledImages(Dataset):
+    """Images as the trainer's collator takes them, with their classes where the denoiser is told them.
+
+    Args:
+        images: uint8 (num, height, width, channels).
+        labels: Classes (num,), or `None`.
+        flip: Whether every other image is mirrored, drawn anew each time.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None, flip: bool = False):
+        self.images = images
+        self.labels = labels
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images[index]
+        # torch's generator, whose state a checkpoint keeps
+        if self.flip and torch.rand(()) < 0.5:
+            image = image[:, ::-1]
+        example: dict[str, Any] = {"data": image}
+        if self.labels is not None:
+            example["class_labels"] = int(self.labels[index])
+        return example
+
+
+class _Pictures(TrainerCallback):
+    """Writes a picture at each evaluation: samples above, images beside their reconstructions below."""
+
+    def __init__(self, images: NDArray[np.uint8]):
+        self.images = list(images)
+        self.trainer: EDDPMTrainer | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or self.trainer is None:
+            return
+        pipe = self.trainer.build_pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        steps = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
+        rows = []
+        if not isinstance(pipe.model, (VariationalAutoencoder, UnconditionalDiffusion)):  # which have no latent chain
+            generator = torch.Generator().manual_seed(args.seed)
+            count = len(self.images)
+            samples = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps).samples
+            rows.append(samples)
+        generator = torch.Generator().manual_seed(args.seed)
+        drawn = {} if pipe.decoder_scheduler is None else {"generator": generator}
+        originals = pipe.processor.postprocess(pipe.processor(self.images)["pixel_values"])
+        rows += [originals, pipe.reconstruct(self.images, **steps, **drawn)]
+        folder = Path(args.output_dir) / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        plot_grid(rows, scale=max(1, 64 // pipe.processor.image_size)).save(folder / f"step-{state.global_step}.png")
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Runs the training and returns the pipeline's folder."""
+    data_args, model_args, card_args, training_args = parse_arguments(
+        ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=args
+    )
+    set_up(training_args, __name__, load_images.__module__)
+    train, dev = load_data(data_args, training_args.seed)
+    model, processor = build_model(model_args, train)
+    logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
+    data_facts = {name: describe_data(data) for name, data in (("train", train), ("dev", dev))}
+
+    labels = [class_labels(data, data_args.label_column, model.config.num_classes) for data in (train, dev)]
+    watched = np.random.default_rng(training_args.seed).permutation(len(dev))[: data_args.max_dev_images]
+    pictures = _Pictures(dev.images[watched[: training_args.num_previews]])
+    trainer = EDDPMTrainer(
+        model=model,
+        args=training_args,
+        processor=processor,
+        ema_decay=training_args.ema_decay,
+        train_dataset=LabelledImages(train.images, labels[0], data_args.flip),
+        eval_dataset=LabelledImages(dev.images[watched], None if labels[1] is None else labels[1][watched]),
+        callbacks=[pictures] if training_args.num_previews else None,
+    )
+    pictures.trainer = trainer
+    trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    metrics = trainer.evaluate()
+
+    folder = Path(training_args.output_dir) / "pipeline"
+    if trainer.is_world_process_zero():
+        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
+        pipe = trainer.build_pipeline()
+        # On a chain of constant beta evenly spaced steps leave out the last ones, where detail is decided: these ten
+        # give what two hundred of those do (see README.md).
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+        pipe.to(dtype=getattr(torch, training_args.save_dtype))
+        pipe.save_pretrained(folder)
+        facts = {
+            "command": describe_command("training/train_image.py", sys.argv[1:] if args is None else args),
+            "arguments": describe_arguments(data_args, model_args, training_args),
+            "card": asdict(card_args),
+            "data": data_facts,
+            "class_names": train.class_names.get(data_args.label_column or "", []),
+            "hub_datasets": data_args.train if data_args.train_split else [],
+            "base_models": [model_args.encoder] if model_args.encoder else [],
+            **describe_run(trainer, metrics),
+        }
+        (folder / TRAINING_FILE).write_text(
+            json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        write_image_card(pipe, folder)
+        logger.info(f"Saved the pipeline in {folder}.")
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
+    return folder
+
+
+def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:
+    """Loads the training and the held-out images that a command line (see `main`) names."""
+    data_args, _, _, training_args = parse_arguments(
+        ImageDataArguments,
+        ImageModelArguments,
+        CardArguments,
+        EDDPMTrainingArguments,
+        args=[*args, "--output_dir", "unused", "--bf16", "false"],
+    )
+    return *load_data(data_args, training_args.seed), data_args
+
+
+def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, ImageData]:
+    """Loads the training and the held-out images."""
+    if not data_args.train:
+        raise ValueError("`train` must name the training images.")
+
+    def load(source: list[str], split: str | None, like: ImageData | None = None) -> ImageData:
+        return load_images(
+            source,
+            split=split,
+            image_column=data_args.image_column,
+            image_size=data_args.image_size if like is None else like.image_size,
+            num_channels=data_args.num_channels if like is None else like.num_channels,
+            resize=data_args.resize,
+            background=data_args.background,
+            on_damaged=data_args.on_damaged,
+        )
+
+    train = load(data_args.train, data_args.train_split)
+    if data_args.dev or data_args.dev_split:
+        return train, load(data_args.dev or data_args.train, data_args.dev_split, train)
+    if data_args.dev_last is not None:
+        if not 1 <= data_args.dev_last < len(train):
+            raise ValueError(f"`dev_last` must be in [1, {len(train)}), got {data_args.dev_last}.")
+        return train.take(slice(-data_args.dev_last)), train.take(slice(-data_args.dev_last, None))
+    if not 0 < data_args.dev_fraction < 1:
+        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
+    order = np.random.default_rng(seed).permutation(len(train))
+    count = max(1, round(len(train) * data_args.dev_fraction))
+    if count == len(train):
+        raise ValueError("`train` must hold at least two images where `dev` is not given.")
+    return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+
+
+def class_labels(data: ImageData, column: str | None, num_classes: int) -> NDArray[np.int64] | None:
+    """The labels for a denoiser that is told the class, checked; `None` for one that is not."""
+    if not num_classes:
+        return None
+    if column is None:
+        raise ValueError(f"`label_column` must name the attribute of the {num_classes} classes that the model knows.")
+    return data.labels(column, num_classes)
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """Counts the images and what is known of them."""
+    facts: dict[str, Any] = {
+        "sources": data.sources,
+        "images": len(data),
+        "size": f"{data.image_size} x {data.image_size}, {'grey' if data.num_channels == 1 else 'colour'}",
+    }
+    if data.damaged:
+        facts["damaged, left out"] = len(data.damaged)
+    if data.attributes:
+        facts["attributes"] = sorted(data.attributes)
+    return facts
+
+
+def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDPMModel, EDDPMImageProcessor]:
+    """Makes the model and its processor, to the measure of the training images."""
+    size = {"image_size": train.image_size, "num_channels": train.num_channels}
+    preset = EDDPMConfig.from_preset(model_args.preset)
+    values = dict(model_args.model_config)
+    backbone = None
+    if model_args.encoder is not None:
+        backbone = AutoModel.from_pretrained(model_args.encoder, dtype=torch.float32)
+        values["encoder"] = backbone.config
+    for part in ("encoder", "decoder"):
+        given = values.get(part, {})
+        if not isinstance(given, dict):
+            continue
+        # What is not given of one of our nets is the preset's, if it is the same kind of net.
+        kind = given.get("model_type", getattr(preset, part).model_type)
+        if kind in _OWN_NETS:
+            base = getattr(preset, part).to_diff_dict() if kind == getattr(preset, part).model_type else {}
+            values[part] = {**base, **given, "model_type": kind, **size}
+    if model_args.vae_kl_weight is not None and model_args.no_latents:
+        raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+    is_baseline = model_args.vae_kl_weight is not None or model_args.no_latents
+    if is_baseline:
+        values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
+        values["num_classes"] = 0
+    config = EDDPMConfig.from_preset(model_args.preset, **values)
+    if model_args.vae_kl_weight is not None:
+        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = UnconditionalDiffusion(config)
+    else:
+        model = EDDPMModel(config, encoder=None if backbone is None else ImageEncoder(config, backbone))
+    return model, EDDPMImageProcessor(train.image_size, train.num_channels)
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_text.py
+    main()
