@@ -40,6 +40,7 @@ from data import TextData, load_text
 from environment import describe_command, describe_environment
 from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.lora import count_parameters
 from hf_eddpm.model_card import EVALUATION_FILE
 from text_card import markdown_tables, write_text_card
 from text_metrics import (
@@ -177,7 +178,7 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         "settings": asdict(settings),
         "num_train_sentences": len(train),
         "num_dev_sentences": len(dev),
-        "num_parameters": pipe.model.num_parameters(),
+        "num_parameters": count_parameters(pipe.model)["total"]["all"],
         "config": plain_config(pipe),
     }
 
