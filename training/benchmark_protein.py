@@ -1,7 +1,7 @@
 """Trains one small model per recipe, setting and seed, measures each alike, and draws the fronts they span.
 
-    python training/benchmark_protein.py training/configs/protein_gifford.json --train train.csv.gz \\
-        --dev validation.csv.gz --output_dir training/results/protein_front --max_steps 1000
+    python training/benchmark_protein.py training/configs/protein_front.json --train train.csv.gz \\
+        --dev validation.csv.gz --output_dir training/results/protein_front
 
 The recipes share networks, data and number of steps. Each is swept over its rate knob: the encoder's noise variance
 for the default and for two-stage latent diffusion (no gradient of the diffusion loss reaches the encoder), the
@@ -84,8 +84,8 @@ def runs() -> list[Run]:
     for recipe, share in (("two-stage", 0.0), ("default", 0.1)):
         for variance in (0.03, 0.1, 0.3):
             points.append(Run(recipe, NOISE, variance, {"encoder_gradient_scale": share, NOISE: variance}))
-    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.001, 0.003, 0.01)]
-    middles = {"diffusion_weight": 1.0, NOISE: 0.1, "kl_weight": 0.003}
+    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.003, 0.01, 0.03, 0.1)]
+    middles = {"diffusion_weight": 1.0, NOISE: 0.1, "kl_weight": 0.01}
     return sorted(points, key=lambda run: run.value != middles[run.knob])
 
 
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--dev", nargs="+", required=True, help="held-out proteins")
     parser.add_argument("--output_dir", required=True, help="where the JSON files and the plot go")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
-    parser.add_argument("--max_steps", type=int, default=1000, help="training steps of each run")
+    parser.add_argument("--max_steps", type=int, help="training steps of each run, in place of the file's")
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
     arguments = parser.parse_args()
@@ -195,6 +195,8 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     words = [arguments.config, "--train", *arguments.train, "--dev", *arguments.dev]
     words += ["--use_cpu"] if arguments.use_cpu else []
+    words += ["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []
+    base = json.loads(Path(arguments.config).read_text(encoding="utf-8")).get("model_config", {})
     train, dev = parse_data(words)
     frechet = None
     for seed in arguments.seeds:
@@ -208,8 +210,8 @@ def main() -> None:
             pipeline = train_protein(
                 [
                     *words,
-                    *("--model_config", json.dumps(run.model_config), "--seed", str(seed)),
-                    *("--output_dir", str(folder), "--max_steps", str(arguments.max_steps)),
+                    *("--model_config", json.dumps({**base, **run.model_config}), "--seed", str(seed)),
+                    *("--output_dir", str(folder)),
                     *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
                     *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),
                     *(["--vae_kl_weight", str(run.vae_kl_weight)] if run.vae_kl_weight is not None else []),
@@ -221,7 +223,7 @@ def main() -> None:
                 length, alignment = pipe.processor.length, pipe.processor.alignment
                 frechet = SequenceFrechet(to_frames(train.sequences, length, alignment))
             facts = json.loads((pipeline / TRAINING_FILE).read_text(encoding="utf-8"))
-            result = {**asdict(run), "seed": seed, "max_steps": arguments.max_steps, "batch_size": facts["batch_size"]}
+            result = {**asdict(run), "seed": seed, "max_steps": facts["steps"], "batch_size": facts["batch_size"]}
             result |= {**measure(pipe, train, dev, frechet), "train_seconds": round(seconds, 1)}
             result |= {"num_parameters": pipe.model.num_parameters(), **describe_environment(pipe.device)}
             shutil.rmtree(folder)
