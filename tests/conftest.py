@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: a test that reaches out must fail
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of these tests and their processes only wait
 
 from importlib.util import find_spec
 from pathlib import Path
