@@ -22,7 +22,7 @@ import torch
 
 from data import load_text
 from evaluate_text import EvaluationSettings, describe_environment, evaluate
-from hf_eddpm import EDDPMPipeline
+from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from plot_front import draw
 from train_text import main as train_text
 
@@ -93,6 +93,7 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
         edit_refinement_steps=0,
     )
     pipe = EDDPMPipeline.from_pretrained(pipeline)
+    pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM, as all points
     result = evaluate(pipe, load_text(arguments.train), load_text(arguments.dev), settings)
     shutil.rmtree(folder)
     return {

@@ -33,6 +33,7 @@ from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from sampler import use_solver
 from vae import VariationalAutoencoder
 
 logger = logging.get_logger(__name__)
@@ -88,6 +89,7 @@ def main(args: list[str] | None = None) -> Path:
     if trainer.is_world_process_zero():
         (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
+        use_solver(pipe)
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
         pipe.save_pretrained(folder)
         facts = {
