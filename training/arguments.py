@@ -55,6 +55,9 @@ class ProteinDataArguments:
     property_columns: list[str] = field(
         default_factory=list, metadata={"help": "Columns of measured values for the property head; may have gaps."}
     )
+    class_column: str | None = field(
+        default=None, metadata={"help": "Column of a class for the denoiser, an integer of at least 0; may have gaps."}
+    )
     padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
     upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
     length: int | None = field(
