@@ -44,7 +44,6 @@ from hf_eddpm.backbones import add_first_block, freeze_language_model, load_back
 from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
-from sampler import use_solver
 from text_baselines import LanguageModel
 from text_card import write_text_card
 from vae import VariationalAutoencoder
@@ -89,7 +88,6 @@ def main(args: list[str] | None = None) -> Path:
             tuned = choose_trained_weights(model, model_args, lora_args)
             tuned.load_state_dict(weights)
         pipe = trainer.build_pipeline(model)
-        use_solver(pipe)
         tuning = describe_tuning(tuned, lora_args)
         if lora_args.lora and lora_args.lora_save == "merged":
             merge_adapter(tuned)
