@@ -430,6 +430,25 @@ def test_a_traversal_decodes_each_datum_along_each_direction(pipe):
         pipe.traverse(SENTENCES, torch.ones(3, 8, 2))
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda pipe: pipe.direction([], ["a ."]), "positives"),
+        (lambda pipe: pipe.direction(["a ."], []), "negatives"),
+        (lambda pipe: pipe.direction([], ["a ."], method="linear"), "positives"),
+        (lambda pipe: pipe.directions([]), "data"),
+        (lambda pipe: pipe.aggregate([]), "data"),
+        (lambda pipe: pipe.traverse("a .", torch.zeros(0, 2, 8)), "directions"),
+        (lambda pipe: pipe.traverse("a .", torch.ones(1, 2, 8), scales=()), "scales"),
+        (lambda pipe: pipe.similarity([], []), "a"),
+        (lambda pipe: pipe.steer("a .", []), "guidance"),
+    ],
+)
+def test_empty_sets_are_refused_by_name(pipe, call, name):
+    with pytest.raises(ValueError, match=f"`{name}` must hold at least one"):
+        call(pipe)
+
+
 def test_an_aggregate_points_as_the_mean_and_is_as_long_as_its_data(pipe):
     latents = pipe.encode(SENTENCES).latents
     joined = pipe.aggregate(SENTENCES)
