@@ -202,6 +202,31 @@ ROWS = [
         lambda r: f"{r['samples']['0']['in class']:.3f}; {r['samples']['10']['in class']:.3f}",
         "evaluate_control.py",
     ),
+    Row(
+        "text: samples of the sentiment and of the length asked for: no guide; sentiment's; length's; both",
+        "training/results/control/yelp_composition.json",
+        lambda r: "; ".join(
+            f"{r['rows'][name]['both']:.3f}"
+            for name in ("none", "sentiment, scale 10", "length, scale 10", "both, scale 10")
+        ),
+        "evaluate_composition.py",
+    ),
+    Row(
+        "antibody loops: samples above the best tenth of real ones, by an independent oracle: scale 0; 3; 10",
+        "training/results/control/gifford.json",
+        lambda r: "; ".join(f"{r['samples'][scale]['hits']:.3f}" for scale in ("0", "3", "10")),
+        "evaluate_protein_control.py",
+    ),
+    Row(
+        "antibody loops: residues left by edits of strength 0.05; 0.2; score of the latter guided, of no edit",
+        "training/results/control/gifford.json",
+        lambda r: (
+            f"{r['edits']['strength 0.05']['identity']:.2f}; {r['edits']['strength 0.2']['identity']:.2f}; "
+            f"{r['edits']['strength 0.2, guided at scale 10']['score']:.2f}, "
+            f"{r['edits']['none (reconstruction)']['score']:.2f}"
+        ),
+        "evaluate_protein_control.py",
+    ),
     *_protein_rows("antibody loops (Gifford)", GIFFORD),
     *_protein_rows("green fluorescent protein", GFP),
     *_image_rows("handwritten digits", DIGITS),
