@@ -106,6 +106,19 @@ def test_the_same_settings_give_the_same_numbers(evaluation):
     assert again["samples"]["3"]["frechet"] == evaluation["samples"]["3"]["frechet"]
 
 
+def test_an_earlier_evaluation_of_the_same_weights_keeps_all_but_the_samples(evaluation):
+    earlier = json.loads(json.dumps(evaluation))
+    earlier["fitness"] = "kept"
+    settings = EvaluationSettings(**{**QUICK, "num_inference_steps": [4]})
+    again = evaluate(_pipe(), TRAIN, DEV, settings, None, earlier)
+    assert set(again["samples"]) == {"4"} and again["fitness"] == "kept"
+    new, old = (each["optimization"]["proposals"] for each in (again, earlier))
+    assert list(new) == list(old) and {name for name in old if new[name] != old[name]} <= {"samples", "starts"}
+    earlier["reconstruction"]["exact_match"] += 0.1
+    with pytest.raises(ValueError, match="`keep` must be of the same weights"):
+        evaluate(_pipe(), TRAIN, DEV, settings, None, earlier)
+
+
 def test_proposals_of_every_method_are_judged_by_the_oracle(evaluation):
     optimization = evaluation["optimization"]
     titles = ["starts", "samples", *METHODS, "genetic, 2 calls per start", "genetic, 11 calls per start"]

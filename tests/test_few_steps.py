@@ -74,8 +74,11 @@ def test_both_scripts_run_on_text_and_on_proteins(make_pipe, tmp_path, capsys):
         words = ["--checkpoint", f"{tmp_path}/teacher", "--distilled", str(folder), "--dev", f"{tmp_path}/{data}"]
         rows = benchmark_steps.main(
             [*words, "--steps", "5", "--num_samples", "4", "--output", f"{tmp_path}/steps.json"]
+            + ["--noise_scales", "1.2", "--noise_scale_steps", "3"]
         )
-        assert [row.get("steps") for row in rows] == [5, 5, 5, 1, 2, 4, None]
+        assert [row.get("steps") for row in rows] == [5, 3, 5, 3, 5, 3, 1, 2, 4, None]
+        assert [row.get("noise_scale") for row in rows[:2]] == [1, 1.2]
+        assert EDDPMPipeline.from_pretrained(folder).config.default_num_inference_steps == 1
         assert "| real data |" in (tmp_path / "steps.md").read_text()
         assert all(row["latent_frechet"]["mean"] >= 0 and 0 <= row["divergence"]["mean"] <= 1 for row in rows)
 

@@ -266,6 +266,16 @@ def two_classes(latents):
             ValueError,
             r"guidance\[1\] \(EnergyGuidance\) is NaN or infinite at timestep",
         ),
+        (
+            EnergyGuidance(lambda latents: latents.detach().sum((1, 2))),
+            ValueError,
+            r"guidance\[0\] \(EnergyGuidance\) must be differentiable",
+        ),
+        (
+            EnergyGuidance(lambda latents: (0 * latents).square().sum((1, 2)).sqrt()),  # 0, with a slope of 0 / 0
+            ValueError,
+            r"The gradient of guidance\[0\] \(EnergyGuidance\) is NaN or infinite at timestep",
+        ),
         (PropertyGuidance("higher"), ValueError, "`PropertyGuidance` needs a model with a property head"),
         (SimilarityGuidance(SENTENCES[:2]), ValueError, "`example` must be one or one for each of 3 samples, got 2"),
         (SimilarityGuidance(torch.zeros(3)), ValueError, "`example` must have the shape"),

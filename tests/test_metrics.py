@@ -13,6 +13,7 @@ from scipy.integrate import trapezoid
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from sklearn.ensemble import GradientBoostingClassifier
 
 from hf_eddpm.metrics import metric_path
 from hf_eddpm.metrics.bits_per_dimension import bits_per_dimension
@@ -174,6 +175,39 @@ def test_mauve_is_symmetric_and_uses_scipys_divergence():
     assert mauve_of_histograms(p, q) == pytest.approx(trapezoid(curve[:, 1], curve[:, 0]), rel=1e-6)
 
 
+def _clusters(seed, shares):
+    """400 points of five groups that any clustering tells apart."""
+    rng = np.random.default_rng(seed)
+    return np.eye(8)[rng.choice(5, 400, p=shares)] * 10 + 0.2 * rng.normal(size=(400, 8))
+
+
+# mauve-text 0.4.0 with faiss-cpu 1.15.1: compute_mauve(a, b, num_buckets=5).mauve; of histograms the area under
+# get_divergence_curve_for_multinomials(p / sum(p), q / sum(q), linspace(1e-6, 1 - 1e-6, 25), 5), as it computes it
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ([0.2, 0.2, 0.2, 0.2, 0.2], 0.9086810660197884),
+        ([0.5, 0.2, 0.1, 0.1, 0.1], 0.9772881230910793),
+        ([0.0, 0.0, 0.2, 0.3, 0.5], 0.11965947482384495),
+    ],
+)
+def test_mauve_is_mauve_texts(shares, expected):
+    reference = _clusters(1, [0.3, 0.3, 0.2, 0.1, 0.1])
+    assert mauve(_clusters(0, shares), reference, 5) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "expected"),
+    [
+        ([3, 4, 1, 0], [1, 1, 5, 2], 0.21244078989654686),
+        ([10, 0, 3], [0, 8, 4], 0.023318563583621908),
+        ([20, 30, 50], [25, 25, 50], 0.9995801951428138),
+    ],
+)
+def test_mauve_of_histograms_is_mauve_texts(p, q, expected):
+    assert mauve_of_histograms(np.array(p), np.array(q)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_mauve_falls_as_two_samples_part():
     rng = np.random.default_rng(1)
     base = rng.normal(size=(300, 3)) + [4, 0, 0]
@@ -198,6 +232,40 @@ def test_factors_in_one_latent_each_are_disentangled_and_mixed_ones_are_not():
     mixed = {"mig": mutual_information_gap(latents @ rotation, factors), **dci(latents @ rotation, factors)}
     assert min(clear["mig"], clear["disentanglement"], clear["completeness"], clear["informativeness"]) > 0.93
     assert mixed["mig"] < 0.2 and mixed["disentanglement"] < 0.4 and mixed["completeness"] < 0.6
+
+
+def test_dci_is_its_definition_by_scipys_entropy_of_scikit_learns_importances():
+    latents, factors = _factors(300)
+    latents = latents @ np.array([[1, 0.8, 0], [-0.6, 1, 0], [0, 0, 1]])
+    rows = np.random.default_rng(0).permutation(300)
+    train, test = rows[:225], rows[225:]
+    trees = [
+        GradientBoostingClassifier(n_estimators=20, random_state=0).fit(latents[train], factor[train])
+        for factor in factors.T
+    ]
+    importances = np.array([tree.feature_importances_ for tree in trees]).T + 1e-12  # (latents, factors)
+    by_latent = 1 - entropy(importances, base=2, axis=1)
+    by_factor = 1 - entropy(importances, base=3, axis=0)
+    accuracies = [tree.score(latents[test], factor[test]) for tree, factor in zip(trees, factors.T, strict=True)]
+    expected = {
+        "disentanglement": np.sum(by_latent * importances.sum(1)) / importances.sum(),
+        "completeness": np.sum(by_factor * importances.sum(0)) / importances.sum(),
+        "informativeness": np.mean(accuracies),
+    }
+    result = dci(latents, factors)
+    assert 0.01 < result["disentanglement"] < 0.99 and result == pytest.approx(expected)
+
+
+def test_the_gap_is_that_of_scipys_mutual_information():
+    factors = np.random.default_rng(0).integers(0, 3, size=(500, 1))
+    latents = np.stack([factors[:, 0] // 2, factors[:, 0] % 2], axis=1).astype(float)
+    information = [
+        # H(factor) + H(latent) - H(both), the latter known: the factor decides the latent
+        entropy(np.bincount(column.astype(int)))
+        for column in latents.T
+    ]
+    gap = abs(information[0] - information[1]) / entropy(np.bincount(factors[:, 0]))
+    assert mutual_information_gap(latents, factors) == pytest.approx(gap)
 
 
 def test_the_gap_is_the_share_of_the_entropy_that_one_latent_has_alone():

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 import math
 import os
@@ -340,6 +341,20 @@ def test_little_noise_keeps_the_data_and_all_of_it_forgets_them(class_pipe, monk
         assert pipe.num_timesteps == 15
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("strength", [0.1, 0.3, 0.7])
+def test_a_strength_is_the_same_noise_whatever_the_spacing_of_the_steps(pipe, monkeypatch, karras, strength):
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=karras)
+    seen = []
+    step = pipe.scheduler.step
+    monkeypatch.setattr(
+        pipe.scheduler, "step", lambda output, t, *args, **kw: (seen.append(t), step(output, t, *args, **kw))[1]
+    )
+    pipe.edit(SENTENCES[:1], strength=strength, num_inference_steps=50)
+    assert abs(float(seen[0]) + 1 - 1000 * strength) < 30
+
+
 def test_full_strength_is_generation(pipe):
     samples = pipe(3, num_inference_steps=5, generator=torch.Generator().manual_seed(4)).samples
     edited = pipe.edit(SENTENCES[:3], strength=1.0, num_inference_steps=5, generator=torch.Generator().manual_seed(4))
@@ -413,6 +428,25 @@ def test_a_traversal_decodes_each_datum_along_each_direction(pipe):
         pipe.traverse(SENTENCES, directions, [])
     with pytest.raises(ValueError, match="`directions` must have the shape"):
         pipe.traverse(SENTENCES, torch.ones(3, 8, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda pipe: pipe.direction([], ["a ."]), "positives"),
+        (lambda pipe: pipe.direction(["a ."], []), "negatives"),
+        (lambda pipe: pipe.direction([], ["a ."], method="linear"), "positives"),
+        (lambda pipe: pipe.directions([]), "data"),
+        (lambda pipe: pipe.aggregate([]), "data"),
+        (lambda pipe: pipe.traverse("a .", torch.zeros(0, 2, 8)), "directions"),
+        (lambda pipe: pipe.traverse("a .", torch.ones(1, 2, 8), scales=()), "scales"),
+        (lambda pipe: pipe.similarity([], []), "a"),
+        (lambda pipe: pipe.steer("a .", []), "guidance"),
+    ],
+)
+def test_empty_sets_are_refused_by_name(pipe, call, name):
+    with pytest.raises(ValueError, match=f"`{name}` must hold at least one"):
+        call(pipe)
 
 
 def test_an_aggregate_points_as_the_mean_and_is_as_long_as_its_data(pipe):
@@ -693,6 +727,54 @@ def test_every_component_survives_saving_and_loading(pipe, saved, loader):
     assert pipe.reconstruct(SENTENCES) == loaded.reconstruct(SENTENCES)
 
 
+def test_the_checkpoints_own_steps_and_noise_scale_are_saved_and_taken_where_a_call_names_none(pipe, tmp_path):
+    own = EDDPMPipeline(
+        pipe.model, pipe.scheduler, pipe.processor, default_num_inference_steps=7, default_noise_scale=1.5
+    )
+    own.save_pretrained(tmp_path / "pipeline")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "pipeline")
+    noise = torch.randn(2, 2, 8)
+    expected = pipe(latents=noise, num_inference_steps=7, noise_scale=1.5, output_type="latent").latents
+    torch.testing.assert_close(loaded(latents=noise, output_type="latent").latents, expected)
+    assert loaded.num_timesteps == 7
+    loaded.edit(SENTENCES[:1], strength=1.0)
+    assert loaded.num_timesteps == 7
+    loaded(num_inference_steps=3, output_type="latent")
+    assert loaded.num_timesteps == 3
+    pipe(output_type="latent")
+    assert pipe.num_timesteps == 50
+    index = tmp_path / "pipeline" / "model_index.json"  # of before there were defaults
+    values = {key: value for key, value in json.loads(index.read_text()).items() if not key.startswith("default_")}
+    index.write_text(json.dumps(values))
+    old = EDDPMPipeline.from_pretrained(tmp_path / "pipeline")
+    old(output_type="latent")
+    assert old.num_timesteps == 50 and old.config.default_noise_scale == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("default_num_inference_steps", 0), ("default_num_inference_steps", 2.5), ("default_noise_scale", 0.0)],
+)
+def test_defaults_outside_their_range_are_refused(pipe, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        EDDPMPipeline(pipe.model, pipe.scheduler, pipe.processor, **{name: value})
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_paths_scores_and_inversion_do_not_depend_on_the_scheduler_that_generates(pipe):
+    def run():
+        generator = torch.Generator().manual_seed(0)
+        path = pipe.interpolate(SENTENCES[:2], SENTENCES[2:4], num_steps=3, num_inference_steps=10)
+        return path, pipe.invert(SENTENCES, 10), pipe.score(SENTENCES, 2, generator).bound
+
+    path, noise, bound = run()
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    others = run()
+    assert others[0] == path
+    torch.testing.assert_close(others[1], noise)
+    torch.testing.assert_close(others[2], bound)
+
+
 def test_a_swapped_scheduler_survives_saving_and_loading(pipe, tmp_path):
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
     pipe.save_pretrained(tmp_path / "swapped")
@@ -851,8 +933,14 @@ def test_a_relative_folder_and_a_trailing_slash_are_fine(pipe, tmp_path, monkeyp
 # Bad input
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, "5", None, True])
-@pytest.mark.parametrize("method", ["__call__", "invert", "interpolate"])
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        *itertools.product(["__call__", "invert", "interpolate"], [0, -1, 1001, 2.0, "5", True]),
+        ("invert", None),
+        ("interpolate", None),
+    ],
+)
 def test_steps_outside_the_chain_are_refused(pipe, method, steps):
     data = {"__call__": (), "invert": (torch.zeros(1, 2, 8),), "interpolate": ("a", "b")}[method]
     with pytest.raises(ValueError, match=r"num_inference_steps|Exactly one"):

@@ -239,3 +239,20 @@ def test_the_published_sets_are_read_whole(name, padding_symbol, num_rows, lengt
     data = load_proteins(str(path), padding_symbol=padding_symbol)
     assert len(data) == num_rows and not np.isnan(data.properties).any()
     assert set(map(len, data.sequences)) <= lengths
+
+
+def test_classes_are_read_with_their_gaps_and_follow_their_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("sequence,kind\nACD,1\nEFG,\nHIK,0.0\n")
+    (tmp_path / "b.fasta").write_text(">x\nLMN\n")
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.fasta")]
+    data = load_proteins(files, property_columns=[], class_column="kind")
+    assert data.classes == [1, -1, 0, -1]
+    assert data.take([2, 0]).classes == [0, 1]
+    assert load_proteins(files, property_columns=[]).classes is None
+
+
+@pytest.mark.parametrize("value", ["-1", "0.5", "inf", "heavy"])
+def test_a_class_that_is_no_integer_is_named_by_its_row(tmp_path, value):
+    (tmp_path / "a.csv").write_text(f"sequence,kind\nACD,1\nEFG,{value}\n")
+    with pytest.raises(ValueError, match=r"Row 2 of .*`class_column` 'kind' must hold integers of at least 0"):
+        load_proteins(str(tmp_path / "a.csv"), property_columns=[], class_column="kind")

@@ -53,6 +53,18 @@ def test_a_property_has_the_classes_that_thresholds_make(tmp_path):
         train_guide.main([*words, "--output_dir", str(tmp_path / "other")])
 
 
+def test_sentences_without_labels_have_the_classes_of_their_lengths(checkpoint, labelled, tmp_path):
+    files = [file.removesuffix(f"={label}") for label, file in enumerate(labelled)]
+    words = ["--checkpoint", checkpoint, *QUICK, "--thresholds", "3", "5", "--output_dir", str(tmp_path / "guide")]
+    folder = train_guide.main([*words, "--train", *files, "--dev", *files])
+    lengths = torch.tensor([len(text.split()) for text in SENTENCES])
+    counts = torch.stack([lengths <= 3, (lengths > 3) & (lengths <= 5), lengths > 5]).sum(1)
+    facts = json.loads((folder / "training.json").read_text())
+    assert facts["num_classes"] == 3 and facts["largest_class"] == float(counts.max()) / len(SENTENCES)
+    with pytest.raises(ValueError, match="`thresholds` make classes of their own"):
+        train_guide.main([*words, "--train", *labelled, "--dev", *labelled])
+
+
 def test_a_guide_learns_classes_that_the_latents_hold(model):
     means = torch.randn(200, 2, 8) * 0.1
     classes = torch.arange(200) % 2

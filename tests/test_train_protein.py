@@ -95,6 +95,49 @@ def test_the_baseline_is_trained_and_loaded_as_what_it_is(train):
     assert len(samples) == 3 and all(set(sample) <= set(RESIDUES + "-") for sample in samples)
 
 
+@pytest.fixture
+def classified(tmp_path, table):
+    header, *rows = table.read_text().splitlines()
+    classes = [("0", "2", "")[row % 3] for row in range(len(rows))]
+    lines = [f"{header},kind", *(f"{row},{kind}" for row, kind in zip(rows, classes, strict=True))]
+    (tmp_path / "classified.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "classified.csv"
+
+
+def test_a_column_of_classes_trains_a_denoiser_that_is_told_them(train, classified):
+    folder = train("--class_column", "kind", source=classified)
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert pipe.model.config.num_classes == 3
+    facts = json.loads((folder / "training.json").read_text())["data"]
+    assert facts["train"]["known classes"] + facts["dev"]["known classes"] == 27
+    told = {"num_inference_steps": 3, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
+    latents = pipe(4, class_labels=[0, 1, 2, 2], guidance_scale=2.0, **told).latents
+    assert latents.shape[0] == 4 and latents.isfinite().all()
+    vae = EDDPMPipeline.from_pretrained(train("--class_column", "kind", "--vae_kl_weight", "0.1", source=classified))
+    assert isinstance(vae.model, VariationalAutoencoder)
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "message"),
+    [
+        (["--class_column", "kind"], {"num_classes": 2}, "`num_classes` = 2 needs classes below it .* got 2"),
+        ([], {"num_classes": 2}, "`class_column` must name the column of the 2 classes"),
+        (["--class_column", "family"], {}, "`class_column` 'family' is not in"),
+        (["--class_column", "fitness"], {}, "`class_column` 'fitness' must hold integers of at least 0"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(train, classified, words, config, message):
+    with pytest.raises(ValueError, match=message):
+        train(*words, source=classified, **config)
+
+
+def test_a_column_without_any_class_is_refused(train, tmp_path, table):
+    header, *rows = table.read_text().splitlines()
+    (tmp_path / "none.csv").write_text("\n".join([f"{header},kind", *(f"{row}," for row in rows)]) + "\n")
+    with pytest.raises(ValueError, match="`class_column` 'kind' must hold a class somewhere"):
+        train("--class_column", "kind", source=tmp_path / "none.csv")
+
+
 def test_held_out_proteins_longer_than_the_frame_are_refused(train):
     with pytest.raises(ValueError, match="`train` must hold proteins of 1 to 4 residues"):
         train("--length", "4")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import DECODERS, SENTENCES, SPECIAL_IDS, TINY
+from diffusers import DPMSolverMultistepScheduler
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
@@ -503,6 +504,34 @@ def test_the_evaluation_script_writes_json_and_the_card(make_pipe, tmp_path, mon
     monkeypatch.setattr(sys, "argv", ["evaluate_text.py", *words, *small, *beside, "--num_paths", "2"])
     with pytest.raises(ValueError, match=r"`beside` must be an evaluation with the same settings; \['num_paths'\]"):
         evaluate_text.main()
+
+    before = json.loads((tmp_path / "checkpoint" / "evaluation.json").read_text())
+    keep = ["--keep", str(tmp_path / "checkpoint" / "evaluation.json")]
+    monkeypatch.setattr(sys, "argv", ["evaluate_text.py", *words, *small, *keep, "--num_inference_steps", "3"])
+    evaluate_text.main()
+    after = json.loads(output.read_text())
+    assert after["command"].splitlines()[0] == before["command"] and len(after["command"].splitlines()) == 2
+    assert after["wall_time_seconds"] > before["wall_time_seconds"] and after["samples"].keys() == {"3"}
+    assert "own `EDDPMScheduler`." in (tmp_path / "checkpoint" / "README.md").read_text()
+
+
+def test_an_earlier_evaluation_of_the_same_weights_keeps_all_but_the_samples(make_pipe, labelled, evaluation):
+    pipe = make_pipe()
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    settings = dataclasses.replace(SETTINGS, num_inference_steps=[3])
+    earlier = json.loads(json.dumps(evaluation))
+    earlier["probe_accuracy"] = 0.123  # what is kept is not measured
+    again = evaluate(pipe, labelled, labelled, settings, earlier)
+    assert again["samples"].keys() == {"3"} and again["probe_accuracy"] == 0.123
+    for part in ("reconstruction", "refined_reconstruction", "reference", "interpolation", "edits", "latents"):
+        assert again[part] == earlier[part]
+    assert (again["sampler"]["scheduler"], evaluation["sampler"]["scheduler"]) == (
+        "DPMSolverMultistepScheduler",
+        "EDDPMScheduler",
+    )
+    earlier["reconstruction"]["exact_match"] += 0.1
+    with pytest.raises(ValueError, match="`keep` must be of the same weights"):
+        evaluate(pipe, labelled, labelled, settings, earlier)
 
 
 def test_the_front_is_drawn_with_a_point_for_each_evaluation(evaluation, tmp_path, monkeypatch, capsys):

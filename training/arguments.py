@@ -55,6 +55,9 @@ class ProteinDataArguments:
     property_columns: list[str] = field(
         default_factory=list, metadata={"help": "Columns of measured values for the property head; may have gaps."}
     )
+    class_column: str | None = field(
+        default=None, metadata={"help": "Column of a class for the denoiser, an integer of at least 0; may have gaps."}
+    )
     padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
     upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
     length: int | None = field(
@@ -153,8 +156,25 @@ class TextModelArguments:
         default=None, metadata={"help": "Attention of the backbones, e.g. eager (faster for short text on a CPU)."}
     )
 
+    vae_kl_weight: float | None = field(
+        default=None,
+        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
+    )
+    no_latents: bool = field(
+        default=False, metadata={"help": "Train the decoder alone instead, a language model: latents of zero."}
+    )
+
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
+        if self.baseline and (self.encoder or self.decoder):
+            raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
+        if self.vae_kl_weight is not None and self.no_latents:
+            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+
+    @property
+    def baseline(self) -> bool:
+        """Whether something without a chain is trained instead."""
+        return self.vae_kl_weight is not None or self.no_latents
 
 
 @dataclass

@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: no screen is needed)
 
 from environment import describe_environment  # noqa: E402
-from hf_eddpm import EDDPMPipeline  # noqa: E402
+from hf_eddpm import EDDPMPipeline, EDDPMScheduler  # noqa: E402
 from hf_eddpm.model_card import TRAINING_FILE, markdown_table  # noqa: E402
 from protein_data import ProteinData  # noqa: E402
 from protein_metrics import (  # noqa: E402
@@ -109,6 +109,7 @@ def measure(pipe: EDDPMPipeline, train: ProteinData, dev: ProteinData, frechet: 
     if isinstance(pipe.model, VariationalAutoencoder):
         samples = pipe.decode(pipe.model.sample_prior(NUM_SAMPLES, generator))
     else:
+        pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM, as all points
         samples = pipe(NUM_SAMPLES, num_inference_steps=NUM_INFERENCE_STEPS, generator=generator).samples
     real = train.sample(NUM_SAMPLES, SAMPLING_SEED).sequences
     return {

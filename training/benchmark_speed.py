@@ -10,7 +10,10 @@
 - **sampling**, with `--checkpoint` and `--dev`: seconds for the latents of the same noise with few steps and with
   many, by scheduler, and their relative Frechet distance from posterior samples of one half of the held-out sentences.
   The other half's distance from the first is the floor.
-- **training**, with `--config` and `--train`: seconds of an optimiser step of that configuration, by part.
+- **roofline**, with `--checkpoint` and `--dev`: encoding, the chain and decoding of a batch, each as a share of the
+  time of all and of the rate at which this machine multiplies matrices.
+- **training**, with `--config` and `--train`: seconds of an optimiser step of that configuration, by part, and the
+  share of that rate which its networks come to.
 
 Beside the JSON file the tables are written as Markdown (`speed.md` here) and printed.
 """
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import HfArgumentParser, TrainerCallback
 from transformers.utils import logging
 
@@ -37,6 +41,7 @@ from data import load_text
 from environment import describe_command, describe_environment
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMScheduler, EDDPMTrainer, TextDecoder
 from hf_eddpm.model_card import markdown_table
+from roofline import count_operations, matmul_rate, operations_of, rate_row
 from text_metrics import latent_frechet
 from train_text import build_model
 
@@ -204,6 +209,43 @@ def measure_sampling(args: SpeedArguments) -> list[dict[str, Any]]:
     return [*rows, {"scheduler": "real: the other half of the held-out sentences", "frechet_mean": floor}]
 
 
+# ---- the machine
+
+
+def measure_rates() -> dict[str, float]:
+    """The machine's rate of matrix products by type, in operations a second."""
+    return {name: matmul_rate(getattr(torch, name)) for name in ("float32", "bfloat16")}
+
+
+def measure_roofline(args: SpeedArguments, rate: float) -> list[dict[str, Any]]:
+    """Encoding, chain and decoding of a batch of held-out sentences, in float32, beside the machine's rate."""
+    assert args.checkpoint is not None
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    sentences = list(load_text(args.dev).sample(args.num_sentences, args.seeds[0]).sentences)
+    noise = torch.randn(
+        len(sentences),
+        pipe.model.config.num_latents,
+        pipe.model.config.latent_dim,
+        generator=torch.Generator().manual_seed(args.seeds[0]),
+    )
+    latents = pipe.encode(sentences).latents
+    works: dict[str, Callable[[], Any]] = {
+        "encode": lambda: pipe.encode(sentences),
+        "chain": lambda: pipe(latents=noise, num_inference_steps=args.few_steps[0], output_type="latent"),
+        "decode": lambda: pipe.decode(latents),
+    }
+    measured = {}
+    for name, work in works.items():
+        operations = count_operations(work)["total"]
+        measured[name] = operations, min(timed(work)[1].wall for _ in range(args.repeats))
+    total = sum(seconds for _, seconds in measured.values())
+    rows = [rate_row(name, *values, rate, total) for name, values in measured.items()]
+    steps = f"generate (chain of {args.few_steps[0]} steps, decode)"
+    operations, seconds = (sum(measured[name][place] for name in ("chain", "decode")) for place in (0, 1))
+    return [*rows, rate_row(steps, int(operations), seconds, rate, total)]
+
+
 # ---- training
 
 
@@ -267,14 +309,20 @@ class TimedTrainer(EDDPMTrainer):
     """Marks where the backward pass ends."""
 
     timer: StepTimer
+    operations: dict[str, int]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+        if self.timer.step == 1:  # not one of those timed
+            with FlopCounterMode(display=False) as counter:
+                loss = super().training_step(*args, **kwargs)
+            self.operations = operations_of(counter)
+        else:
+            loss = super().training_step(*args, **kwargs)
         self.timer.mark("backward: bottleneck and encoder")
         return loss
 
 
-def measure_training(args: SpeedArguments) -> dict[str, Any]:
+def measure_training(args: SpeedArguments, rates: dict[str, float]) -> dict[str, Any]:
     """Times optimiser steps of a configuration on real sentences."""
     assert args.config is not None
     num_steps = args.train_steps + StepTimer.WARM_UP
@@ -302,13 +350,23 @@ def measure_training(args: SpeedArguments) -> dict[str, Any]:
         _, timing = timed(trainer.train)
     timer = trainer.timer
     parts = {part: seconds / timer.num_steps for part, seconds in timer.seconds.items()}
+    step, rate = sum(parts.values()), rates["bfloat16" if training_args.bf16 else "float32"]
+    roofline = []
+    for name in ("encoder", "denoiser", "decoder"):
+        # the encoder's backward pass is timed with the bottleneck's
+        behind = "bottleneck and encoder" if name == "encoder" else name
+        seconds = parts[f"forward: {name}"] + parts[f"backward: {behind}"]
+        operations = trainer.operations[f"{type(model).__name__}.{name}"]
+        roofline.append(rate_row(f"{name}, forward and backward", operations, seconds, rate, step))
+    roofline.append(rate_row("step", trainer.operations["total"], step, rate, step))
     return {
         "config": Path(args.config).name,
         "parameters": model.num_parameters(),
         "batch_size": training_args.train_batch_size * training_args.gradient_accumulation_steps,
         "bf16": training_args.bf16,
         "steps": timer.num_steps,
-        "wall_seconds_per_step": sum(parts.values()),
+        "wall_seconds_per_step": step,
+        "roofline": roofline,
         "cpu_seconds_of_all_steps": timing.cpu,
         "wall_seconds_by_part": dict(sorted(parts.items(), key=lambda item: -item[1])),
     }
@@ -358,26 +416,54 @@ def markdown_report(result: dict[str, Any]) -> str:
         ]
         what = f"{training['config']}, {training['parameters'] / 1e6:.2f} million parameters"
         parts += [f"A training step ({what}, batch {training['batch_size']}):", markdown_table(rows)]
+    if "rates" in result:
+        rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in result["rates"].items())
+        parts.append(
+            f"Matrix products on this machine, billions of operations a second: {rates}. Shares of that rate:"
+        )
+        if "roofline" in result:
+            of = f"{result['arguments']['num_sentences']} sentences, float32"
+            parts.append(_rate_table(of, result["roofline"]))
+        if "training" in result:
+            of = f"training step, {'bfloat16' if result['training']['bf16'] else 'float32'}"
+            parts.append(_rate_table(of, result["training"]["roofline"]))
     return "\n\n".join(parts)
 
 
-def main() -> None:
+def _rate_table(title: str, rows: list[dict[str, Any]]) -> str:
+    return markdown_table(
+        [
+            {
+                title: row["part"],
+                "billion operations": f"{row['operations'] / 1e9:.2f}",
+                "ms": f"{1000 * row['seconds']:.1f}",
+                "share of time": f"{row['share_of_time']:.1%}",
+                "share of the rate": f"{row['share_of_rate']:.1%}",
+            }
+            for row in rows
+        ]
+    )
+
+
+def main(words: list[str] | None = None) -> None:
     """Measures what the command line asks for."""
     parser = HfArgumentParser(SpeedArguments, description=__doc__.splitlines()[0])
-    (args,) = parser.parse_args_into_dataclasses()
+    (args,) = parser.parse_args_into_dataclasses(args=words)
     logging.set_verbosity_error()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    command = describe_command("training/benchmark_speed.py", sys.argv[1:])
+    command = describe_command("training/benchmark_speed.py", sys.argv[1:] if words is None else words)
     sizes = ("num_sentences", "num_tokens", "num_layers", "hidden_size", "repeats", "num_samples", "seeds")
     result: dict[str, Any] = {"command": command, "arguments": {name: getattr(args, name) for name in sizes}}
     result |= describe_environment(torch.device("cpu"))
     start = time.perf_counter()
+    result["rates"] = measure_rates()
     result["decoding"] = [measure_decoding(args, vocab_size) for vocab_size in args.vocab_sizes]
     if args.checkpoint is not None:
         result["sampling"] = measure_sampling(args)
+        result["roofline"] = measure_roofline(args, result["rates"]["float32"])
     if args.config is not None:
-        result["training"] = measure_training(args)
+        result["training"] = measure_training(args, result["rates"])
     result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
     report = markdown_report(result)
     if args.output is not None:

@@ -3,10 +3,10 @@
     python training/benchmark_steps.py --checkpoint model_cards/eddpm-yelp-mini --distilled runs/yelp-few \\
         --dev dev.0.txt.gz dev.1.txt.gz --output steps.json
 
-For each scheduler and number of steps, over the sampling seeds: the relative Frechet distance of the latents from
-samples of the posterior of one half of the held-out data, the divergence of the decoded samples' n-grams (two words,
-three residues) from that half's, how many of them differ, and the seconds of the chain. The other half of the held-out
-data, measured alike, is the floor. Sizes are equal throughout.
+For each scheduler, noise scale and number of steps, over the sampling seeds: the relative Frechet distance of the
+latents from samples of the posterior of one half of the held-out data, the divergence of the decoded samples' n-grams
+(two words, three residues) from that half's, how many of them differ, and the seconds of the chain. The other half of
+the held-out data, measured alike, is the floor. Sizes are equal throughout.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +47,33 @@ class StepsArguments:
     distilled_steps: list[int] = field(
         default_factory=lambda: [1, 2, 4], metadata={"help": "Numbers of steps of the distilled denoiser."}
     )
+    noise_scales: list[float] = field(
+        default_factory=list, metadata={"help": "Noise scales besides 1, with `noise_scale_steps` steps."}
+    )
+    noise_scale_steps: int = field(default=20, metadata={"help": "Steps of those samples."})
     num_samples: int = field(default=1000, metadata={"help": "Samples for each number of steps and seed."})
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Sampling seeds."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write; the table goes beside it."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
 
     def __post_init__(self) -> None:
-        if min([*self.steps, *self.distilled_steps, self.num_samples], default=0) < 1:
-            raise ValueError("`steps`, `distilled_steps` and `num_samples` must be at least 1.")
+        if min([*self.steps, *self.distilled_steps, self.num_samples, self.noise_scale_steps], default=0) < 1:
+            raise ValueError("`steps`, `distilled_steps`, `noise_scale_steps` and `num_samples` must be at least 1.")
 
 
 def settings(
     args: StepsArguments, pipe: EDDPMPipeline, student: EDDPMPipeline | None
-) -> Iterable[tuple[str, int, EDDPMPipeline, Any]]:
-    """Yields name, number of steps, pipeline and scheduler of each row."""
-    config = pipe.scheduler.config
+) -> Iterable[tuple[str, int, float, EDDPMPipeline, Any]]:
+    """Yields name, number of steps, noise scale, pipeline and scheduler of each row."""
+    config = pipe.model.scheduler.config
     for name, make in SCHEDULERS.items():
         for steps in args.steps:
-            yield name, steps, pipe, make(config)
+            yield name, steps, 1.0, pipe, make(config)
+        for scale in args.noise_scales:
+            yield name, args.noise_scale_steps, scale, pipe, make(config)
     if student is not None:
         for steps in args.distilled_steps:
-            yield DISTILLED, steps, student, LCMScheduler.from_config(student.scheduler.config)
+            yield DISTILLED, steps, 1.0, student, LCMScheduler.from_config(student.scheduler.config)
 
 
 def benchmark(
@@ -83,22 +90,23 @@ def benchmark(
     posterior = as_embeddings(means + pipe.model.config.encoder_noise_variance**0.5 * noise)
 
     rows = []
-    for name, steps, each, scheduler in tqdm(list(settings(args, pipe, student)), desc="settings"):
+    for name, steps, scale, each, scheduler in tqdm(list(settings(args, pipe, student)), desc="settings"):
         each.scheduler = scheduler
         values: dict[str, list[float]] = {"latent_frechet": [], "divergence": [], "unique": [], "seconds": []}
         for seed in args.seeds:
-            generator = torch.Generator().manual_seed(seed)
-
-            def sample(steps: int = steps, each: EDDPMPipeline = each, generator: Any = generator) -> torch.Tensor:
-                return each(num, steps, generator=generator, output_type="latent").latents
-
-            latents, timing = timed(sample)
-            samples = each.decode(latents)
-            values["latent_frechet"].append(latent_frechet(as_embeddings(latents), posterior[:num]))
+            sampling = {
+                "num_inference_steps": steps,
+                "noise_scale": scale,
+                "generator": torch.Generator().manual_seed(seed),
+            }
+            out, timing = timed(partial(each, num, output_type="latent", **sampling))
+            samples = each.decode(out.latents)
+            values["latent_frechet"].append(latent_frechet(as_embeddings(out.latents), posterior[:num]))
             values["divergence"].append(divergence(samples, reference, n))
             values["unique"].append(len(set(samples)) / len(samples))
             values["seconds"].append(timing.wall)
-        rows.append({"scheduler": name, "steps": steps, **{key: spread(value) for key, value in values.items()}})
+        measured = {key: spread(value) for key, value in values.items()}
+        rows.append({"scheduler": name, "steps": steps, "noise_scale": scale, **measured})
     real = {
         "latent_frechet": spread([latent_frechet(posterior[num:], posterior[:num])]),
         "divergence": spread([divergence(rest, reference, n)]),
@@ -108,12 +116,14 @@ def benchmark(
 
 
 def markdown_report(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
+    """The rows as a table; a column of noise scales where there are several."""
+    scaled = len({row["noise_scale"] for row in rows if "steps" in row}) > 1
     return markdown_table(
         [
             {
                 "scheduler": row["scheduler"],
                 "steps": row.get("steps", ""),
+                **({"noise": f"{row['noise_scale']:g}" if "steps" in row else ""} if scaled else {}),
                 "latent Frechet": plus_minus(row["latent_frechet"], ".3f"),
                 "n-gram divergence": plus_minus(row["divergence"], ".3f"),
                 "unique": plus_minus(row["unique"], ".3f"),

@@ -5,6 +5,9 @@
 
 The recipes are the paper's objective (swept over its diffusion weight) and three shares of the diffusion loss's
 gradient that reach a batch-normalised encoder (swept over the encoder's noise variance); everything else is the same.
+Beside them stand the same networks without a chain: the two-stage autoencoder with a Gaussian fitted to its latents, a
+variational autoencoder (swept over its KL weight), and a language model of as many parameters, which reconstructs
+nothing.
 One JSON per run is written as it ends, and a run whose JSON exists is not repeated: an interrupted benchmark goes on
 where it stopped.
 """
@@ -14,16 +17,17 @@ import json
 import re
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from data import load_text
 from evaluate_text import EvaluationSettings, describe_environment, evaluate
-from hf_eddpm import EDDPMPipeline
+from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from plot_front import draw
+from text_baselines import PriorPipeline
 from train_text import main as train_text
 
 CONFIG = Path(__file__).parent / "configs" / "text_front.json"
@@ -39,6 +43,29 @@ PAPER = {
     "prediction_type": "epsilon",
     "reconstruction_weight": None,
 }
+# As many parameters as the others have: the encoder's and the denoiser's go to the decoder.
+LANGUAGE_MODEL = {
+    "encoder": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 16,
+        "max_position_embeddings": 64,
+    },
+    "decoder": {"n_embd": 256, "n_layer": 5, "n_head": 4, "n_positions": 64},
+}
+SETTINGS = EvaluationSettings(
+    num_samples=1000,
+    num_inference_steps=[50],
+    seeds=[0, 1, 2],
+    noise_scales=[],
+    num_encoded=6000,
+    num_paths=20,
+    num_edits=50,
+    refinement_steps=[],
+    edit_refinement_steps=0,
+)
+UNMEASURED = ("reconstruction", "refined_reconstruction", "interpolation", "probe_accuracy", "edits", "latents")
 
 
 @dataclass(frozen=True)
@@ -49,6 +76,7 @@ class Run:
     swept: str
     value: float
     model_config: dict[str, Any]
+    prior: Literal["chain", "fitted", "standard", "language model"] = "chain"
 
 
 def runs() -> list[Run]:
@@ -62,7 +90,15 @@ def runs() -> list[Run]:
     for variance in (0.005, 0.02, 0.1):
         config = {**BATCH, "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3, NOISE: variance}
         points.append(Run("batch, 0.1, decoder noise 0.3", NOISE, variance, config))
-    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1]}
+    for weight in (0.03, 0.1, 0.3):
+        points.append(Run("VAE", "kl_weight", weight, {}, "standard"))
+    points.append(
+        Run("language model", "layers", LANGUAGE_MODEL["decoder"]["n_layer"], LANGUAGE_MODEL, "language model")
+    )
+    for variance in NOISE_VARIANCES:
+        config = {**BATCH, "encoder_gradient_scale": 0.0, NOISE: variance}
+        points.append(Run("autoencoder, Gaussian prior", NOISE, variance, config, "fitted"))
+    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1], "kl_weight": 0.1, "layers": 5}
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 
 
@@ -70,6 +106,7 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
     """Trains and evaluates one point."""
     base = json.loads(CONFIG.read_text(encoding="utf-8"))["model_config"]
     values = {**base, **run.model_config}
+    baseline = {"standard": ["--vae_kl_weight", str(run.value)], "language model": ["--no_latents", "true"]}
     start = time.perf_counter()
     pipeline = train_text(
         [
@@ -78,22 +115,25 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
             *("--model_config", json.dumps(values), "--seed", str(seed), "--output_dir", str(folder)),
             *("--num_threads", str(arguments.num_threads), "--use_cpu", str(arguments.use_cpu)),
             *(["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []),
+            *baseline.get(run.prior, []),
         ]
     )
     train_seconds = time.perf_counter() - start
-    settings = EvaluationSettings(
-        num_samples=1000,
-        num_inference_steps=[50],
-        seeds=[0, 1, 2],
-        noise_scales=[],
-        num_encoded=6000,
-        num_paths=20,
-        num_edits=50,
-        refinement_steps=[],
-        edit_refinement_steps=0,
-    )
     pipe = EDDPMPipeline.from_pretrained(pipeline)
-    result = evaluate(pipe, load_text(arguments.train), load_text(arguments.dev), settings)
+    pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM, as all points
+    train, dev = load_text(arguments.train), load_text(arguments.dev)
+    if run.prior != "chain":
+        pipe = PriorPipeline.around(pipe)
+    if run.prior == "fitted":
+        pipe.fit(pipe.encode(train.sample(20_000, seed).sentences).latents)
+    if run.prior == "language model":
+        pipe.decoding = {"do_sample": True, "top_k": 0}
+    result = evaluate(pipe, train, dev, replace(SETTINGS))
+    if run.prior in ("standard", "language model"):  # the measured distance is from an EDDPM's posterior
+        for values in (*result["samples"].values(), result["reference"]["train"]):
+            values.pop("latent_frechet")
+    if run.prior == "language model":
+        result = {name: value for name, value in result.items() if name not in UNMEASURED}
     shutil.rmtree(folder)
     return {
         **{**asdict(run), "seed": seed, "train_seconds": round(train_seconds, 1)},

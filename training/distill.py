@@ -7,7 +7,7 @@ The student learns the consistency function of the teacher's probability-flow OD
 decoder, so whole trajectories are solved (DPM-Solver++, Karras sigmas) and the student regresses on their ends,
 without the bootstrap by an average of itself that larger models need. Encoder, decoder and the student's architecture
 are the checkpoint's; only noise is needed, no data. The pipeline's scheduler becomes diffusers' `LCMScheduler`, whose
-steps are those of a consistency model: `pipe(num_inference_steps=2)`.
+steps are those of a consistency model: one by default, `pipe(num_inference_steps=2)` for more.
 """
 
 import copy
@@ -119,7 +119,7 @@ def main(words: list[str] | None = None) -> Path:
     student = distill(pipe.model, args)
     scheduler = LCMScheduler.from_config(pipe.model.scheduler.config)
     folder = Path(args.output_dir)
-    EDDPMPipeline(student, scheduler, pipe.processor).save_pretrained(folder)
+    EDDPMPipeline(student, scheduler, pipe.processor, default_num_inference_steps=1).save_pretrained(folder)
     facts = {
         "command": describe_command("training/distill.py", sys.argv[1:] if words is None else words),
         "teacher": without_folders(args.checkpoint),

@@ -38,7 +38,17 @@ from transformers import HfArgumentParser
 
 from ehrlich import EhrlichFunction
 from environment import describe_command, describe_environment
-from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
+from evaluation import (
+    Parts,
+    Stopwatch,
+    as_embeddings,
+    describe_sampler,
+    latent_statistics,
+    plain_config,
+    read_evaluation,
+    spread,
+    with_earlier,
+)
 from genetic import genetic_algorithm
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import EVALUATION_FILE
@@ -90,6 +100,10 @@ class EvaluationArguments:
     recipe: str | None = field(default=None, metadata={"help": "Name of the training recipe."})
     device: str = field(default="cpu", metadata={"help": "Torch device, for example cuda."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    keep: str | None = field(
+        default=None,
+        metadata={"help": "JSON file of an earlier evaluation of these weights; only the samples are measured anew."},
+    )
     update_card: bool = field(
         default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
     )
@@ -157,6 +171,7 @@ def evaluate(
     dev: ProteinData,
     settings: EvaluationSettings,
     ehrlich: EhrlichFunction | None = None,
+    earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures a pipeline.
 
@@ -166,12 +181,14 @@ def evaluate(
         dev: Held-out sequences.
         settings: How much to measure.
         ehrlich: The function that the first property holds values of, if it is one.
+        earlier: An evaluation of the same weights whose parts are kept, but for the samples: for another scheduler.
 
     Returns:
         A JSON-serialisable dictionary; see the top of this file for its parts.
 
     Raises:
-        ValueError: The data have another number of properties than the model predicts.
+        ValueError: The data have another number of properties than the model predicts, or the earlier evaluation is
+            of other weights.
     """
     num_properties = pipe.model.config.num_properties
     if num_properties and len(train.property_names) != num_properties:
@@ -194,32 +211,46 @@ def evaluate(
         "num_train_sequences": len(train),
         "num_dev_sequences": len(dev),
         "num_parameters": pipe.model.num_parameters(),
+        "sampler": describe_sampler(pipe),
         "config": plain_config(pipe),
         "latents": latent_statistics(embeddings),
     }
+    parts = Parts(result, earlier)
     with stopwatch("reconstruct"):
-        result["reconstruction"] = _reconstruction(pipe, dev, dev_frames, latents, settings)
-    result["refined_reconstruction"] = {}
-    for steps in settings.refinement_steps:
-        with stopwatch(f"refine {steps} steps"):
-            refined = pipe.encode(dev.sequences, settings.batch_size, refinement_steps=steps).latents
-        result["refined_reconstruction"][str(steps)] = _reconstruction(pipe, dev, dev_frames, refined, settings)
-
+        reconstruction = _reconstruction(pipe, dev, dev_frames, latents, settings)
+    parts.check_weights(reconstruction)
+    parts.add("reconstruction", lambda: reconstruction)
+    parts.add("refined_reconstruction", lambda: _refined_reconstructions(pipe, dev, dev_frames, settings, stopwatch))
     if train.property_names:
-        result["fitness"] = _fitness(pipe, train, dev, train_frames, dev_frames, settings, stopwatch)
+        parts.add("fitness", lambda: _fitness(pipe, train, dev, train_frames, dev_frames, settings, stopwatch))
         with stopwatch("smoothness"):
-            result["smoothness"] = _smoothness(dev, embeddings, settings)
+            parts.add("smoothness", lambda: _smoothness(dev, embeddings, settings))
 
     frechet = SequenceFrechet(train_frames)
     result["frechet_components"] = frechet.num_components
-    result["reference"] = _reference(train, dev, train_frames, dev_frames, frechet, settings)
+    parts.add("reference", lambda: _reference(train, dev, train_frames, dev_frames, frechet, settings))
     result["samples"] = {
         str(steps): _samples(pipe, train, dev, dev_frames, frechet, steps, settings, stopwatch)
         for steps in tqdm(settings.num_inference_steps, desc="samples", unit="number of steps")
     }
     if num_properties and not settings.no_optimize:
-        result["optimization"] = _optimization(pipe, train, dev, ehrlich, settings, stopwatch)
-    result["seconds"] = stopwatch.seconds
+        result["optimization"] = _optimization(pipe, train, dev, ehrlich, settings, stopwatch, earlier)
+    parts.finish(stopwatch.seconds)
+    return result
+
+
+def _refined_reconstructions(
+    pipe: EDDPMPipeline,
+    dev: ProteinData,
+    dev_frames: NDArray[np.uint8],
+    settings: EvaluationSettings,
+    stopwatch: Stopwatch,
+) -> dict[str, Any]:
+    result = {}
+    for steps in settings.refinement_steps:
+        with stopwatch(f"refine {steps} steps"):
+            refined = pipe.encode(dev.sequences, settings.batch_size, refinement_steps=steps).latents
+        result[str(steps)] = _reconstruction(pipe, dev, dev_frames, refined, settings)
     return result
 
 
@@ -395,8 +426,12 @@ def _optimization(
     ehrlich: EhrlichFunction | None,
     settings: EvaluationSettings,
     stopwatch: Stopwatch,
+    earlier: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Proposals of every method for the first property, judged by an oracle: the mean and spread over the seeds."""
+    """Proposals of every method for the first property, judged by an oracle: the mean and spread over the seeds.
+
+    With an earlier evaluation only the samples' row is made anew: the methods choose their own steps.
+    """
     seed = settings.seeds[0]
     name = train.property_names[0]
     with stopwatch("oracle"):
@@ -408,6 +443,8 @@ def _optimization(
         steps = max(settings.num_inference_steps)
         generated = _generate(pipe, len(starts), steps, run_seed, settings)[0]
         proposals.setdefault("samples", []).append(_judge(oracle, generated, None, train))
+        if earlier is not None:
+            continue
         for method in settings.methods:
             generator = torch.Generator(device=pipe.device).manual_seed(run_seed)
             with stopwatch(f"optimize {method}"):
@@ -434,6 +471,8 @@ def _optimization(
     for title, runs in proposals.items():
         summary[title] = {key: spread([run[key] for run in runs]) for key in runs[0] if key != "examples"}
         summary[title]["examples"] = runs[0]["examples"]
+    if earlier is not None:
+        return earlier["optimization"] | {"proposals": earlier["optimization"]["proposals"] | summary}
     return {"property": name, "oracle": facts, "num_starts": len(starts), "proposals": summary}
 
 
@@ -517,11 +556,15 @@ def main(args: list[str] | None = None) -> None:
 
     train, dev = load(arguments.train, arguments.train_split), load(arguments.dev, arguments.dev_split)
     ehrlich = None if arguments.ehrlich is None else EhrlichFunction.load(arguments.ehrlich)
+    earlier = None
+    if arguments.keep is not None:
+        earlier = read_evaluation(arguments.keep, settings, "keep", ("num_inference_steps",))
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
     words = sys.argv[1:] if args is None else args
     result = {"command": describe_command("training/evaluate_protein.py", words), "recipe": arguments.recipe}
-    result |= evaluate(pipe, train, dev, settings, ehrlich)
+    result |= evaluate(pipe, train, dev, settings, ehrlich, earlier)
     result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
+    result = with_earlier(result, earlier)
     outputs = [] if arguments.output is None else [Path(arguments.output)]
     if arguments.update_card:
         outputs.append(Path(arguments.checkpoint) / EVALUATION_FILE)

@@ -38,7 +38,17 @@ from transformers import HfArgumentParser
 
 from data import TextData, load_text
 from environment import describe_command, describe_environment
-from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
+from evaluation import (
+    Parts,
+    Stopwatch,
+    as_embeddings,
+    describe_sampler,
+    latent_statistics,
+    plain_config,
+    read_evaluation,
+    spread,
+    with_earlier,
+)
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.lora import count_parameters
 from hf_eddpm.model_card import EVALUATION_FILE
@@ -60,6 +70,7 @@ from text_metrics import (
 )
 
 NUM_EXAMPLES = 10
+SAMPLING = ("num_inference_steps", "noise_scales", "noise_scale_steps")
 JUDGES = ("numpy", "scikit-learn", "sacrebleu", "rapidfuzz")  # libraries that the metrics are computed with
 
 
@@ -79,6 +90,10 @@ class EvaluationArguments:
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
     beside: str | None = field(
         default=None, metadata={"help": "JSON file of another checkpoint's evaluation, to stand beside this one's."}
+    )
+    keep: str | None = field(
+        default=None,
+        metadata={"help": "JSON file of an earlier evaluation of these weights; only the samples are measured anew."},
     )
     update_card: bool = field(
         default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
@@ -142,7 +157,13 @@ class EvaluationSettings:
                 setattr(self, name, min(getattr(self, name), self.limit))
 
 
-def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: EvaluationSettings) -> dict[str, Any]:
+def evaluate(
+    pipe: EDDPMPipeline,
+    train: TextData,
+    dev: TextData,
+    settings: EvaluationSettings,
+    earlier: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Measures a pipeline.
 
     Args:
@@ -150,9 +171,13 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         train: The sentences it was trained on; the judges (trigram model, probe, classifier) are fitted on them.
         dev: Held-out sentences.
         settings: How much to measure.
+        earlier: An evaluation of the same weights whose parts are kept, but for the samples: for another scheduler.
 
     Returns:
         A JSON-serialisable dictionary; see the top of this file for its parts.
+
+    Raises:
+        ValueError: If the earlier evaluation is of other weights.
     """
     pipe.set_progress_bar_config(disable=True)
     stopwatch = Stopwatch()
@@ -166,32 +191,44 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
     with stopwatch("encode"):
         latents = pipe.encode(dev.sentences, batch_size=settings.batch_size).latents
         dev_embeddings = as_embeddings(latents)
-        train_embeddings = as_embeddings(pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents)
+        if earlier is None:
+            embeddings = pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents
+            train_embeddings = as_embeddings(embeddings)
     rng = np.random.default_rng(seed)
     noise_std = pipe.model.config.encoder_noise_variance**0.5
-    dev_posterior, train_posterior = (
-        embeddings + noise_std * rng.standard_normal(embeddings.shape)
-        for embeddings in (dev_embeddings, rng.permutation(train_embeddings)[: len(dev)])
-    )
 
+    def posterior(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+        return embeddings + noise_std * rng.standard_normal(embeddings.shape)
+
+    dev_posterior = posterior(dev_embeddings)
     result: dict[str, Any] = {
         "settings": asdict(settings),
         "num_train_sentences": len(train),
         "num_dev_sentences": len(dev),
         "num_parameters": count_parameters(pipe.model)["total"]["all"],
+        "sampler": describe_sampler(pipe),
         "config": plain_config(pipe),
     }
+    parts = Parts(result, earlier)
 
     with stopwatch("reconstruct"):
         reconstructions = pipe.decode(latents, batch_size=settings.batch_size)
-    result["reconstruction"] = _reconstruction(dev, reconstructions)
-    result["refined_reconstruction"] = {}
-    for steps in tqdm(settings.refinement_steps, desc="refinement", unit="number of steps"):
-        with stopwatch(f"refine {steps} steps"):
-            refined = pipe.reconstruct(dev.sentences, batch_size=settings.batch_size, refinement_steps=steps)
-        result["refined_reconstruction"][str(steps)] = _reconstruction(dev, refined)
+    reconstruction = _reconstruction(dev, reconstructions)
+    parts.check_weights(reconstruction)
+    parts.add("reconstruction", lambda: reconstruction)
+    parts.add("refined_reconstruction", lambda: _refined_reconstructions(pipe, dev, settings, stopwatch))
     result["latents"] = latent_statistics(dev_embeddings)
-    result["reference"] = _reference(judge, train, dev, train_posterior, dev_posterior, settings)
+    parts.add(
+        "reference",
+        lambda: _reference(
+            judge,
+            train,
+            dev,
+            posterior(rng.permutation(train_embeddings)[: len(dev)]),
+            dev_posterior,
+            settings,
+        ),
+    )
     result["samples"] = {
         str(steps): _samples(pipe, judge, train, dev, dev_posterior, steps, 1.0, settings, stopwatch)
         for steps in tqdm(settings.num_inference_steps, desc="samples", unit="number of steps")
@@ -203,16 +240,30 @@ def evaluate(pipe: EDDPMPipeline, train: TextData, dev: TextData, settings: Eval
         for scale in tqdm(settings.noise_scales, desc="samples", unit="noise scale")
     }
     with stopwatch("interpolate"):
-        result["interpolation"] = _interpolation(pipe, judge, dev, settings)
+        parts.add("interpolation", lambda: _interpolation(pipe, judge, dev, settings))
     if train.labels is not None and dev.labels is not None:
         with stopwatch("probe"):
-            result["probe_accuracy"] = linear_probe_accuracy(
-                train_embeddings, encoded_train.labels or [], dev_embeddings, dev.labels
+            parts.add(
+                "probe_accuracy",
+                lambda: linear_probe_accuracy(
+                    train_embeddings, encoded_train.labels or [], dev_embeddings, dev.labels or []
+                ),
             )
         if len(train.classes) == 2 and dev.classes == train.classes:
             with stopwatch("edit"):
-                result["edits"] = _edits(pipe, judge, train, encoded_train, dev, settings)
-    result["seconds"] = stopwatch.seconds
+                parts.add("edits", lambda: _edits(pipe, judge, train, encoded_train, dev, settings))
+    parts.finish(stopwatch.seconds)
+    return result
+
+
+def _refined_reconstructions(
+    pipe: EDDPMPipeline, dev: TextData, settings: EvaluationSettings, stopwatch: Stopwatch
+) -> dict[str, Any]:
+    result = {}
+    for steps in tqdm(settings.refinement_steps, desc="refinement", unit="number of steps"):
+        with stopwatch(f"refine {steps} steps"):
+            refined = pipe.reconstruct(dev.sentences, batch_size=settings.batch_size, refinement_steps=steps)
+        result[str(steps)] = _reconstruction(dev, refined)
     return result
 
 
@@ -382,10 +433,7 @@ def read_comparison(path: str, settings: EvaluationSettings) -> dict[str, Any]:
     Raises:
         ValueError: If it was made with other settings.
     """
-    other = json.loads(Path(path).read_text(encoding="utf-8"))
-    mine = asdict(settings)
-    if different := sorted(name for name, value in mine.items() if other["settings"].get(name) != value):
-        raise ValueError(f"`beside` must be an evaluation with the same settings; {different} differ.")
+    other = read_evaluation(path, settings, "beside")
     kept = ("command", "num_parameters", "reconstruction", "refined_reconstruction", "samples", "edits")
     return {name: other[name] for name in kept if name in other}
 
@@ -405,10 +453,12 @@ def main() -> None:
     train = load_text(arguments.train, arguments.train_split, **columns)
     dev = load_text(arguments.dev, arguments.dev_split, **columns)
     beside = None if arguments.beside is None else read_comparison(arguments.beside, settings)
+    earlier = None if arguments.keep is None else read_evaluation(arguments.keep, settings, "keep", SAMPLING)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
     result = {"command": describe_command("training/evaluate_text.py", sys.argv[1:]), "recipe": arguments.recipe}
-    result |= evaluate(pipe, train, dev, settings)
+    result |= evaluate(pipe, train, dev, settings, earlier)
     result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
+    result = with_earlier(result, earlier)
     if beside is not None:
         result["beside"] = beside
     outputs = [] if arguments.output is None else [Path(arguments.output)]

@@ -1,8 +1,11 @@
 """What the evaluation scripts share: timing, spreads over seeds, facts of the model and its latents."""
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,67 @@ class Stopwatch:
         self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 2)
 
 
+def read_evaluation(path: str, settings: Any, argument: str, may_differ: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads an evaluation that was made with the same settings.
+
+    Args:
+        path: Its JSON file.
+        settings: The settings, a dataclass.
+        argument: What names the file on the command line.
+        may_differ: Settings that may be others.
+
+    Raises:
+        ValueError: If it was made with other settings.
+    """
+    other = json.loads(Path(path).read_text(encoding="utf-8"))
+    fixed = {name: value for name, value in asdict(settings).items() if name not in may_differ}
+    if different := sorted(name for name, value in fixed.items() if other["settings"].get(name) != value):
+        raise ValueError(f"`{argument}` must be an evaluation with the same settings; {different} differ.")
+    return other
+
+
+class Parts:
+    """The parts of an evaluation that no scheduler changes: measured, or those of an earlier one of the same weights.
+
+    Args:
+        result: Where they go.
+        earlier: The earlier evaluation, or `None` to measure all.
+    """
+
+    def __init__(self, result: dict[str, Any], earlier: dict[str, Any] | None):
+        self.result = result
+        self.earlier = earlier
+
+    def add(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measures a part, or takes the earlier one, if there was one."""
+        if self.earlier is None:
+            self.result[name] = measure()
+        elif name in self.earlier:
+            self.result[name] = self.earlier[name]
+
+    def check_weights(self, reconstruction: dict[str, Any]) -> None:
+        """Raises a ValueError if the earlier evaluation's reconstructions were others."""
+        if self.earlier is None:
+            return
+        now, before = (each["exact_match"] for each in (reconstruction, self.earlier["reconstruction"]))
+        if abs(now - before) > 0.002:  # as much as rounding on another machine may change
+            raise ValueError(f"`keep` must be of the same weights: exact match was {before:.4f} and is {now:.4f}.")
+
+    def finish(self, seconds: dict[str, float]) -> None:
+        """Adds the seconds by part, the earlier ones among them."""
+        self.result["seconds"] = (self.earlier or {}).get("seconds", {}) | seconds
+
+
+def with_earlier(result: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """A result whose command and wall time include those of the evaluation that parts of it come from."""
+    if earlier is None:
+        return result
+    return result | {
+        "command": f"{earlier['command']}\n{result['command']}",
+        "wall_time_seconds": round(earlier["wall_time_seconds"] + result["wall_time_seconds"], 1),
+    }
+
+
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Mean, standard deviation (`None` for one value) and the values themselves; values of `None` have no mean."""
     known = [value for value in values if value is not None]
@@ -50,6 +114,20 @@ def plain_config(pipe: EDDPMPipeline) -> dict[str, Any]:
         for key, value in pipe.model.config.to_dict().items()
         if not key.startswith("_") and (value is None or isinstance(value, (bool, int, float, str)))
     }
+
+
+def describe_sampler(pipe: EDDPMPipeline) -> dict[str, Any]:
+    """What the pipeline samples with where nothing else is said."""
+    return {"scheduler": type(pipe.scheduler).__name__, "noise_scale": pipe.config.default_noise_scale}
+
+
+def sampler_sentence(evaluation: dict[str, Any]) -> str:
+    """The same as a sentence of the card; nothing for evaluations that do not know it."""
+    if "sampler" not in evaluation:
+        return ""
+    sampler = evaluation["sampler"]
+    scaled = "" if sampler["noise_scale"] == 1 else f", noise scale {sampler['noise_scale']:g}"
+    return f" Sampled with the pipeline's own `{sampler['scheduler']}`{scaled}."
 
 
 def latent_statistics(embeddings: NDArray[np.floating]) -> dict[str, float | int]:

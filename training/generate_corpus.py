@@ -30,10 +30,12 @@ class GenerateArguments:
     checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline."})
     output_dir: str = field(metadata={"help": "Where the parts go."})
     num_samples: int = field(default=10_000, metadata={"help": "How many."})
-    num_inference_steps: int = field(default=50, metadata={"help": "Steps of the chain."})
+    num_inference_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the chain; by default the checkpoint's own number."}
+    )
     eta: float = field(default=0.0, metadata={"help": "0 is DDIM, 1 is ancestral sampling."})
-    noise_scale: float = field(
-        default=1.0, metadata={"help": "Standard deviation of the noise the chain starts from."}
+    noise_scale: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the first noise; by default the checkpoint's own."}
     )
     keep_latents: bool = field(default=False, metadata={"help": "Whether the latents are a column of the output."})
     batch_size: int = field(default=256, metadata={"help": "Samples decoded at a time."})

@@ -29,8 +29,8 @@ class FrontPoint:
     Attributes:
         recipe: Name of the line it belongs to.
         swept: Value of what is swept along the line, or `None`.
-        bleu: Reconstruction BLEU on held-out sentences.
-        exact_match: Share of them reconstructed word for word.
+        bleu: Reconstruction BLEU on held-out sentences; `None` for what does not reconstruct.
+        exact_match: Share of them reconstructed word for word, likewise.
         perplexity: Mean over the seeds of the samples' perplexity.
         perplexity_std: Its standard deviation over the seeds, 0 for one seed.
         real_perplexity: That of held-out sentences under the same trigram model.
@@ -43,8 +43,8 @@ class FrontPoint:
 
     recipe: str
     swept: float | str | None
-    bleu: float
-    exact_match: float
+    bleu: float | None
+    exact_match: float | None
     perplexity: float
     perplexity_std: float
     real_perplexity: float
@@ -81,11 +81,12 @@ def read_point(
     if steps not in result["samples"]:
         raise ValueError(f"{str(path)!r} has samples with {', '.join(result['samples'])} steps, not {steps}.")
     samples, reference = result["samples"][steps], result["reference"]
+    reconstruction = result.get("reconstruction", {})
     return FrontPoint(
         recipe=recipe,
         swept=result.get("value") if swept is None else result["config"][swept],
-        bleu=result["reconstruction"]["bleu"],
-        exact_match=result["reconstruction"]["exact_match"],
+        bleu=reconstruction.get("bleu"),
+        exact_match=reconstruction.get("exact_match"),
         perplexity=samples["perplexity"]["mean"],
         perplexity_std=samples["perplexity"]["std"] or 0.0,
         real_perplexity=reference["dev"]["perplexity"],
@@ -103,7 +104,7 @@ def by_recipe(points: Iterable[FrontPoint]) -> dict[str, list[FrontPoint]]:
     for point in points:
         lines.setdefault(point.recipe, []).append(point)
     for line in lines.values():
-        line.sort(key=lambda p: p.swept if isinstance(p.swept, (int, float)) else p.bleu)
+        line.sort(key=lambda p: p.swept if isinstance(p.swept, (int, float)) else p.bleu or 0.0)
     return lines
 
 
@@ -111,6 +112,9 @@ def plot_front(lines: dict[str, list[FrontPoint]], output: str | Path) -> None:
     """Writes the picture: up is better, and left as far as the dashed line of real text."""
     figure, axes = plt.subplots(figsize=(7, 5))
     for (recipe, line), marker in zip(lines.items(), "osD^vPX*<>" * len(lines), strict=False):
+        if line[0].bleu is None:
+            axes.axvline(line[0].perplexity, linestyle=":", color="black", label=recipe)
+            continue
         axes.errorbar(
             [p.perplexity for p in line],
             [p.bleu for p in line],
@@ -148,8 +152,8 @@ def front_table(lines: dict[str, list[FrontPoint]], swept: str | None = None) ->
                 [
                     recipe,
                     "" if p.swept is None else f"{p.swept}",
-                    f"{p.bleu:.1f}",
-                    f"{p.exact_match:.3f}",
+                    "" if p.bleu is None else f"{p.bleu:.1f}",
+                    "" if p.exact_match is None else f"{p.exact_match:.3f}",
                     f"{p.perplexity:.1f} ± {p.perplexity_std:.1f}",
                     f"{p.real_perplexity:.1f}",
                     f"{p.reverse_perplexity:.0f}",

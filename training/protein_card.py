@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from evaluation import sampler_sentence
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
 from protein_tables import how_to_read, markdown_tables
@@ -82,7 +83,7 @@ def _results(evaluation: dict[str, Any]) -> str:
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     counts = (
         f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
-        f"of steps and sampling seed ({seeds})."
+        f"of steps and sampling seed ({seeds}).{sampler_sentence(evaluation)}"
     )
     return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation)])
 

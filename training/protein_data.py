@@ -40,6 +40,7 @@ class ProteinData:
         headers: The FASTA headers without ">", one per sequence; `None` if a source is no FASTA file.
         num_duplicates: How many sequences repeat an earlier one. They are counted, not removed.
         sources: Where the sequences came from, as the user wrote it.
+        classes: A class for each, -1 where unknown; `None` if no column was asked for.
     """
 
     sequences: list[str]
@@ -48,6 +49,7 @@ class ProteinData:
     headers: list[str] | None = None
     num_duplicates: int = field(init=False)
     sources: list[str] = field(default_factory=list)
+    classes: list[int] | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.sequences), len(self.property_names))
@@ -58,6 +60,8 @@ class ProteinData:
                 f"`headers` must hold one header per sequence, got {len(self.headers)} headers for "
                 f"{len(self.sequences)} sequences."
             )
+        if self.classes is not None and len(self.classes) != len(self.sequences):
+            raise ValueError(f"`classes` must hold {len(self.sequences)} classes, got {len(self.classes)}.")
         self.num_duplicates = len(self.sequences) - len(set(self.sequences))
 
     def __len__(self) -> int:
@@ -71,6 +75,7 @@ class ProteinData:
             self.property_names,
             None if self.headers is None else [self.headers[row] for row in rows],
             sources=self.sources,
+            classes=None if self.classes is None else [self.classes[row] for row in rows],
         )
 
     def sample(self, num_sequences: int, seed: int) -> "ProteinData":
@@ -95,6 +100,7 @@ def load_proteins(
     padding_symbol: str | None = None,
     upper_case: bool = False,
     config_name: str | None = None,
+    class_column: str | None = None,
 ) -> ProteinData:
     """Reads proteins from local files or from a Hub data set.
 
@@ -109,16 +115,18 @@ def load_proteins(
         upper_case: Whether to turn lower-case letters into upper case; they are refused otherwise, as they often
             mark something (masked or unaligned regions).
         config_name: Configuration of a Hub data set that has several.
+        class_column: Column of a class, an integer of at least 0, or nothing where it is not known, as in all FASTA
+            files.
 
     Returns:
-        The sequences with their properties, and headers if all sources are FASTA files.
+        The sequences with their properties and classes, and headers if all sources are FASTA files.
 
     Raises:
         FileNotFoundError: A local file does not exist.
         ImportError: The source needs the `train` extra, which is not installed.
         ValueError: Unknown file ending, missing column, damaged file, an empty source; or, named by its row (from 1,
             the header not counted) or its FASTA line: an empty sequence, gaps, letters that are no residues, lower
-            case, a property that is no finite number, an empty or repeated FASTA id.
+            case, a property that is no finite number, a class that is no integer, an empty or repeated FASTA id.
     """
     sources = [source] if isinstance(source, str) else list(source)
     if not sources or not all(isinstance(item, str) and item for item in sources):
@@ -129,9 +137,12 @@ def load_proteins(
         raise ValueError(f"`padding_symbol` must be one character that is no residue, got {padding_symbol!r}.")
 
     columns = [("sequence_column", sequence_column), *(("property_columns", name) for name in property_columns)]
+    if class_column is not None:
+        columns.append(("class_column", class_column))
     missing = (math.nan,) * len(property_columns)
     sequences: list[str] = []
     properties: list[tuple[float, ...]] = []
+    classes: list[int] = []
     headers: list[str] = []
     places: dict[str, str] = {}  # FASTA id: where it stands
     for item in sources:
@@ -143,6 +154,7 @@ def load_proteins(
                 for header, text, where in _read_fasta(path, places):
                     sequences.append(_as_sequence(text, where, padding_symbol, upper_case))
                     properties.append(missing)
+                    classes.append(-1)
                     headers.append(header)
                 continue
             rows = read_table(path, columns)
@@ -153,6 +165,8 @@ def load_proteins(
         for number, (text, *values) in enumerate(rows, start=1):
             where = f"Row {number} of {item!r}"
             sequences.append(_as_sequence(text, where, padding_symbol, upper_case))
+            if class_column is not None:
+                classes.append(_as_class(values.pop(), class_column, where))
             properties.append(
                 tuple(_as_property(value, name, where) for value, name in zip(values, property_columns, strict=True))
             )
@@ -165,6 +179,7 @@ def load_proteins(
         list(property_columns),
         headers if len(headers) == len(sequences) else None,
         sources=sources,
+        classes=None if class_column is None else classes,
     )
     logger.info(f"Read {len(data)} sequences from {sources}; {data.num_duplicates} repeat an earlier one.")
     return data
@@ -230,7 +245,9 @@ def _as_sequence(text: Any, where: str, padding_symbol: str | None, upper_case: 
     raise ValueError(f"{where}: the sequence has unknown residues {wrong}; allowed are {RESIDUES!r}.")
 
 
-def _as_property(value: Any, name: str, where: str) -> float:
+def _as_property(
+    value: Any, name: str, where: str, argument: str = "property_columns", allowed: str = "finite numbers"
+) -> float:
     """A number, NaN for an empty cell; Python and pandas write a missing float as "nan"."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
@@ -242,6 +259,19 @@ def _as_property(value: Any, name: str, where: str) -> float:
         number = math.inf
     if math.isinf(number):
         raise ValueError(
-            f"{where}: `property_columns` {name!r} must hold finite numbers (or nothing where missing), got {value!r}."
+            f"{where}: `{argument}` {name!r} must hold {allowed} (or nothing where missing), got {value!r}."
         )
     return number
+
+
+def _as_class(value: Any, name: str, where: str) -> int:
+    """A class, -1 for an empty cell; pandas writes whole numbers of a column with gaps as 1.0."""
+    number = _as_property(value, name, where, "class_column", "integers of at least 0")
+    if math.isnan(number):
+        return -1
+    if number < 0 or number != int(number):
+        raise ValueError(
+            f"{where}: `class_column` {name!r} must hold integers of at least 0 (or nothing where missing), "
+            f"got {value!r}."
+        )
+    return int(number)

@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from evaluation import plus_minus
+from evaluation import plus_minus, sampler_sentence
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import (
     EVALUATION_FILE,
@@ -132,7 +132,8 @@ def _results(evaluation: dict[str, Any]) -> str:
         f"{evaluation['num_dev_sentences']:,} held-out sentences; {evaluation['settings']['num_samples']:,} samples"
     )
     seeds = ", ".join(str(seed) for seed in evaluation["settings"]["seeds"])
-    parts = [f"{counts} for each number of steps and sampling seed ({seeds}).", markdown_tables(evaluation)]
+    counts = f"{counts} for each number of steps and sampling seed ({seeds}).{sampler_sentence(evaluation)}"
+    parts = [counts, markdown_tables(evaluation)]
     if "beside" in evaluation:
         command = evaluation["beside"]["command"]
         rows = [

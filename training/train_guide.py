@@ -5,8 +5,9 @@
     python training/train_guide.py --checkpoint model_cards/eddpm-gifford --output_dir runs/enriched \\
         --train train.csv.gz --dev validation.csv.gz --padding_symbol J --property_columns fitness --thresholds 0
 
-The classes are the labels of sentences; of proteins, how many of `--thresholds` the first property exceeds. The
-folder holds the guide (config.json, safetensors), `training.json` with its held-out accuracy by timestep, and a card.
+The classes are the labels of sentences; or how many of `--thresholds` the first property of proteins exceeds, or the
+number of words of sentences without labels. The folder holds the guide (config.json, safetensors), `training.json`
+with its held-out accuracy by timestep, and a card.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 from transformers import HfArgumentParser
@@ -36,7 +38,8 @@ class GuideArguments:
     dev: list[str] = field(metadata={"help": "Held-out data, likewise."})
     output_dir: str = field(metadata={"help": "Folder of the guide."})
     thresholds: list[float] = field(
-        default_factory=list, metadata={"help": "Ascending bounds of classes in the first property of proteins."}
+        default_factory=list,
+        metadata={"help": "Ascending bounds of classes in the first property of proteins, or in words of sentences."},
     )
     class_names: list[str] = field(default_factory=list, metadata={"help": "Names of the classes, in order."})
     max_train: int = field(default=50_000, metadata={"help": "Most training data."})
@@ -58,14 +61,21 @@ class GuideArguments:
             raise ValueError(f"`thresholds` must ascend, got {self.thresholds}.")
 
 
-def find_classes(data: RawData, thresholds: list[float]) -> torch.Tensor:
+def find_classes(data: RawData, thresholds: list[float], modality: str) -> torch.Tensor:
     """The class of each datum, int64 (num,); -1 where its property is not known."""
+    if data.labels is not None and thresholds:
+        raise ValueError("`thresholds` make classes of their own: give files without labels, or no thresholds.")
     if data.labels is not None:
         return torch.tensor(data.labels)
-    if not thresholds or not data.properties.shape[1]:
+    if not thresholds or not (data.properties.shape[1] or modality == "text"):
         raise ValueError("Classes are needed: label the files (`file=1`), or give `property_columns`, `thresholds`.")
-    values = data.properties[:, 0]
+    values = count_words(data.items) if modality == "text" else data.properties[:, 0]
     return torch.from_numpy(np.where(np.isnan(values), -1, np.searchsorted(thresholds, values)))
+
+
+def count_words(sentences: list[str]) -> NDArray[np.float64]:
+    """The length of each sentence in words."""
+    return np.array([len(sentence.split()) for sentence in sentences], dtype=np.float64)
 
 
 def train_guide(
@@ -155,7 +165,7 @@ def main(words: list[str] | None = None) -> Path:
     for name, source in (("train", args.train), ("dev", args.dev)):
         data = load_raw_data(pipe, source, columns)
         data = data.sample(args.max_train, args.seed) if name == "train" else data
-        found = find_classes(data, args.thresholds)
+        found = find_classes(data, args.thresholds, model.config.modality)
         known = found >= 0
         means[name], classes[name] = pipe.encode(data.items).latents[known], found[known]
     num_classes = int(classes["train"].max()) + 1

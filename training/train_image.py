@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import AutoModel, TrainerCallback
@@ -32,6 +31,7 @@ from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
 from image_data import ImageData, load_images
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from sampler import use_solver
 from vae import VariationalAutoencoder
 
 logger = logging.get_logger(__name__)
@@ -127,9 +127,7 @@ def main(args: list[str] | None = None) -> Path:
     if trainer.is_world_process_zero():
         (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
-        # On a chain of constant beta evenly spaced steps leave out the last ones, where detail is decided: these ten
-        # give what two hundred of those do (see README.md).
-        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+        use_solver(pipe)
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
         pipe.save_pretrained(folder)
         facts = {

@@ -33,13 +33,14 @@ from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from sampler import use_solver
 from vae import VariationalAutoencoder
 
 logger = logging.get_logger(__name__)
 
 
 class MeasuredProteins(Dataset):
-    """Proteins as the trainer's collator takes them, with their properties where there are any.
+    """Proteins as the trainer's collator takes them, with their properties and classes where there are any.
 
     Args:
         data: The proteins.
@@ -55,6 +56,8 @@ class MeasuredProteins(Dataset):
         example: dict[str, Any] = {"data": self.data.sequences[index]}
         if self.data.property_names:
             example["properties"] = self.data.properties[index].tolist()
+        if self.data.classes is not None:
+            example["class_labels"] = self.data.classes[index]
         return example
 
 
@@ -88,6 +91,7 @@ def main(args: list[str] | None = None) -> Path:
     if trainer.is_world_process_zero():
         (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
+        use_solver(pipe)
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
         pipe.save_pretrained(folder)
         facts = {
@@ -136,6 +140,7 @@ def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, 
             property_columns=data_args.property_columns,
             padding_symbol=data_args.padding_symbol,
             upper_case=data_args.upper_case,
+            class_column=data_args.class_column,
         )
 
     train = load(data_args.train, data_args.train_split)
@@ -172,6 +177,8 @@ def describe_data(train: ProteinData, dev: ProteinData, processor: EDDPMProteinP
                 for index, column in enumerate(data.property_names)
             },
         }
+        if data.classes is not None:
+            facts[name]["known classes"] = sum(label >= 0 for label in data.classes)
         logger.info(f"{name}: {facts[name]}")
     return facts
 
@@ -182,7 +189,20 @@ def build_model(
     """Makes the model and its processor, to the measure of the training data."""
     lengths = [len(sequence) for sequence in train.sequences]
     length = max(lengths) if data_args.length is None else data_args.length
-    values = {"num_properties": len(data_args.property_columns), **model_args.model_config}
+    highest = max(train.classes or [-1])
+    if train.classes is not None and highest < 0:
+        raise ValueError(f"`class_column` {data_args.class_column!r} must hold a class somewhere in `train`.")
+    values = {
+        "num_properties": len(data_args.property_columns),
+        "num_classes": highest + 1,
+        **model_args.model_config,
+    }
+    if train.classes is not None and not highest < values["num_classes"]:
+        raise ValueError(
+            f"`num_classes` = {values['num_classes']} needs classes below it in `class_column`, got {highest}."
+        )
+    if values["num_classes"] and train.classes is None:
+        raise ValueError(f"`class_column` must name the column of the {values['num_classes']} classes of the model.")
     decoder = dict(values.get("decoder", {}))
     convolutional = decoder.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
     if convolutional:

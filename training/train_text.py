@@ -44,7 +44,9 @@ from hf_eddpm.backbones import add_first_block, freeze_language_model, load_back
 from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from text_baselines import LanguageModel
 from text_card import write_text_card
+from vae import VariationalAutoencoder
 
 logger = logging.get_logger(__name__)
 
@@ -63,6 +65,7 @@ def main(args: list[str] | None = None) -> Path:
     logger.info(f"What trains:\n{describe_trainable(tuned)}")
     train_labels, dev_labels = (class_labels(data, model.config.num_classes) for data in (train, dev))
 
+    previewed = training_args.num_previews and not model_args.baseline  # those have no chain to generate with
     trainer = EDDPMTrainer(
         model=tuned,
         args=training_args,
@@ -70,7 +73,7 @@ def main(args: list[str] | None = None) -> Path:
         ema_decay=training_args.ema_decay,
         train_dataset=SplicedSentences(train.sentences, data_args.splice_probability, train_labels),
         eval_dataset=dev.sentences if dev_labels is None else with_classes(dev.sentences, dev_labels),
-        preview_data=dev.sentences[: training_args.num_previews] if training_args.num_previews else None,
+        preview_data=dev.sentences[: training_args.num_previews] if previewed else None,
         num_preview_samples=training_args.num_previews,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
@@ -304,14 +307,21 @@ def build_model(
         }
         merged = {**base, **given, "vocab_size": len(own), **special}
         values[part] = AutoConfig.for_model(merged.pop("model_type"), **merged)
+    if model_args.baseline:
+        values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
     config = EDDPMConfig.from_preset(model_args.preset, **values) if model_args.preset else EDDPMConfig(**values)
     if model_args.attn_implementation is not None:
         config._attn_implementation = model_args.attn_implementation
-    model = EDDPMModel(
-        config,
-        encoder=TextEncoder(config, backbones["encoder"]) if "encoder" in backbones else None,
-        decoder=TextDecoder(config, backbones["decoder"]) if "decoder" in backbones else None,
-    )
+    if model_args.vae_kl_weight is not None:
+        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = LanguageModel(config)
+    else:
+        model = EDDPMModel(
+            config,
+            encoder=TextEncoder(config, backbones["encoder"]) if "encoder" in backbones else None,
+            decoder=TextDecoder(config, backbones["decoder"]) if "decoder" in backbones else None,
+        )
     return model, EDDPMTextProcessor(tokenizers["encoder"], tokenizers["decoder"], max_length=max_length)
 
 

@@ -37,6 +37,8 @@ class VariationalAutoencoder(EDDPMModel):
         self, properties: torch.Tensor | None = None, generator: torch.Generator | None = None, **inputs: Any
     ) -> EDDPMOutput:
         """Compute reconstruction + kl_weight * KL (+ property loss), in nats per unit as the "simple" loss."""
+        for name in ("class_labels", "diffusion_mask"):  # there is no chain that they concern
+            inputs.pop(name, None)
         encoder_inputs, targets = self._split(inputs)
         features = self.encoder(**encoder_inputs)
         mean = self.bottleneck.project(features)

@@ -244,6 +244,11 @@ class Steering:
             (lambda latents: _sum_of(clean_terms, latents, nearest)) if clean_terms else None,
             (lambda latents: _sum_of(noisy_terms, latents, nearest)) if noisy_terms else None,
         )
+        if not bool(torch.isfinite(noise_pred).all()):
+            names = ", ".join(term[0] for term in self._terms)
+            raise ValueError(
+                f"The gradient of {names} is NaN or infinite at timestep {int(nearest)}: sampling is stopped."
+            )
         return scheduler.training_target(clean, noise_pred, nearest)
 
     def total(self, latents: torch.Tensor) -> torch.Tensor:
@@ -261,6 +266,8 @@ def _sum_of(
             raise ValueError(f"{name} must return one number a row, ({len(latents)},), got {tuple(value.shape)}.")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} is NaN or infinite at timestep {int(timestep)}: sampling is stopped.")
+        if latents.requires_grad and not value.requires_grad:
+            raise ValueError(f"{name} must be differentiable: what it returned does not depend on the latents.")
         total = total + scale * value
     return total
 

@@ -97,9 +97,12 @@ class EDDPMPipeline(DiffusionPipeline):
         decoder_scheduler: The scheduler of a decoder that is a chain itself, over pixels for example: an
             `EDDPMScheduler` or any diffusers scheduler made by `Other.from_config(pipe.decoder_scheduler.config)`.
             By default the model's own; None for other decoders.
+        default_num_inference_steps: Steps of the chain where a call names none; saved with the pipeline.
+        default_noise_scale: Noise scale where a call names none, likewise.
 
     Raises:
-        ValueError: If the processor does not fit the model, or its decoder has no chain to schedule.
+        ValueError: If the processor does not fit the model, its decoder has no chain to schedule, or a default is
+            outside its range.
     """
 
     model_cpu_offload_seq = "model"
@@ -117,6 +120,8 @@ class EDDPMPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         processor: EDDPMProcessor,
         decoder_scheduler: SchedulerMixin | None = None,
+        default_num_inference_steps: int = 50,
+        default_noise_scale: float = 1.0,
     ):
         super().__init__()
         self._loaded_from: str | None = None  # the folder whose card is this pipeline's
@@ -128,7 +133,12 @@ class EDDPMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`decoder_scheduler` must be None: {type(model.decoder).__name__} decodes without a chain."
             )
+        check_count(default_num_inference_steps, "default_num_inference_steps")
+        check_number(default_noise_scale, "default_noise_scale", above=0)
         model.eval()
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, default_noise_scale=default_noise_scale
+        )
         self.register_modules(
             model=model, scheduler=scheduler, processor=processor, decoder_scheduler=decoder_scheduler
         )
@@ -142,9 +152,9 @@ class EDDPMPipeline(DiffusionPipeline):
     def __call__(
         self,
         num_samples: int = 1,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
-        noise_scale: float = 1.0,
+        noise_scale: float | None = None,
         class_labels: int | Sequence[int] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
         guidance: Guidance | Sequence[Guidance] | None = None,
@@ -160,10 +170,12 @@ class EDDPMPipeline(DiffusionPipeline):
 
         Args:
             num_samples: How many data, at least 1; taken from `latents` where these are given.
-            num_inference_steps: Steps of the chain, in [1, T].
+            num_inference_steps: Steps of the chain, in [1, T]; by default the checkpoint's own number
+                (`default_num_inference_steps`).
             eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
-            noise_scale: Standard deviation of the noise the chain starts from, positive. Below 1 samples are more
-                typical and less varied, as with the temperature of Kingma & Dhariwal 2018 (arXiv 1807.03039).
+            noise_scale: Standard deviation of the noise the chain starts from, positive; by default the checkpoint's
+                own (`default_noise_scale`). Below 1 samples are more typical and less varied, as with the temperature
+                of Kingma & Dhariwal 2018 (arXiv 1807.03039).
             class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
             guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
                 the class's own distribution, more makes samples more typical of it and less varied.
@@ -191,6 +203,8 @@ class EDDPMPipeline(DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {sorted(unknown)}."
             )
+        if noise_scale is None:
+            noise_scale = self.config.default_noise_scale
         if not 0 < noise_scale < float("inf"):
             raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
@@ -413,7 +427,8 @@ class EDDPMPipeline(DiffusionPipeline):
             noise = self.invert(latents, num_inference_steps)
             first_noise, last_noise = noise.chunk(2)
             noises = torch.stack([mix(first_noise, last_noise, weight) for weight in weights])  # (steps, pairs, ...)
-            points = self._denoise(noises.flatten(0, 1), num_inference_steps).view_as(noises)
+            # the steps that were inverted, whatever scheduler generates
+            points = self._denoise(noises.flatten(0, 1), num_inference_steps, scheduler=self._ddim()).view_as(noises)
             gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
         if self.decoder_scheduler is not None or invert_noise:
@@ -443,8 +458,9 @@ class EDDPMPipeline(DiffusionPipeline):
             class_labels: The class of the data, or one for each; None if it is unknown.
 
         Returns:
-            Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...)` with the
-            same number of steps comes back to the latents.
+            Noise, float32 `(batch, num_latents, latent_dim)`; `pipe(latents=noise, num_inference_steps=...,
+            noise_scale=1)` with the same number of steps of an `EDDPMScheduler` comes back to the latents; with
+            another scheduler as nearly as the two solve the same equation.
         """
         if isinstance(num_refinements, bool) or not isinstance(num_refinements, int) or num_refinements < 0:
             raise ValueError(f"`num_refinements` must be a non-negative integer, got {num_refinements!r}.")
@@ -452,8 +468,7 @@ class EDDPMPipeline(DiffusionPipeline):
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
         classes = self._prepare_classes(class_labels, 1.0, len(latents))
-        # The inverse belongs to EDDPMScheduler's step, whatever scheduler generates.
-        scheduler = EDDPMScheduler(**self.model.config.scheduler_config)
+        scheduler = self._ddim()
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
         for t in self.progress_bar(scheduler.timesteps.flip(0)):
             noisier = latents
@@ -613,7 +628,7 @@ class EDDPMPipeline(DiffusionPipeline):
         guidance: Guidance | Sequence[Guidance] | None = None,
         class_labels: int | Sequence[int] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
         generator: Generators = None,
         invert_noise: bool = False,
@@ -629,11 +644,13 @@ class EDDPMPipeline(DiffusionPipeline):
             direction: `(num_latents, latent_dim)`, for example from `direction()`; None to move along none.
             scale: How far along it; negative for the other way.
             refinement_steps: As for `encode`; more of the data's content is kept.
-            strength: Share of the chain, in (0, 1]; 1 forgets the data, little keeps nearly all. None for no noise.
+            strength: Share of the chain's T timesteps, in (0, 1]; 1 forgets the data, little keeps nearly all. None
+                for no noise.
             guidance: What steers the denoising, as for a call of the pipeline.
             class_labels: Class that the denoiser is told, likewise.
             guidance_scale: Its weight, likewise.
-            num_inference_steps: Steps of the whole chain; the share `strength` of them is taken.
+            num_inference_steps: Steps of the whole chain, by default the checkpoint's own number; of them those are
+                taken that lie in that share.
             eta: As for a call of the pipeline.
             generator: Source of the noise, or one for each datum.
             invert_noise: As for `reconstruct`; what the latents do not say of the data is kept.
@@ -918,10 +935,14 @@ class EDDPMPipeline(DiffusionPipeline):
         check_guidable(self.scheduler, self.model.scheduler)
         return Steering(guidance, self, batch)
 
+    def _ddim(self) -> EDDPMScheduler:
+        """Return the scheduler whose steps can be inverted, whatever scheduler generates."""
+        return EDDPMScheduler(**self.model.config.scheduler_config)
+
     def _denoise(
         self,
         noise: torch.Tensor,
-        num_inference_steps: int,
+        num_inference_steps: int | None,
         eta: float = 0.0,
         generator: Generators = None,
         callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
@@ -929,55 +950,59 @@ class EDDPMPipeline(DiffusionPipeline):
         steering: Steering | None = None,
         start: torch.Tensor | None = None,
         strength: float = 1.0,
+        scheduler: Any = None,
         **classes: Any,
     ) -> torch.Tensor:
         """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`.
 
-        With a `strength` below 1 it starts at `start`, noised, and runs over that share of the steps.
+        With a `strength` below 1 it starts at `start`, noised, and runs over that share of the timesteps.
         """
-        num_train_timesteps = self.scheduler.config.num_train_timesteps
-        n = num_inference_steps
+        scheduler = self.scheduler if scheduler is None else scheduler
+        num_train_timesteps = scheduler.config.num_train_timesteps
+        n = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= num_train_timesteps:
             raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")
-        self.scheduler.set_timesteps(n, device=noise.device)
-        timesteps = self.scheduler.timesteps
-        latents = noise * self.scheduler.init_noise_sigma
+        scheduler.set_timesteps(n, device=noise.device)
+        timesteps = scheduler.timesteps
+        latents = noise * scheduler.init_noise_sigma
         if start is not None and strength < 1:
-            first = (n - max(round(n * strength), 1)) * self.scheduler.order
+            # by the timestep, as schedulers space their steps differently
+            starts = timesteps[:: scheduler.order].double()
+            first = int((starts + 1 - strength * num_train_timesteps).abs().argmin()) * scheduler.order
             timesteps = timesteps[first:]
-            if hasattr(self.scheduler, "set_begin_index"):
-                self.scheduler.set_begin_index(first)
-            latents = self.scheduler.add_noise(start, noise, timesteps[:1])
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(first)
+            latents = scheduler.add_noise(start, noise, timesteps[:1])
         self._num_timesteps = len(timesteps)
-        step_arguments = self._step_arguments(eta, generator)
+        step_arguments = self._step_arguments(scheduler, eta, generator)
 
         def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.model.denoise(noisy_latents, t, **classes).float()
 
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, t in enumerate(timesteps):
-                model_input = self.scheduler.scale_model_input(latents, t)
+                model_input = scheduler.scale_model_input(latents, t)
                 if steering is None:
                     noise_pred = denoise(model_input, t)
                 else:
                     noise_pred = steering.predict(denoise, self.model.scheduler, model_input, t)
-                latents = self.scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
+                latents = scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
                 if callback is not None:
                     tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
                     latents = callback(self, step, int(t), tensors).get("latents", latents)
                 progress_bar.update()
         return latents
 
-    def _step_arguments(self, eta: float, generator: Generators) -> dict[str, Any]:
+    def _step_arguments(self, scheduler: Any, eta: float, generator: Generators) -> dict[str, Any]:
         """Return those of `eta` and `generator` that the scheduler's `step` takes."""
-        accepted = inspect.signature(self.scheduler.step).parameters
+        accepted = inspect.signature(scheduler.step).parameters
         arguments: dict[str, Any] = {}
         if "generator" in accepted:
             arguments["generator"] = generator
         if "eta" in accepted:
             arguments["eta"] = eta
         elif eta != 0:
-            raise ValueError(f"`eta` must be 0 with {type(self.scheduler).__name__}, whose step has none; got {eta}.")
+            raise ValueError(f"`eta` must be 0 with {type(scheduler).__name__}, whose step has none; got {eta}.")
         return arguments
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -1169,6 +1194,8 @@ def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any])
             dtype = {"dtype": kwargs["dtype"]} if name == "model" else {}
             given = kwargs.get(name)
             components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
+        elif name.startswith("default_"):
+            components[name] = kwargs.get(name, value)
     return components
 
 

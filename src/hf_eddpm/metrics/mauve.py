@@ -26,7 +26,7 @@ def mauve(
     Args:
         features: (num_a, dim), of generated data.
         reference: (num_b, dim), of real data.
-        num_clusters: Clusters, at least 2; by default a tenth of the smaller set.
+        num_clusters: Clusters, at least 2; by default a tenth of the smaller set, rounded.
         scaling: Factor of the divergences in the curve.
         seed: Of the clustering.
 
@@ -40,7 +40,7 @@ def mauve(
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"Two arrays of shape (at least 2, dim) are needed, got {a.shape} and {b.shape}.")
     if num_clusters is None:
-        num_clusters = max(2, min(len(a), len(b)) // 10)
+        num_clusters = max(2, round(min(len(a), len(b)) / 10))
     if not 2 <= num_clusters <= len(a) + len(b):
         raise ValueError(f"`num_clusters` must be in [2, {len(a) + len(b)}], got {num_clusters}.")
     both = normalize(np.concatenate([a, b]))

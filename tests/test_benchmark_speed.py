@@ -1,0 +1,67 @@
+"""The speed report at tiny sizes, and its counts against known ones."""
+
+import json
+
+import pytest
+import torch
+from conftest import SENTENCES
+from test_text_baselines import TINY
+from transformers.utils import logging
+
+import benchmark_speed
+import roofline
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+
+
+def test_operations_of_matrix_products_are_twice_their_multiplications():
+    a, b, layer = torch.randn(3, 5), torch.randn(5, 7), torch.nn.Linear(5, 7)
+    assert roofline.count_operations(lambda: a @ b)["total"] == 2 * 3 * 5 * 7
+    counts = roofline.count_operations(lambda: layer(a).sum().backward())
+    assert counts["total"] == 2 * 2 * 3 * 5 * 7  # forward, and the weight's gradient: the input needs none
+
+
+def test_a_share_of_the_rate_is_operations_over_what_the_time_allows(monkeypatch):
+    row = roofline.rate_row("part", operations=50, seconds=2.0, rate=100.0, total_seconds=8.0)
+    assert row["share_of_time"] == 0.25 and row["share_of_rate"] == 0.25
+    rate = roofline.matmul_rate(torch.float32, sizes=(64, 128), seconds=0.02)
+    assert 1e8 < rate < 1e15
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_the_report_has_every_part(pipe, tmp_path, monkeypatch, capsys):
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "data.txt").write_text("\n".join(SENTENCES) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    monkeypatch.setattr(benchmark_speed, "matmul_rate", lambda dtype: 1e12)
+    data = str(tmp_path / "data.txt")
+    words = ["--checkpoint", f"{tmp_path}/checkpoint", "--dev", data, "--config", f"{tmp_path}/config.json"]
+    words += [
+        "--train",
+        data,
+        "--train_steps",
+        "2",
+        "--vocab_sizes",
+        "50",
+        "--num_sentences",
+        "4",
+        "--num_tokens",
+        "3",
+    ]
+    words += ["--num_layers", "1", "--hidden_size", "64", "--repeats", "1", "--num_samples", "4", "--many_steps", "3"]
+    benchmark_speed.main([*words, "--few_steps", "2", "--seeds", "0", "--output", f"{tmp_path}/speed.json"])
+    result = json.loads((tmp_path / "speed.json").read_text())
+    encode, chain, decode, generate = result["roofline"]
+    assert encode["share_of_time"] + chain["share_of_time"] + decode["share_of_time"] == pytest.approx(1)
+    assert generate["operations"] == chain["operations"] + decode["operations"]
+    *networks, step = result["training"]["roofline"]
+    assert [row["part"].split(",")[0] for row in networks] == ["encoder", "denoiser", "decoder"]
+    assert 0.9 * step["operations"] < sum(row["operations"] for row in networks) <= step["operations"]
+    assert all(0 < row["share_of_rate"] < 1 for row in [*result["roofline"], *result["training"]["roofline"]])
+    assert "| 4 sentences, float32 |" in capsys.readouterr().out
+    assert str(tmp_path) not in result["command"]

@@ -1,0 +1,68 @@
+"""README's numbers are those of the files."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import readme_results
+from readme_results import BEGIN, END, ROWS, write_results
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _section(text):
+    return text.partition(BEGIN)[2].partition(END)[0]
+
+
+def test_the_readme_is_what_the_script_writes():
+    assert write_results(README) == README, "run `python training/readme_results.py`"
+
+
+def test_a_number_changed_by_hand_does_not_pass(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    assert readme_results.main(["--check", "--readme", str(readme)]) == 0
+    section = _section(README)
+    value = re.search(r"\| ([\d.]+), [\d.]+ \| `model_cards", section)[1]
+    changed = README.replace(section, section.replace(value, "99.9", 1))
+    readme.write_text(changed, encoding="utf-8")
+    assert readme_results.main(["--check", "--readme", str(readme)]) == 1
+    assert readme.read_text(encoding="utf-8") == changed  # a check writes nothing
+    assert readme_results.main(["--readme", str(readme)]) == 0
+    assert readme.read_text(encoding="utf-8") == README
+
+
+def test_a_measurement_made_anew_changes_its_row_alone(tmp_path):
+    for file in {row.file for row in ROWS} | {"model_cards/eddpm-yelp-mini/training.json"}:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, tmp_path / file)
+    assert write_results(README, tmp_path) == README
+    file = tmp_path / "model_cards/eddpm-digits/evaluation.json"
+    result = json.loads(file.read_text())
+    result["reconstruction"]["mse"] = 0.5432
+    file.write_text(json.dumps(result))
+    before, after = _section(README).splitlines(), _section(write_results(README, tmp_path)).splitlines()
+    (changed,) = (row for row in after if row not in before)
+    assert len(before) == len(after) and "| 0.5432; " in changed
+
+
+def test_rows_of_a_file_that_is_not_there_yet_are_left_out(tmp_path):
+    file = "training/results/ood/gifford.json"
+    (tmp_path / file).parent.mkdir(parents=True)
+    shutil.copyfile(ROOT / file, tmp_path / file)
+    assert [row.count("|") for row in readme_results.table(tmp_path).splitlines()] == [4, 4, 4]
+
+
+def test_every_row_names_a_file_of_the_repository_and_the_script_that_writes_it():
+    assert [row.file for row in ROWS if not (ROOT / row.file).is_file()] == []
+    assert [row.script for row in ROWS if not (ROOT / "training" / row.script).is_file()] == []
+
+
+def test_a_readme_without_its_markers_is_refused():
+    for text in ("# README\n", README.replace(END, ""), README.replace(BEGIN, "")):
+        with pytest.raises(ValueError, match=r"README\.md must hold"):
+            write_results(text)

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+
+import sampler
+from hf_eddpm import EDDPMPipeline, EDDPMScheduler
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def _files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoints_choice_changes_and_changes_back_and_its_weights_stay(pipe, tmp_path):
+    folder = tmp_path / "checkpoint"
+    pipe.save_pretrained(folder)
+    before = _files(folder)
+    sampler.main([str(folder), "--steps", "7", "--noise_scale", "1.2"])
+    loaded = EDDPMPipeline.from_pretrained(folder)
+    assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler) and loaded.scheduler.config.use_karras_sigmas
+    noise = torch.randn(2, 2, 8)
+    latents = loaded(latents=noise, output_type="latent").latents
+    assert loaded.num_timesteps == 7
+    sampler.use_solver(pipe)
+    own = pipe(latents=noise, num_inference_steps=7, noise_scale=1.2, output_type="latent").latents
+    torch.testing.assert_close(latents, own)
+    changed = {path.name for path, content in _files(folder).items() if content != before.get(path)}
+    assert changed == {"scheduler_config.json", "model_index.json"}
+
+    sampler.main([str(folder), "--scheduler", "ddim", "--steps", "50"])
+    assert isinstance(EDDPMPipeline.from_pretrained(folder).scheduler, EDDPMScheduler)
+    index = next(path for path in before if path.name == "model_index.json")
+    assert json.loads(index.read_text()) == json.loads(before[index])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["--steps", "0"], "default_num_inference_steps"), (["--noise_scale", "-1"], "default_noise_scale")],
+)
+def test_values_outside_their_range_are_refused_and_change_nothing(pipe, tmp_path, words, name):
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    before = _files(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        sampler.main([str(tmp_path / "checkpoint"), *words])
+    assert _files(tmp_path / "checkpoint") == before

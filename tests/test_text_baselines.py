@@ -1,0 +1,134 @@
+"""Autoencoders without a chain and a language model, as text is compared with."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from conftest import SENTENCES, tiny_model
+from transformers.utils import logging
+
+import benchmark_text
+import train_text
+from evaluate_text import EvaluationSettings
+from hf_eddpm import EDDPMPipeline
+from plot_front import draw
+from text_baselines import LanguageModel, PriorPipeline
+from vae import VariationalAutoencoder
+
+TINY = {
+    "preset": "text-small",
+    "vocab_size": 300,
+    "max_length": 12,
+    "model_config": {
+        "latent_dim": 6,
+        "denoiser_num_layers": 1,
+        "denoiser_hidden_size": 16,
+        "encoder": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+        "decoder": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    },
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 0.01,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "num_previews": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    for label in (0, 1):
+        (tmp_path / f"{label}.txt").write_text("\n".join(f"{text} {label}" for text in SENTENCES) + "\n")
+    return [f"{tmp_path}/0.txt=0", f"{tmp_path}/1.txt=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["--vae_kl_weight", "0.1"], VariationalAutoencoder), (["--no_latents", "true"], LanguageModel)],
+)
+def test_a_baseline_is_trained_and_loaded_as_what_it_is(files, tmp_path, words, kind):
+    folder = train_text.main([f"{tmp_path}/config.json", "--train", *files, "--output_dir", f"{tmp_path}/run", *words])
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert type(pipe.model) is kind
+    assert len(PriorPipeline.around(pipe)(3).samples) == 3
+
+
+def test_a_language_models_loss_is_its_decoders_and_the_latents_say_nothing(make_pipe):
+    torch.manual_seed(0)
+    model = LanguageModel(tiny_model(latent_normalization="none").config).eval()
+    pipe = make_pipe(model)
+    batch = dict(pipe.processor(SENTENCES))
+    nats, tokens = model.decoder(torch.zeros(len(SENTENCES), 2, 8), labels=batch["labels"])
+    output = model(**batch)
+    torch.testing.assert_close(output.loss, nats.sum() / tokens.sum())
+    assert not pipe.encode(SENTENCES).latents.any() and len(set(pipe.reconstruct(SENTENCES))) == 1
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"decoder"}
+    with pytest.raises(ValueError, match="`latent_normalization` must be 'none'"):
+        LanguageModel(tiny_model().config)
+
+
+def test_a_fitted_prior_has_the_latents_mean_and_covariance(pipe):
+    mixing = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    latents = 2 + (torch.randn(3000, 16, generator=torch.Generator().manual_seed(1)) @ mixing).view(-1, 2, 8)
+    prior = PriorPipeline.around(pipe)
+    prior.decode = lambda latents, **_: []
+    standard = prior(4000, generator=torch.Generator().manual_seed(2)).latents.flatten(1)
+    torch.testing.assert_close(standard.T.cov(), torch.eye(16), atol=0.1, rtol=0)
+    prior.fit(latents)
+    drawn = prior(20_000, generator=torch.Generator().manual_seed(2)).latents.flatten(1)
+    expected = latents.flatten(1).T.cov() + pipe.model.config.encoder_noise_variance * torch.eye(16)
+    torch.testing.assert_close(drawn.mean(0), latents.flatten(1).mean(0), atol=0.15, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), expected, atol=1.0, rtol=0.1)
+
+
+def test_sampled_sentences_repeat_with_the_seed_and_differ_without(pipe):
+    prior = PriorPipeline.around(pipe)
+    prior.decoding = {"do_sample": True, "top_k": 0}
+    prior.factor = 0 * prior.factor  # the same latents
+    first, again, other = (prior(3, generator=torch.Generator().manual_seed(seed)).samples for seed in (0, 0, 1))
+    assert first == again != other
+    assert prior.interpolate(SENTENCES[0], SENTENCES[1], num_steps=3, space="noise") == pipe.interpolate(
+        SENTENCES[0], SENTENCES[1], num_steps=3, space="latents"
+    )
+
+
+def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_text, "CONFIG", tmp_path / "config.json")
+    small = EvaluationSettings(limit=4, num_inference_steps=[2], seeds=[0], path_steps=3, noise_scales=[])
+    small.refinement_steps, small.edit_refinement_steps = [], 0
+    monkeypatch.setattr(benchmark_text, "SETTINGS", small)
+    decoder = {"decoder": {"n_embd": 24, "n_layer": 1, "n_head": 2, "n_positions": 64}}
+    monkeypatch.setitem(benchmark_text.LANGUAGE_MODEL, "decoder", decoder["decoder"])
+    arguments = argparse.Namespace(train=files, dev=files, num_threads=1, use_cpu=True, max_steps=1)
+    points = {run.prior: run for run in benchmark_text.runs()}
+    assert set(points) == {"chain", "fitted", "standard", "language model"}
+    files = []
+    for name, run in points.items():
+        result = benchmark_text.measure(run, 1, arguments, tmp_path / "run")
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(result, allow_nan=False))
+    table = draw(files, tmp_path / "front.png")
+    rows = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in table.splitlines()[2:]}
+    assert rows["language model"] == "" and rows["VAE"] and rows["autoencoder, Gaussian prior"]
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_baselines_of_pretrained_networks_or_of_two_kinds_are_refused(files, tmp_path):
+    words = [f"{tmp_path}/config.json", "--train", *files, "--output_dir", f"{tmp_path}/run", "--no_latents", "true"]
+    with pytest.raises(ValueError, match="start from scratch"):
+        train_text.main([*words, "--encoder", "user/encoder"])
+    with pytest.raises(ValueError, match="exclude each other"):
+        train_text.main([*words, "--vae_kl_weight", "1"])

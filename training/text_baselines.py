@@ -1,0 +1,92 @@
+"""What a joint model of text is compared with: a prior in the place of the chain, and a language model."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
+
+from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput, EDDPMPipeline
+from hf_eddpm.modeling_eddpm import LatentPosterior
+from hf_eddpm.pipeline_eddpm import EDDPMPipelineOutput
+
+
+class LanguageModel(EDDPMModel):
+    """The decoder of an EDDPM alone, an autoregressive language model: all latents are zero, and nothing else trains.
+
+    New sentences are sampled token by token from latents of zero.
+
+    Args:
+        config: As for `EDDPMModel`; `latent_normalization` must be "none".
+    """
+
+    def __init__(self, config: EDDPMConfig):
+        if config.latent_normalization != "none":
+            raise ValueError(f"`latent_normalization` must be 'none', got {config.latent_normalization!r}.")
+        super().__init__(config)
+        for part in (self.encoder, self.bottleneck, self.denoiser):
+            part.requires_grad_(False)
+
+    def encode(self, **inputs: Any) -> LatentPosterior:
+        """Return zeros."""
+        tokens = next(iter(inputs.values()))
+        shape = (len(tokens), self.config.num_latents, self.config.latent_dim)
+        return LatentPosterior(torch.zeros(shape, device=tokens.device), self.config.encoder_noise_variance)
+
+    def forward(self, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMOutput:
+        """Compute the tokens' cross-entropy."""
+        for name in ("class_labels", "diffusion_mask"):  # there is no chain that they concern
+            inputs.pop(name, None)
+        encoder_inputs, targets = self._split(inputs)
+        mean = self.encode(**encoder_inputs).mean
+        nats, num_units = self.decoder(mean, **targets)
+        loss = nats.float().sum() / num_units.sum().clamp(min=1)
+        zero = torch.zeros_like(loss)
+        return EDDPMOutput(
+            loss=loss,
+            reconstruction_loss=loss,
+            diffusion_loss=zero,
+            alignment_loss=zero,
+            latents=mean,
+            posterior_mean=mean,
+        )
+
+
+class PriorPipeline(EDDPMPipeline):
+    """A pipeline whose samples are decoded from a Gaussian, without the chain. Paths go straight through the latents.
+
+    Attributes:
+        mean: Of the Gaussian, `(num_latents * latent_dim,)`; zero unless fitted.
+        factor: Its covariance's Cholesky factor; the identity unless fitted.
+        decoding: How samples are decoded: greedily, unless set.
+    """
+
+    @classmethod
+    def around(cls, pipe: EDDPMPipeline) -> "PriorPipeline":
+        """The pipeline of another one's components, with a standard Gaussian."""
+        made = cls(**pipe.components)
+        config = made.model.config
+        size = config.num_latents * config.latent_dim
+        made.mean, made.factor, made.decoding = torch.zeros(size), torch.eye(size), {}
+        return made
+
+    def fit(self, latents: torch.Tensor) -> None:
+        """Takes mean and covariance of latents `(num, num_latents, latent_dim)`, and the encoder's noise besides."""
+        flat = latents.flatten(1).double()
+        covariance = flat.T.cov() + self.model.config.encoder_noise_variance * torch.eye(flat.shape[1])
+        self.mean, self.factor = flat.mean(0).float(), torch.linalg.cholesky(covariance).float()
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, num_samples: int = 1, generator: torch.Generator | None = None, noise_scale: float = 1.0, **ignored: Any
+    ) -> EDDPMPipelineOutput:
+        """Draw from the Gaussian and decode."""
+        config = self.model.config
+        noise = noise_scale * torch.randn(num_samples, len(self.mean), generator=generator)
+        latents = (self.mean + noise @ self.factor.T).view(num_samples, config.num_latents, config.latent_dim)
+        if self.decoding.get("do_sample"):  # transformers draws from the global generator
+            torch.manual_seed(generator.initial_seed() if generator is not None else 0)
+        return EDDPMPipelineOutput(samples=self.decode(latents, **self.decoding), latents=latents)
+
+    def interpolate(self, *arguments: Any, space: str = "latents", **others: Any) -> list[Any]:
+        """Walk through the latents, which are the prior's own space."""
+        return super().interpolate(*arguments, space="latents", **others)
