@@ -273,6 +273,21 @@ ROWS = [
         "evaluate_ood.py",
     ),
     Row(
+        "an Ehrlich function, optimum 1: best start; proposal by gradients; by a genetic algorithm with as many calls",
+        "training/results/ehrlich/evaluation.json",
+        lambda r: "; ".join(
+            plus_minus(r["optimization"]["proposals"][title]["max"], ".2f")
+            for title in ("starts", "gradient", "genetic, 2 calls per start")
+        ),
+        "evaluate_protein.py",
+    ),
+    Row(
+        "proteins: samples a CPU second, small preset, 20 steps; its training steps for one of the paper's preset",
+        "training/results/protein_speed/speed.json",
+        lambda r: f"{r['presets']['small']['samples_per_cpu_second_20_steps']:,.0f}; {r['step_ratio']:.1f}",
+        "benchmark_protein_speed.py",
+    ),
+    Row(
         "decoding with a cache against recomputing the prefix, CPU time (vocabulary 8,192 / 50,257)",
         "training/results/speed/speed.json",
         lambda r: f"{' / '.join(format(row['cpu_ratio'], '.1f') for row in r['decoding'])} times faster",
