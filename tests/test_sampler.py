@@ -6,6 +6,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 import sampler
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
+from hf_eddpm.remote_code import write_code
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -34,6 +35,15 @@ def test_a_checkpoints_choice_changes_and_changes_back_and_its_weights_stay(pipe
     assert isinstance(EDDPMPipeline.from_pretrained(folder).scheduler, EDDPMScheduler)
     index = next(path for path in before if path.name == "model_index.json")
     assert json.loads(index.read_text()) == json.loads(before[index])
+
+
+def test_the_choice_is_kept_by_a_checkpoint_that_brings_its_code(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    sampler.main([str(tmp_path / "checkpoint"), "--steps", "7", "--noise_scale", "1.2"])
+    write_code(tmp_path / "checkpoint")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "checkpoint")
+    assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
+    assert (loaded.config.default_num_inference_steps, loaded.config.default_noise_scale) == (7, 1.2)
 
 
 @pytest.mark.parametrize(

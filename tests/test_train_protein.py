@@ -65,6 +65,8 @@ def test_two_steps_leave_a_pipeline_that_generates_reconstructs_and_predicts(tra
     assert pipe.processor.length == 8 and pipe.processor.min_length == 1
     assert len(pipe(num_samples=3, num_inference_steps=2).samples) == 3
     assert pipe.predict(["ACDEF", "GHI"]).shape == (2, 1)
+    assert type(pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert pipe.config.default_num_inference_steps == 20
     values = [float(line.split(",")[1]) for line in table.read_text().splitlines()[1:] if line.split(",")[1]]
     assert min(values) - 1e-6 <= float(pipe.model.property_head.minimum) < float(pipe.model.property_head.maximum)
     assert float(pipe.model.property_head.maximum) <= max(values) + 1e-6

@@ -158,7 +158,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for run in runs():
-            name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}")
+            name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}".lower())
             file = output / f"{name}.json"
             if not file.exists():
                 result = measure(run, seed, arguments, output / f".{name}")
