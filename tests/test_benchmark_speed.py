@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from conftest import SENTENCES
-from test_text_baselines import TINY
+from test_prior_baselines import TINY
 from transformers.utils import logging
 
 import benchmark_speed

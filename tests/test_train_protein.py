@@ -18,6 +18,7 @@ from arguments import (
 )
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
 from hf_eddpm.residues import RESIDUES
+from prior_baselines import LanguageModel, PriorPipeline
 from vae import VariationalAutoencoder
 
 TINY = {
@@ -95,6 +96,20 @@ def test_the_baseline_is_trained_and_loaded_as_what_it_is(train):
     assert isinstance(pipe.model, VariationalAutoencoder)
     samples = pipe.decode(pipe.model.sample_prior(3, torch.Generator().manual_seed(0)))
     assert len(samples) == 3 and all(set(sample) <= set(RESIDUES + "-") for sample in samples)
+
+
+def test_a_language_model_of_proteins_is_trained_without_latents(train):
+    pipe = EDDPMPipeline.from_pretrained(train("--no_latents", "true", decoder={**CAUSAL_DECODER, "n_positions": 32}))
+    assert isinstance(pipe.model, LanguageModel) and pipe.model.property_head is None
+    assert float(pipe.encode(["ACDE"]).latents.abs().max()) == 0
+    pipe = PriorPipeline.around(pipe)
+    pipe.decoding = {"do_sample": True, "top_k": 0}
+    samples = pipe(6, generator=torch.Generator().manual_seed(0)).samples
+    assert len(set(samples)) > 1 and set("".join(samples)) <= set(RESIDUES)
+    with pytest.raises(ValueError, match="`no_latents` needs a causal decoder"):
+        train("--no_latents", "true")
+    with pytest.raises(ValueError, match="`vae_kl_weight` and `no_latents` exclude each other"):
+        train("--no_latents", "true", "--vae_kl_weight", "0.1")
 
 
 @pytest.fixture
@@ -208,7 +223,7 @@ def test_the_front_has_a_row_for_each_point_with_the_spread_over_its_seeds(tmp_p
 
 def test_every_recipe_of_the_front_is_a_valid_configuration():
     points = benchmark_protein.runs()
-    assert len({(run.recipe, run.value) for run in points}) == len(points) == 13
+    assert len({(run.recipe, run.value) for run in points}) == len(points) == 17
     file = Path(train_protein.__file__).parent / "configs" / "protein_front.json"
     base = json.loads(file.read_text(encoding="utf-8"))["model_config"]
     for run in points:

@@ -81,9 +81,22 @@ class ProteinModelArguments:
         default=None,
         metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
     )
+    no_latents: bool = field(
+        default=False,
+        metadata={"help": "Train a causal decoder alone instead, a language model of proteins: latents of zero."},
+    )
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
+        if self.baseline and self.encoder:
+            raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
+        if self.vae_kl_weight is not None and self.no_latents:
+            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+
+    @property
+    def baseline(self) -> bool:
+        """Whether something without a chain is trained instead."""
+        return self.vae_kl_weight is not None or self.no_latents
 
 
 @dataclass

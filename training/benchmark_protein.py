@@ -5,8 +5,10 @@
 
 The recipes share networks, data and number of steps. Each is swept over its rate knob: the encoder's noise variance
 for the default and for two-stage latent diffusion (no gradient of the diffusion loss reaches the encoder), the
-diffusion weight for the paper's objective, the KL weight for a variational autoencoder. One JSON per run is written as
-it ends, and a run whose JSON exists is not repeated: an interrupted benchmark goes on where it stopped.
+diffusion weight for the paper's objective, the KL weight for a variational autoencoder. Beside them stand the two-
+stage autoencoder with a Gaussian fitted to its latents in place of the chain, and a language model of about as many
+parameters, which reconstructs nothing. One JSON per run is written as it ends, and a run whose JSON exists is not
+repeated: an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -29,6 +31,8 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first:
 from environment import describe_environment  # noqa: E402
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler  # noqa: E402
 from hf_eddpm.model_card import TRAINING_FILE, markdown_table  # noqa: E402
+from hf_eddpm.residues import PADDING_ID, START_ID, STOP_ID, VOCAB_SIZE  # noqa: E402
+from prior_baselines import PriorPipeline  # noqa: E402
 from protein_data import ProteinData  # noqa: E402
 from protein_metrics import (  # noqa: E402
     SequenceFrechet,
@@ -40,7 +44,6 @@ from protein_metrics import (  # noqa: E402
 from text_metrics import uniqueness  # noqa: E402
 from train_protein import main as train_protein  # noqa: E402
 from train_protein import parse_data  # noqa: E402
-from vae import VariationalAutoencoder  # noqa: E402
 
 NOISE = "encoder_noise_variance"
 PAPER = {
@@ -50,6 +53,20 @@ PAPER = {
     "alignment_target": "mean",
     "prediction_type": "epsilon",
     "reconstruction_weight": None,
+}
+LANGUAGE_MODEL = {
+    "encoder": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16},
+    "decoder": {
+        "model_type": "gpt2",
+        "n_embd": 128,
+        "n_layer": 5,
+        "n_head": 4,
+        "n_positions": 64,
+        "vocab_size": VOCAB_SIZE,
+        "pad_token_id": PADDING_ID,
+        "bos_token_id": START_ID,
+        "eos_token_id": STOP_ID,
+    },
 }
 NUM_SAMPLES = 10_000
 NUM_INFERENCE_STEPS = 50
@@ -73,7 +90,19 @@ class Run:
     knob: str
     value: float
     model_config: dict[str, Any]
-    vae_kl_weight: float | None = None
+    prior: Literal["chain", "fitted", "standard", "language model"] = "chain"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where proteins are compared site by site, whatever frame a model has."""
+
+    length: int
+    alignment: str
+
+    def __call__(self, sequences: Sequence[str]) -> Any:
+        """Place the sequences in the frame."""
+        return to_frames(sequences, self.length, self.alignment)
 
 
 def runs() -> list[Run]:
@@ -84,38 +113,45 @@ def runs() -> list[Run]:
     for recipe, share in (("two-stage", 0.0), ("default", 0.1)):
         for variance in (0.03, 0.1, 0.3):
             points.append(Run(recipe, NOISE, variance, {"encoder_gradient_scale": share, NOISE: variance}))
-    points += [Run("VAE", "kl_weight", weight, {}, weight) for weight in (0.003, 0.01, 0.03, 0.1)]
-    middles = {"diffusion_weight": 1.0, NOISE: 0.1, "kl_weight": 0.01}
+    for variance in (0.03, 0.1, 0.3):
+        config = {"encoder_gradient_scale": 0.0, NOISE: variance}
+        points.append(Run("autoencoder, Gaussian prior", NOISE, variance, config, "fitted"))
+    points += [Run("VAE", "kl_weight", weight, {}, "standard") for weight in (0.003, 0.01, 0.03, 0.1)]
+    layers = LANGUAGE_MODEL["decoder"]["n_layer"]
+    points.append(Run("language model", "layers", layers, LANGUAGE_MODEL, "language model"))
+    middles = {"diffusion_weight": 1.0, NOISE: 0.1, "kl_weight": 0.01, "layers": layers}
     return sorted(points, key=lambda run: run.value != middles[run.knob])
 
 
 @torch.no_grad()
-def measure(pipe: EDDPMPipeline, train: ProteinData, dev: ProteinData, frechet: SequenceFrechet) -> dict[str, float]:
+def measure(
+    run: Run, pipe: EDDPMPipeline, train: ProteinData, dev: ProteinData, frame: Frame, frechet: SequenceFrechet
+) -> dict[str, float]:
     """Reconstruction, prediction and samples of one model on the held-out proteins."""
     pipe.set_progress_bar_config(disable=True)
-    processor = pipe.processor
-
-    def frames(sequences: Sequence[str]) -> Any:
-        return to_frames(sequences, processor.length, processor.alignment)
-
-    dev_frames = frames(dev.sequences)
-    latents = pipe.encode(dev.sequences).latents
-    result = dict(reconstruction_accuracy(frames(pipe.decode(latents)), dev_frames))
+    pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM for all
+    dev_frames = frame(dev.sequences)
+    result: dict[str, float] = {}
+    if run.prior != "language model":
+        latents = pipe.encode(dev.sequences).latents
+        result |= reconstruction_accuracy(frame(pipe.decode(latents)), dev_frames)
     if pipe.model.property_head is not None:
         predictions = pipe.predict(dev.sequences).double().numpy()[:, 0]
         scores = regression_metrics(predictions, dev.properties[:, 0])
         result |= {name: scores[name] for name in ("mse", "pearson", "spearman")}
+    if run.prior != "chain":
+        pipe = PriorPipeline.around(pipe)
+    if run.prior == "fitted":
+        pipe.fit(pipe.encode(train.sample(20_000, SAMPLING_SEED).sequences).latents)
+    if run.prior == "language model":
+        pipe.decoding = {"do_sample": True, "top_k": 0}
     generator = torch.Generator().manual_seed(SAMPLING_SEED)
-    if isinstance(pipe.model, VariationalAutoencoder):
-        samples = pipe.decode(pipe.model.sample_prior(NUM_SAMPLES, generator))
-    else:
-        pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM, as all points
-        samples = pipe(NUM_SAMPLES, num_inference_steps=NUM_INFERENCE_STEPS, generator=generator).samples
+    samples = pipe(NUM_SAMPLES, num_inference_steps=NUM_INFERENCE_STEPS, generator=generator).samples
     real = train.sample(NUM_SAMPLES, SAMPLING_SEED).sequences
     return {
         **result,
-        "frechet": frechet.distance(frames(samples), dev_frames),
-        "real_frechet": frechet.distance(frames(real), dev_frames),
+        "frechet": frechet.distance(frame(samples), dev_frames),
+        "real_frechet": frechet.distance(frame(real), dev_frames),
         "validity": validity(samples),
         "uniqueness": uniqueness(samples),
     }
@@ -143,6 +179,9 @@ def draw(results: list[dict[str, Any]], output: Path) -> str:
     figure, axes = plt.subplots(figsize=(7, 5))
     for recipe, marker in zip(dict.fromkeys(point["recipe"] for point in points), "osD^vPX*", strict=False):
         line = [point for point in points if point["recipe"] == recipe]
+        if "exact_match" not in line[0]:  # nothing to reconstruct with
+            axes.axhline(line[0]["frechet"][0], linestyle=":", color="black", label=recipe)
+            continue
         spans = {name: [point[name][1] or 0.0 for point in line] for name in ("exact_match", "frechet")}
         axes.errorbar(
             [point["exact_match"][0] for point in line],
@@ -197,9 +236,11 @@ def main() -> None:
     words = [arguments.config, "--train", *arguments.train, "--dev", *arguments.dev]
     words += ["--use_cpu"] if arguments.use_cpu else []
     words += ["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []
-    base = json.loads(Path(arguments.config).read_text(encoding="utf-8")).get("model_config", {})
+    given = json.loads(Path(arguments.config).read_text(encoding="utf-8"))
+    base = given.get("model_config", {})
     train, dev = parse_data(words)
-    frechet = None
+    frame = Frame(given["length"], given["alignment"])
+    frechet = SequenceFrechet(frame(train.sequences))
     for seed in arguments.seeds:
         for run in runs():
             name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}".lower())
@@ -215,21 +256,21 @@ def main() -> None:
                     *("--output_dir", str(folder)),
                     *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
                     *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),
-                    *(["--vae_kl_weight", str(run.vae_kl_weight)] if run.vae_kl_weight is not None else []),
+                    *{
+                        "standard": ("--vae_kl_weight", str(run.value)),
+                        "language model": ("--no_latents", "true", "--alignment", "left"),
+                    }.get(run.prior, ()),
                 ]
             )
             seconds = time.perf_counter() - start
             pipe = EDDPMPipeline.from_pretrained(pipeline)
-            if frechet is None:
-                length, alignment = pipe.processor.length, pipe.processor.alignment
-                frechet = SequenceFrechet(to_frames(train.sequences, length, alignment))
             facts = json.loads((pipeline / TRAINING_FILE).read_text(encoding="utf-8"))
             result = {**asdict(run), "seed": seed, "max_steps": facts["steps"], "batch_size": facts["batch_size"]}
-            result |= {**measure(pipe, train, dev, frechet), "train_seconds": round(seconds, 1)}
+            result |= {**measure(run, pipe, train, dev, frame, frechet), "train_seconds": round(seconds, 1)}
             result |= {"num_parameters": pipe.model.num_parameters(), **describe_environment(pipe.device)}
             shutil.rmtree(folder)
             file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            print(f"{name}: {result['exact_match']:.3f} exact, {result['frechet']:.3f}", flush=True)
+            print(f"{name}: {result.get('exact_match', 0):.3f} exact, {result['frechet']:.3f}", flush=True)
     files = sorted(output.glob("*.json"))
     print(draw([json.loads(file.read_text(encoding="utf-8")) for file in files], output / "front.png"))
 

@@ -27,7 +27,7 @@ from data import load_text
 from evaluate_text import EvaluationSettings, describe_environment, evaluate
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from plot_front import draw
-from text_baselines import PriorPipeline
+from prior_baselines import PriorPipeline
 from train_text import main as train_text
 
 CONFIG = Path(__file__).parent / "configs" / "text_front.json"

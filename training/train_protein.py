@@ -30,6 +30,7 @@ from arguments import (
 from environment import describe_command, without_folders
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMProteinProcessor, EDDPMTrainer, ProteinConvConfig, ProteinEncoder
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from prior_baselines import LanguageModel
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
@@ -73,7 +74,6 @@ def main(args: list[str] | None = None) -> Path:
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
 
     previews = dev.sequences[: training_args.num_previews] if training_args.num_previews else None
-    is_vae = isinstance(model, VariationalAutoencoder)
     trainer = EDDPMTrainer(
         model=model,
         args=training_args,
@@ -81,7 +81,7 @@ def main(args: list[str] | None = None) -> Path:
         ema_decay=training_args.ema_decay,
         train_dataset=MeasuredProteins(train),
         eval_dataset=MeasuredProteins(dev.sample(data_args.max_dev_sequences, training_args.seed)),
-        preview_data=None if is_vae else previews,  # a VAE has no chain to generate with
+        preview_data=None if model_args.baseline else previews,  # those have no chain to generate with
         num_preview_samples=training_args.num_previews,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
@@ -221,13 +221,19 @@ def build_model(
         processor = EDDPMProteinProcessor.from_tokenizer(AutoTokenizer.from_pretrained(model_args.encoder), **frame)
         backbone = AutoModel.from_pretrained(model_args.encoder, add_pooling_layer=False, dtype=torch.float32)
         values["encoder"] = backbone.config
-    if model_args.vae_kl_weight is not None:
+    if model_args.baseline:
         values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
+    if model_args.no_latents:
+        if convolutional:
+            raise ValueError("`no_latents` needs a causal decoder: one of all sites at once says all by its latents.")
+        values["num_properties"] = 0
     config = EDDPMConfig.from_preset(model_args.preset, **values)
     if model_args.attn_implementation is not None and backbone is None:
         config.encoder._attn_implementation = model_args.attn_implementation
     if model_args.vae_kl_weight is not None:
         model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = LanguageModel(config)
     else:
         model = EDDPMModel(config, encoder=None if backbone is None else ProteinEncoder(config, backbone))
     if model.property_head is not None:

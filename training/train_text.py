@@ -43,8 +43,8 @@ from hf_eddpm.adapter_checkpoint import merge_adapter
 from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
 from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from prior_baselines import LanguageModel
 from runs import describe_arguments, describe_run, find_checkpoint, set_up
-from text_baselines import LanguageModel
 from text_card import write_text_card
 from vae import VariationalAutoencoder
 

@@ -13,7 +13,7 @@ import train_text
 from evaluate_text import EvaluationSettings
 from hf_eddpm import EDDPMPipeline
 from plot_front import draw
-from text_baselines import LanguageModel, PriorPipeline
+from prior_baselines import LanguageModel, PriorPipeline
 from vae import VariationalAutoencoder
 
 TINY = {

@@ -1,4 +1,4 @@
-"""What a joint model of text is compared with: a prior in the place of the chain, and a language model."""
+"""What a joint model of sequences is compared with: a prior in the place of the chain, and a language model."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from hf_eddpm.pipeline_eddpm import EDDPMPipelineOutput
 class LanguageModel(EDDPMModel):
     """The decoder of an EDDPM alone, an autoregressive language model: all latents are zero, and nothing else trains.
 
-    New sentences are sampled token by token from latents of zero.
+    New sequences are sampled token by token from latents of zero.
 
     Args:
         config: As for `EDDPMModel`; `latent_normalization` must be "none".
@@ -34,7 +34,7 @@ class LanguageModel(EDDPMModel):
 
     def forward(self, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMOutput:
         """Compute the tokens' cross-entropy."""
-        for name in ("class_labels", "diffusion_mask"):  # there is no chain that they concern
+        for name in ("class_labels", "diffusion_mask", "properties"):  # no chain and no head that they concern
             inputs.pop(name, None)
         encoder_inputs, targets = self._split(inputs)
         mean = self.encode(**encoder_inputs).mean
