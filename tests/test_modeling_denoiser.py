@@ -2,12 +2,12 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from hf_eddpm.modeling_denoiser import LatentDenoiser
+from hf_eddpm.modeling_denoiser import make_denoiser
 
 
 def _denoiser(**values):
     torch.manual_seed(0)
-    return LatentDenoiser(tiny_config(**values)).eval()
+    return make_denoiser(tiny_config(**values)).eval()
 
 
 @pytest.fixture
