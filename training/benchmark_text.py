@@ -68,7 +68,12 @@ def runs() -> list[Run]:
 
 
 def measure(
-    run: Run, seed: int, arguments: argparse.Namespace, folder: Path, config: Path = CONFIG, options: Sequence[str] = ()
+    run: Run,
+    seed: int,
+    arguments: argparse.Namespace,
+    folder: Path,
+    config: Path = CONFIG,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains by the configuration and further options of train_text.py, and evaluates one point."""
     base = json.loads(config.read_text(encoding="utf-8"))["model_config"]

@@ -247,10 +247,10 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if self.denoiser_type == "transformer" and self.denoiser_hidden_size % self.denoiser_num_attention_heads:
+        width, heads = self.denoiser_hidden_size, self.denoiser_num_attention_heads
+        if self.denoiser_type == "transformer" and width % heads:
             raise ValueError(
-                f"`denoiser_num_attention_heads` must divide `denoiser_hidden_size` = {self.denoiser_hidden_size}, got "
-                f"{self.denoiser_num_attention_heads}."
+                f"`denoiser_num_attention_heads` must divide `denoiser_hidden_size` = {width}, got {heads}."
             )
         for name in ("num_properties", "num_classes"):
             value = getattr(self, name)
