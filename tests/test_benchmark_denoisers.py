@@ -166,3 +166,34 @@ def test_the_layouts_hold_equally_many_numbers():
     assert all(
         run.value == layout["num_latents"] for run, layout in zip(benchmark_longer_text.runs(), layouts, strict=True)
     )
+
+
+def test_each_layout_is_trained_once_and_stands_in_the_table(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measure(run, seed, arguments, folder, config, options):
+        asked.append((run.recipe, run.value, seed, options))
+        number = {"mean": 3.0, "std": 0.5}
+        samples = {"perplexity": number, "reverse_perplexity": number, "latent_frechet": number}
+        return {
+            "recipe": run.recipe,
+            "seed": seed,
+            "config": {"num_latents": run.value, "latent_dim": 128 // run.value},
+            "reconstruction": {"bleu": 20.0 + run.value, "exact_match": 0.25},
+            "samples": {"50": samples},
+            "reference": {
+                "dev": {"perplexity": 40.0},
+                "train": {"reverse_perplexity": 90.0, "latent_frechet": 0.01},
+            },
+            "num_parameters": 2_500_000,
+            "train_seconds": 60.0,
+        }
+
+    monkeypatch.setattr(benchmark_longer_text, "measure", measure)
+    words = ["--train", "a.txt", "--dev", "b.txt", "--output_dir", str(tmp_path), "--name", "captions"]
+    benchmark_longer_text.main([*words, "--denoisers", "MLP", "--max_length", "40"])
+    assert asked == [("MLP", 1, 1, ["--max_length", "40"]), ("MLP", 8, 1, ["--max_length", "40"])]
+    benchmark_longer_text.main([*words, "--num_latents", "8", "--seeds", "1", "2"])
+    assert asked[2:] == [("transformer", 8, 1, []), ("MLP", 8, 2, []), ("transformer", 8, 2, [])]
+    table = (tmp_path / "captions.md").read_text()
+    assert table.count("| 8 x 16 | transformer |") == 2 and "| 1 x 128 | MLP | 1 | 21.0 | 0.250 | 3.0 ± 0.5 |" in table
