@@ -112,7 +112,7 @@ def options(config: EDDPMConfig) -> list[Option]:
         Option("MLP, 1.5 x width", {"denoiser_hidden_size": config.denoiser_hidden_size * 3 // 2}),
     ]
     if config.num_latents > 1:
-        shape = {"denoiser_hidden_size": 192, "denoiser_num_attention_heads": 3}
+        shape = {"denoiser_hidden_size": 128, "denoiser_num_attention_heads": 2}  # about the base's parameters
         all_options.append(Option("transformer", {"denoiser_type": "transformer", **shape}))
     return all_options
 
