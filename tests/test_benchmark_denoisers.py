@@ -10,7 +10,17 @@ from proteins import PROTEINS, tiny_protein_pipe
 
 import benchmark_denoisers
 import benchmark_longer_text
-from benchmark_denoisers import Chain, DenoiserArguments, Option, heldout_error, options, sample, shifted_betas, train
+from benchmark_denoisers import (
+    Chain,
+    DenoiserArguments,
+    LinearDenoiser,
+    Option,
+    heldout_error,
+    options,
+    sample,
+    shifted_betas,
+    train,
+)
 from benchmark_speed import SCHEDULERS
 from hf_eddpm import EDDPMScheduler
 
@@ -39,7 +49,11 @@ def test_options_differ_from_the_base_by_what_their_name_says(model):
     assert base == Option(base.name)
     assert len({option.name for option in others}) == len(others)
     for option in others:
-        changed = [name for name in ("min_snr", "stratified", "log_snr", "self_conditioning") if getattr(option, name)]
+        changed = [
+            name
+            for name in ("min_snr", "stratified", "log_snr", "linear", "self_conditioning")
+            if getattr(option, name)
+        ]
         assert len(changed) + bool(option.config) == 1
         assert (
             _chain(model, **{name: getattr(option, name) for name in changed}, config=option.config)
@@ -120,6 +134,22 @@ def test_an_exact_denoiser_has_the_least_error_and_samples_the_data(model, confi
         assert drawn.std() == pytest.approx(0.5, abs=0.04)  # DDIM ends a little narrow
 
 
+def test_the_linear_denoiser_has_the_least_error_on_gaussian_latents_of_any_covariance(model):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(16, 16, generator=generator) / 4
+    means = (torch.randn(20_000, 16, generator=generator) @ mixing + 0.5).view(-1, 2, 8)
+    chain = _chain(model, linear=True)
+    chain.network = LinearDenoiser(chain.scheduler, means, 0.1)
+    variances = torch.linalg.eigvalsh(mixing.T @ mixing) + 0.1
+    levels = torch.tensor([3.0, -1.0])
+    kept = torch.sigmoid(levels)[:, None]
+    expected = (variances / (kept * variances + 1 - kept)).mean()  # posterior variances over 1 - kept
+    latents = means + 0.1**0.5 * torch.randn(means.shape, generator=generator)
+    assert heldout_error(chain, latents, levels, 1) == pytest.approx(float(expected), rel=0.03)
+    drawn = sample(chain, SCHEDULERS[benchmark_denoisers.DPM](chain.scheduler.config), 20, torch.randn(5000, 2, 8))
+    torch.testing.assert_close(torch.cov(drawn.flatten(1).T), torch.cov(latents.flatten(1).T), atol=0.15, rtol=0)
+
+
 def test_training_learns_and_leaves_the_checkpoint_alone(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     means = 0.2 * torch.randn(256, 2, 8)
@@ -144,10 +174,11 @@ def test_the_script_runs_on_text_and_on_proteins_and_goes_on_where_it_stopped(ma
         rows = benchmark_denoisers.main([*words, "--options", "epsilon", "x0"])
         assert [row["option"] for row in rows] == ["epsilon", "x0", "real data"]
         before = json.loads(output.read_text())["rows"]
-        rows = benchmark_denoisers.main([*words, "--options", "x0", "self-conditioning"])
-        assert [row["option"] for row in rows] == ["epsilon", "x0", "self-conditioning", "real data"]
-        assert rows[:2] == before[:2]
-        assert all(len(row["DDIM, 2 steps"]["values"]) == 2 for row in rows[:3])
+        rows = benchmark_denoisers.main([*words, "--options", "x0", "self-conditioning", "best linear denoiser"])
+        names = ["best linear denoiser", "epsilon", "x0", "self-conditioning", "real data"]
+        assert [row["option"] for row in rows] == names
+        assert rows[1:3] == before[:2]
+        assert all(len(row["DDIM, 2 steps"]["values"]) == 2 for row in rows[:4])
         assert "| self-conditioning |" in output.with_suffix(".md").read_text()
     with pytest.raises(ValueError, match="`options` must be among .*transform"):
         benchmark_denoisers.main([*words, "--options", "transform"])

@@ -6,8 +6,9 @@
 Encoder and decoder stay as they are; for each option and seed a new denoiser learns the posterior samples of the
 training data. Measured are the relative Frechet distance of sampled latents from posterior samples of held-out data,
 by scheduler and number of steps, and the held-out error of the denoiser's v at 16 noise levels that are the same for
-every option. The first option is the base; each other one differs from it in what its name says. The file is written
-after each option, and options that it holds already are not run again.
+every option. The first option is the base; each other one differs from it in what its name says, and the best linear
+denoiser stands beside them. The file is written after each option, and options that it holds already are not run
+again.
 """
 
 import copy
@@ -78,6 +79,8 @@ class Option:
         stratified: Whether a batch's timesteps are spread evenly, one in each of as many strata (Kingma et al. 2021,
             arXiv 2107.00630, section 4).
         log_snr: Whether the denoiser is told the log signal-to-noise ratio in place of the timestep.
+        linear: Whether the denoiser is the best linear one, computed and not trained: what a network gains over it is
+            what it knows of the latents beyond a Gaussian.
         self_conditioning: Whether the denoiser sees its previous clean estimate (Chen et al. 2022, arXiv 2208.04202).
     """
 
@@ -86,6 +89,7 @@ class Option:
     min_snr: float | None = None
     stratified: bool = False
     log_snr: bool = False
+    linear: bool = False
     self_conditioning: bool = False
 
 
@@ -100,6 +104,7 @@ def options(config: EDDPMConfig) -> list[Option]:
     chain = EDDPMScheduler(**config.scheduler_config)
     all_options = [
         Option("base: v, constant beta, MLP"),
+        Option("best linear denoiser", linear=True),
         Option("epsilon", {"prediction_type": "epsilon"}),
         Option("x0", {"prediction_type": "sample"}),
         Option("cosine schedule", {"beta_schedule": "squaredcos_cap_v2"}),
@@ -115,6 +120,32 @@ def options(config: EDDPMConfig) -> list[Option]:
         shape = {"denoiser_hidden_size": 128, "denoiser_num_attention_heads": 2}  # about the base's parameters
         all_options.append(Option("transformer", {"denoiser_type": "transformer", **shape}))
     return all_options
+
+
+class LinearDenoiser(nn.Module):
+    """The v that is exact where latents are a Gaussian with the moments of the given ones.
+
+    Args:
+        scheduler: The chain.
+        means: Posterior means, `(num, num_latents, latent_dim)`.
+        variance: Of the posterior around them.
+    """
+
+    def __init__(self, scheduler: EDDPMScheduler, means: torch.Tensor, variance: float):
+        super().__init__()
+        self.scheduler = scheduler
+        flat = means.flatten(1).double()
+        self.mean = flat.mean(0)
+        covariance = torch.cov(flat.T) + variance * torch.eye(flat.shape[1], dtype=flat.dtype)
+        self.variances, self.directions = torch.linalg.eigh(covariance)
+
+    def forward(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return v, shaped as `noisy_latents`."""
+        kept = self.scheduler.alphas_cumprod.double()[timesteps].unsqueeze(1)  # (batch, 1)
+        noisy = noisy_latents.flatten(1).double()
+        shares = kept.sqrt() * self.variances / (kept * self.variances + 1 - kept)
+        clean = self.mean + ((noisy - kept.sqrt() * self.mean) @ self.directions * shares) @ self.directions.T
+        return ((kept.sqrt() * noisy - clean) / (1 - kept).sqrt()).view_as(noisy_latents)
 
 
 class Chain:
@@ -254,11 +285,16 @@ def measure(
     for seed in args.seeds:
         torch.manual_seed(seed)
         chain = Chain(model, option)
+        variance = model.config.encoder_noise_variance
+        measured: dict[str, float] = {}
+        if option.linear:
+            chain.network = LinearDenoiser(chain.scheduler, means, variance)
+        else:
+            measured["seconds"] = train(chain, means, variance, args)
         num_parameters = sum(parameter.numel() for parameter in chain.network.parameters())
-        measured = {"seconds": train(chain, means, model.config.encoder_noise_variance, args)}
         chain.network.eval()
         noise = torch.randn(len(heldout), *means.shape[1:], generator=torch.Generator().manual_seed(seed))
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16 and not option.linear):
             measured["error"] = heldout_error(chain, heldout, levels, seed)
             for name, steps in wanted:
                 latents = sample(chain, SCHEDULERS[name](chain.scheduler.config), steps, noise)
