@@ -18,6 +18,7 @@ INVALID = [
     ("alignment_target", "median"),
     ("decoder_conditioning", "cross"),
     ("pooling", "cls"),
+    ("denoiser_type", "unet"),
     *[
         (name, value)
         for name in (
@@ -25,6 +26,7 @@ INVALID = [
             "num_latents",
             "denoiser_num_layers",
             "denoiser_hidden_size",
+            "denoiser_num_attention_heads",
             "denoiser_samples_per_latent",
             "num_train_timesteps",
         )
@@ -66,6 +68,12 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_name(name, value):
         EDDPMConfig(**{name: value})
 
 
+def test_the_transformers_heads_must_divide_its_width():
+    with pytest.raises(ValueError, match="`denoiser_num_attention_heads` must divide .* = 512, got 3"):
+        EDDPMConfig(denoiser_type="transformer", denoiser_num_attention_heads=3)
+    assert EDDPMConfig(denoiser_num_attention_heads=3).denoiser_type == "mlp"  # which has no heads
+
+
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
     [("latentdim", "latent_dim"), ("encoder_noise_varience", "encoder_noise_variance"), ("num_latent", "num_latents")],
@@ -104,8 +112,9 @@ def test_two_configs_share_no_backbone_config():
         {"encoder": {"model_type": "llama", **TINY}, "decoder": {"model_type": "llama", **TINY, "hidden_size": 64}},
         {"num_train_timesteps": 3, "trained_betas": [0.1, 0.2, 0.3], "reconstruction_weight": None},
         {"loss_weighting": "elbo", "alignment_target": "mean", "latent_normalization": "none"},
+        {"denoiser_type": "transformer", "denoiser_num_attention_heads": 2},
     ],
-    ids=["default", "gpt2", "one family twice", "trained betas", "choices"],
+    ids=["default", "gpt2", "one family twice", "trained betas", "choices", "transformer"],
 )
 def test_a_saved_config_loads_equal(tmp_path, values):
     config = tiny_config(**values)

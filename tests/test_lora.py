@@ -213,6 +213,30 @@ def test_an_adapter_alone_is_saved_with_its_base_models_named_and_loads_the_same
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_transformer_denoiser_trains_in_full_beside_the_adapters_and_is_saved_with_them(build, make_pipe, tmp_path):
+    model = build(denoiser_type="transformer")
+    add_lora(model, preset="paper")
+    assert not [layer for layer in _adapted_layers(model) if "denoiser" in layer]
+    assert not [
+        name
+        for name, value in model.named_parameters()
+        if "denoiser.modules_to_save" in name and not value.requires_grad
+    ]
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "denoiser" in name and value.requires_grad:
+                value.normal_(std=0.2)  # the layers' offsets too, which stand outside any linear layer
+    pipe = make_pipe(model)
+    pipe.save_pretrained(tmp_path)
+    loaded = EDDPMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    noise = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (
+        each(latents=noise, num_inference_steps=3, output_type="latent").latents for each in (pipe, loaded)
+    )
+    assert torch.equal(ours, theirs)
+
+
 def test_the_card_of_an_adapter_counts_each_parameter_once(adapted):
     card = build_model_card(adapted, name="adapted", training=None, evaluation=None)
     for part, count in count_parameters(adapted.model).items():

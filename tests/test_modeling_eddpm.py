@@ -63,6 +63,7 @@ VARIANTS = {
         "loss_weighting": "elbo",
     },
 }
+VARIANTS["transformer"] = {**VARIANTS["balanced"], "prediction_type": "v_prediction", "denoiser_type": "transformer"}
 LOSSES = ("loss", "reconstruction_loss", "diffusion_loss", "alignment_loss")
 NO_DROPOUT = {
     "encoder": {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -337,9 +338,10 @@ def test_the_encoders_gradient_from_the_chain_is_exactly_the_share(share, timest
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
 @pytest.mark.parametrize("conditioning", ["prefix", "memory"])
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_every_parameter_gets_a_finite_gradient(share, conditioning, pooling):
-    model = tiny_model(encoder_gradient_scale=share, decoder_conditioning=conditioning, pooling=pooling).train()
+@pytest.mark.parametrize(("pooling", "denoiser_type"), [("mean", "mlp"), ("attention", "transformer")])
+def test_every_parameter_gets_a_finite_gradient(share, conditioning, pooling, denoiser_type):
+    values = {"decoder_conditioning": conditioning, "pooling": pooling, "denoiser_type": denoiser_type}
+    model = tiny_model(encoder_gradient_scale=share, **values).train()
     for name, gradient in _gradients(model(**_batch()).loss, model).items():
         assert gradient is not None and torch.isfinite(gradient).all(), name
 
@@ -726,9 +728,12 @@ def test_in_evaluation_no_label_is_dropped_and_a_batch_has_the_mean_loss_of_its_
     torch.testing.assert_close(torch.stack(alone).mean(0), together, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("denoiser_type", ["mlp", "transformer"])
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 2.5])
-def test_classifier_free_guidance_goes_from_the_unconditional_output_through_the_conditional_one(guidance_scale):
-    model = tiny_model(num_classes=3)
+def test_classifier_free_guidance_goes_from_the_unconditional_output_through_the_conditional_one(
+    guidance_scale, denoiser_type
+):
+    model = tiny_model(num_classes=3, denoiser_type=denoiser_type)
     noisy_latents, timesteps = torch.randn(4, 2, 8), torch.tensor([0, 3, 500, 999])
     with torch.no_grad():
         unconditional, conditional = (
@@ -736,6 +741,7 @@ def test_classifier_free_guidance_goes_from_the_unconditional_output_through_the
             model.denoise(noisy_latents, timesteps, LABELS),
         )
         guided = model.denoise(noisy_latents, timesteps, LABELS, guidance_scale)
+    assert not torch.allclose(unconditional, conditional, atol=1e-3)
     expected = (1 - guidance_scale) * unconditional + guidance_scale * conditional
     torch.testing.assert_close(guided, expected, atol=1e-5, rtol=1e-4)
 

@@ -239,6 +239,21 @@ def test_samples_are_of_the_class_that_was_asked_for(class_pipe):
         torch.testing.assert_close(ours.std(0).mean(), torch.tensor(STD), atol=0.06, rtol=0)
 
 
+def test_a_transformer_denoiser_samples_classes_by_guidance_and_comes_back_from_a_folder(make_pipe, tmp_path):
+    pipe = make_pipe(tiny_model(num_classes=2, denoiser_type="transformer"))
+    noise = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+    options = {"guidance_scale": 2.0, **FEW, **LATENT}
+    together = pipe(latents=noise, class_labels=[0, 1, 1], **options).latents
+    assert not torch.allclose(together, pipe(latents=noise, class_labels=[1, 1, 1], **options).latents, atol=1e-3)
+    for row, label in enumerate((0, 1, 1)):
+        alone = pipe(latents=noise[row : row + 1], class_labels=label, **options).latents
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-4)
+    pipe.save_pretrained(tmp_path)
+    loaded = EDDPMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(loaded(latents=noise, class_labels=[0, 1, 1], **options).latents, together)
+
+
 def test_more_guidance_narrows_a_class_and_none_gives_both(class_pipe):
     spreads = []
     for scale in (0.0, 1.0, 4.0):

@@ -17,6 +17,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,20 +103,28 @@ def runs() -> list[Run]:
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 
 
-def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Trains and evaluates one point."""
-    base = json.loads(CONFIG.read_text(encoding="utf-8"))["model_config"]
+def measure(
+    run: Run,
+    seed: int,
+    arguments: argparse.Namespace,
+    folder: Path,
+    config: Path = CONFIG,
+    options: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains by the configuration and further options of train_text.py, and evaluates one point."""
+    base = json.loads(config.read_text(encoding="utf-8"))["model_config"]
     values = {**base, **run.model_config}
     baseline = {"standard": ["--vae_kl_weight", str(run.value)], "language model": ["--no_latents", "true"]}
     start = time.perf_counter()
     pipeline = train_text(
         [
-            str(CONFIG),
+            str(config),
             *("--train", *arguments.train, "--dev", *arguments.dev),
             *("--model_config", json.dumps(values), "--seed", str(seed), "--output_dir", str(folder)),
             *("--num_threads", str(arguments.num_threads), "--use_cpu", str(arguments.use_cpu)),
             *(["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []),
             *baseline.get(run.prior, []),
+            *options,
         ]
     )
     train_seconds = time.perf_counter() - start

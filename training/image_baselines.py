@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
-from hf_eddpm.modeling_denoiser import LatentDenoiser
+from hf_eddpm.modeling_denoiser import make_denoiser
 from hf_eddpm.modeling_eddpm import LatentPosterior
 
 
@@ -79,7 +79,7 @@ def fit_prior(
     config, scheduler = model.config, model.scheduler
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.denoiser = LatentDenoiser(config)
+        model.denoiser = make_denoiser(config)
         for module in model.denoiser.modules():
             if isinstance(module, nn.Linear):  # as EDDPMModel initialises it
                 nn.init.normal_(module.weight, std=config.initializer_range)

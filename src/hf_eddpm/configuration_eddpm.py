@@ -18,6 +18,7 @@ LossWeighting = Literal["simple", "elbo"]
 AlignmentTarget = Literal["sample", "mean"]
 Conditioning = Literal["prefix", "memory"]
 Pooling = Literal["mean", "attention"]
+DenoiserType = Literal["mlp", "transformer"]
 
 _CHOICES = {
     "latent_normalization": LatentNormalization,
@@ -27,6 +28,7 @@ _CHOICES = {
     "alignment_target": AlignmentTarget,
     "decoder_conditioning": Conditioning,
     "pooling": Pooling,
+    "denoiser_type": DenoiserType,
 }
 
 _NUMBERS = (
@@ -72,8 +74,11 @@ class EDDPMConfig(PreTrainedConfig):
             decoder used to noise forgives what the chain gets wrong.
         encoder_gradient_scale: Share in [0, 1] of the diffusion loss's gradient that reaches the encoder. 1 is the
             paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion.
-        denoiser_num_layers: Layers of the denoising MLP, at least 1.
+        denoiser_type: Network that denoises the latents: "mlp" (all of them as one vector; the paper) or
+            "transformer" (each latent a token, which pays for itself where there are several).
+        denoiser_num_layers: Layers of the denoiser, at least 1.
         denoiser_hidden_size: Width of these layers.
+        denoiser_num_attention_heads: Attention heads of the transformer; must divide its width. An MLP has none.
         denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
             denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
         num_classes: Classes that the denoiser may be told, which lets samples be asked for by class; 0 for none.
@@ -122,8 +127,10 @@ class EDDPMConfig(PreTrainedConfig):
     encoder_noise_variance: float = 0.02
     decoder_noise_variance: float = 0.3
     encoder_gradient_scale: float = 0.1
+    denoiser_type: DenoiserType = "mlp"
     denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512
+    denoiser_num_attention_heads: int = 4
     denoiser_samples_per_latent: int = 4
     num_classes: int = 0
     label_dropout: float = 0.1
@@ -232,6 +239,7 @@ class EDDPMConfig(PreTrainedConfig):
             "num_latents",
             "denoiser_num_layers",
             "denoiser_hidden_size",
+            "denoiser_num_attention_heads",
             "denoiser_samples_per_latent",
             "num_train_timesteps",
             "property_hidden_size",
@@ -239,6 +247,11 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        width, heads = self.denoiser_hidden_size, self.denoiser_num_attention_heads
+        if self.denoiser_type == "transformer" and width % heads:
+            raise ValueError(
+                f"`denoiser_num_attention_heads` must divide `denoiser_hidden_size` = {width}, got {heads}."
+            )
         for name in ("num_properties", "num_classes"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -153,12 +153,13 @@ def _usage(name: str, snippet: str) -> str:
 
 def _parts_table(pipe: EDDPMPipeline) -> str:
     config = pipe.model.config
+    denoiser = "transformer, " if config.denoiser_type == "transformer" else ""
     what = {
         "encoder": _backbone(config.encoder),
         "bottleneck": f"{config.num_latents} x {config.latent_dim} latents, normalisation "
         f"`{config.latent_normalization}`, encoder noise variance {config.encoder_noise_variance:g}; the encoder gets "
         f"{config.encoder_gradient_scale:.0%} of the diffusion loss's gradient",
-        "denoiser": f"{config.denoiser_num_layers} layers x {config.denoiser_hidden_size}, predicts "
+        "denoiser": f"{denoiser}{config.denoiser_num_layers} layers x {config.denoiser_hidden_size}, predicts "
         f"`{config.prediction_type}`; {_schedule(config)}",
         "decoder": _backbone(config.decoder),
     }

@@ -1,6 +1,7 @@
-"""LatentDenoiser: the network between encoder and decoder, an MLP with skip connections over the latents."""
+"""The network between encoder and decoder: an MLP with skip connections, or a transformer over the latents."""
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
@@ -31,24 +32,25 @@ class DenoiserLayer(nn.Module):
 class LatentDenoiser(nn.Module):
     """Predicts the noise (or clean latents, or v: `config.prediction_type`) in noisy latents.
 
-    Each layer after the first sees the noisy latents again, concatenated to the hidden state. With `num_classes` an
-    embedding of the class is added to the timestep's; one more stands for an unknown class.
+    What every denoiser shares: the embedding of the timestep, to which with `num_classes` an embedding of the class is
+    added; one more class stands for an unknown one.
 
     Args:
-        config: Supplies `latent_size`, `denoiser_num_layers`, `denoiser_hidden_size`, `num_classes`.
+        config: Supplies `denoiser_hidden_size` and `num_classes`.
+
+    Attributes:
+        output: The last linear layer, whose dtype is that of the denoiser.
     """
+
+    output: nn.Linear
 
     def __init__(self, config: EDDPMConfig):
         super().__init__()
-        size, width = config.latent_size, config.denoiser_hidden_size
+        width = config.denoiser_hidden_size
         self.timestep_features = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.timestep_embedding = TimestepEmbedding(width, width)
         self.num_classes = config.num_classes
         self.class_embedding = nn.Embedding(config.num_classes + 1, width) if config.num_classes else None
-        self.layers = nn.ModuleList(
-            DenoiserLayer(size if index == 0 else width + size, width) for index in range(config.denoiser_num_layers)
-        )
-        self.output = nn.Linear(width + size, size)
 
     def forward(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor | int, class_labels: torch.Tensor | None = None
@@ -66,18 +68,91 @@ class LatentDenoiser(nn.Module):
         Raises:
             ValueError: If there are labels, but no classes in the config.
         """
-        flat = noisy_latents.flatten(1)  # (batch, latent_size)
-        timesteps = torch.as_tensor(timesteps, device=flat.device).expand(len(flat))
-        features = self.timestep_features(timesteps).to(flat.dtype)  # (batch, width)
+        batch, device = len(noisy_latents), noisy_latents.device
+        timesteps = torch.as_tensor(timesteps, device=device).expand(batch)
+        features = self.timestep_features(timesteps).to(noisy_latents.dtype)  # (batch, width)
         embedding = self.timestep_embedding(features)
         if self.class_embedding is not None:
             if class_labels is None:
-                class_labels = torch.full((len(flat),), -1, device=flat.device)
+                class_labels = torch.full((batch,), -1, device=device)
             rows = torch.where(class_labels < 0, self.num_classes, class_labels)
             embedding = embedding + self.class_embedding(rows)
         elif class_labels is not None:
             raise ValueError("`class_labels` needs a model with `num_classes` > 0, got one without.")
+        return self.predict(noisy_latents, embedding)
+
+    def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        raise NotImplementedError
+
+
+class MLPDenoiser(LatentDenoiser):
+    """The paper's: all latents as one vector. Each layer after the first sees them again beside the hidden state.
+
+    Args:
+        config: Supplies `latent_size`, `denoiser_num_layers`, `denoiser_hidden_size`, `num_classes`.
+    """
+
+    def __init__(self, config: EDDPMConfig):
+        super().__init__(config)
+        size, width = config.latent_size, config.denoiser_hidden_size
+        self.layers = nn.ModuleList(
+            DenoiserLayer(size if index == 0 else width + size, width) for index in range(config.denoiser_num_layers)
+        )
+        self.output = nn.Linear(width + size, size)
+
+    def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        flat = noisy_latents.flatten(1)  # (batch, latent_size)
         hidden_states = self.layers[0](flat, embedding)
         for layer in self.layers[1:]:
             hidden_states = layer(torch.cat([hidden_states, flat], dim=-1), embedding)
         return self.output(torch.cat([hidden_states, flat], dim=-1)).view_as(noisy_latents)
+
+
+class TransformerDenoiser(LatentDenoiser):
+    """Each latent is a token with a position; timestep and class scale, shift and gate every layer (adaptive norms).
+
+    The layers are diffusers' of PixArt-alpha (Chen et al. 2023, arXiv 2310.00426, section 2.3): DiT's (Peebles & Xie
+    2023, arXiv 2212.09748) with one projection of the timestep for all layers and a learned offset in each.
+
+    Args:
+        config: Supplies `num_latents`, `latent_dim`, `denoiser_num_layers`, `denoiser_hidden_size`,
+            `denoiser_num_attention_heads`, `num_classes`.
+    """
+
+    def __init__(self, config: EDDPMConfig):
+        super().__init__(config)
+        width, heads = config.denoiser_hidden_size, config.denoiser_num_attention_heads
+        self.input = nn.Linear(config.latent_dim, width)
+        self.positions = nn.Embedding(config.num_latents, width)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.layers = nn.ModuleList(
+            BasicTransformerBlock(
+                width,
+                heads,
+                width // heads,
+                attention_bias=True,
+                activation_fn="gelu-approximate",
+                norm_type="ada_norm_single",
+                norm_elementwise_affine=False,
+            )
+            for _ in range(config.denoiser_num_layers)
+        )
+        self.output_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.output = nn.Linear(width, config.latent_dim)
+
+    def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        hidden_states = self.input(noisy_latents) + self.positions.weight  # (batch, num_latents, width)
+        modulation = self.modulation(embedding)  # (batch, 6 * width)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, timestep=modulation)
+        shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
+        return self.output(self.norm(hidden_states) * (1 + scale) + shift)
+
+
+def make_denoiser(config: EDDPMConfig) -> LatentDenoiser:
+    """Return a new denoiser of the config's `denoiser_type`."""
+    return TransformerDenoiser(config) if config.denoiser_type == "transformer" else MLPDenoiser(config)

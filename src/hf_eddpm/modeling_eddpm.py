@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
 from .modalities import get_modality
-from .modeling_denoiser import LatentDenoiser
+from .modeling_denoiser import make_denoiser
 from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .scheduling_eddpm import EDDPMScheduler
@@ -217,7 +217,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         modality = get_modality(config.modality)
         self.encoder = modality.encoder_class(config) if encoder is None else encoder
         self.bottleneck = LatentBottleneck(config, self.encoder.output_size)
-        self.denoiser = LatentDenoiser(config)
+        self.denoiser = make_denoiser(config)
         self.decoder = modality.decoder_class(config) if decoder is None else decoder
         self.property_head = PropertyHead(config) if config.num_properties else None
         self.post_init()
