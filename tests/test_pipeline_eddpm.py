@@ -370,6 +370,18 @@ def test_a_strength_is_the_same_noise_whatever_the_spacing_of_the_steps(pipe, mo
     assert abs(float(seen[0]) + 1 - 1000 * strength) < 30
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a_solver_whose_first_steps_share_a_timestep_ends_in_the_clean_latents(make_pipe, monkeypatch, solver, steps):
+    pipe = make_pipe(tiny_model(beta_schedule="squaredcos_cap_v2", prediction_type="sample"))
+    pipe.scheduler = solver.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    clean = torch.linspace(-1, 1, 16).view(1, 2, 8)
+    monkeypatch.setattr(pipe.model, "denoise", lambda latents, t: clean.expand_as(latents))
+    latents = pipe(3, num_inference_steps=steps, output_type="latent").latents
+    torch.testing.assert_close(latents, clean.expand(3, -1, -1), atol=1e-4, rtol=0)
+
+
 def test_full_strength_is_generation(pipe):
     samples = pipe(3, num_inference_steps=5, generator=torch.Generator().manual_seed(4)).samples
     edited = pipe.edit(SENTENCES[:3], strength=1.0, num_inference_steps=5, generator=torch.Generator().manual_seed(4))

@@ -64,6 +64,7 @@ def solve_trajectories(
     """
     scheduler = DPMSolverMultistepScheduler.from_config(teacher.scheduler.config, use_karras_sigmas=True)
     scheduler.set_timesteps(solver_steps)
+    scheduler.set_begin_index(0)  # its first two steps may share a timestep
     latents = torch.randn(num, teacher.config.num_latents, teacher.config.latent_dim, generator=generator)
     points = []
     for t in scheduler.timesteps:

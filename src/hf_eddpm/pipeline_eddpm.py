@@ -965,13 +965,15 @@ class EDDPMPipeline(DiffusionPipeline):
         scheduler.set_timesteps(n, device=noise.device)
         timesteps = scheduler.timesteps
         latents = noise * scheduler.init_noise_sigma
+        first = 0
         if start is not None and strength < 1:
             # by the timestep, as schedulers space their steps differently
             starts = timesteps[:: scheduler.order].double()
             first = int((starts + 1 - strength * num_train_timesteps).abs().argmin()) * scheduler.order
             timesteps = timesteps[first:]
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(first)
+        if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell
+            scheduler.set_begin_index(first)
+        if start is not None and strength < 1:
             latents = scheduler.add_noise(start, noise, timesteps[:1])
         self._num_timesteps = len(timesteps)
         step_arguments = self._step_arguments(scheduler, eta, generator)
