@@ -42,13 +42,13 @@ from transformers.utils import logging
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command, describe_environment
 from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
-from frechet import frechet_distance
 from hf_eddpm import EDDPMPipeline, plot_grid
+from hf_eddpm.metrics.disentanglement import disentanglement
+from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.model_card import EVALUATION_FILE
 from image_card import write_image_card
 from image_data import ImageData
 from image_metrics import (
-    disentanglement,
     extract,
     fit_extractor,
     linear_probe,
@@ -270,7 +270,11 @@ def evaluate(
     if settings.factors:
         with stopwatch("factors"):
             factors = np.stack([some.labels(name) for name in settings.factors], axis=1)
-            result["factors"] = disentanglement(as_embeddings(latents), factors, settings.factors, seed)
+            result["factors"] = {
+                "names": settings.factors,
+                "num": len(some),
+                **disentanglement(as_embeddings(latents), factors, seed=seed),
+            }
 
     real = [judge.frechet(train.sample(settings.num_samples, each).images) for each in settings.sampling_seeds]
     result["real_frechet"] = spread(real)
