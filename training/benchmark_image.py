@@ -42,8 +42,9 @@ PAPER = {
     "alignment_target": "mean",
     "prediction_type": "epsilon",
 }
+TWO_STAGES = {"encoder_gradient_scale": 0.0, "diffusion_weight": 0.0}
 CONVOLUTIONAL = {"model_type": "eddpm_image_conv"}
-NUM_IMAGES = 1000
+NUM_IMAGES = 500
 NUM_PROBE = 10_000
 NUM_STEPS = 20
 SEED = 0
@@ -74,10 +75,11 @@ class Recipe:
 
 RECIPES = (
     Recipe("joint, 0.1"),
-    Recipe("two stages", {"encoder_gradient_scale": 0.0, "diffusion_weight": 0.0}, second_stage=True),
+    Recipe("two stages", TWO_STAGES, second_stage=True),
     Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true"), swept=False),
     Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False, swept=False),
     Recipe("joint, 0.1, one pass", own_decoder=False),
+    Recipe("two stages, one pass", TWO_STAGES, second_stage=True, own_decoder=False),
     Recipe("paper", PAPER, swept=False),
     Recipe("joint, 1", {"encoder_gradient_scale": 1.0}),
     Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
