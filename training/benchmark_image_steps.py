@@ -75,9 +75,9 @@ class ImageStepsArguments:
 
 
 def benchmark(pipe: EDDPMPipeline, data: ImageData, judge: Judge, args: ImageStepsArguments) -> list[dict[str, Any]]:
-    """Measures each row; the last is real images."""
-    settings = [(name, steps) for name in args.schedulers for steps in args.few_steps]
-    settings += [(name, args.full_steps) for name in args.full_schedulers]
+    """Measures each row, the full chains first; the last is real images."""
+    settings = [(name, args.full_steps) for name in args.full_schedulers]
+    settings += [(name, steps) for name in args.schedulers for steps in args.few_steps]
     latent_scheduler, pixel_config = pipe.scheduler, pipe.decoder_scheduler.config
     rows = []
     for name, steps in tqdm(settings, desc="settings"):
