@@ -15,7 +15,7 @@ all JSON files in the folder.
 import argparse
 import json
 import re
-import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
