@@ -283,12 +283,10 @@ def main(args: list[str] | None = None) -> None:
         file = output / f"{name}.json"
         if file.exists():
             continue
-        folder = output / f".{name}"
-        result = run(
-            recipe, variance, seed, words, train, dev, judge, data_args.label_column, folder, max_steps, extra
-        )
+        label = data_args.label_column
+        with tempfile.TemporaryDirectory() as folder:
+            result = run(recipe, variance, seed, words, train, dev, judge, label, Path(folder), max_steps, extra)
         result["real_frechet"] = real
-        shutil.rmtree(folder)
         file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{name}: {result['frechet']:.3f}", flush=True)
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*.json"))]
