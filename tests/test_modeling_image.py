@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -283,6 +285,19 @@ def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
     weight = model.decoder.unet.conv_in.weight
     assert float(weight.detach().abs().max()) <= 1 / 9**0.5 + 1e-6  # kaiming uniform of a fan of 9
     assert float(weight.detach().std()) > 0.1
+
+
+def test_a_chain_that_stops_short_of_noise_is_warned_of(caplog):
+    chain = {**UNET_DECODER, "beta_start": 0.002, "beta_end": 0.4}
+    library = logging.getLogger("hf_eddpm.modeling_image")
+    library.addHandler(caplog.handler)
+    try:
+        tiny_image_model(decoder=chain)
+        assert not caplog.records
+        tiny_image_model()
+        assert "ends at a signal of 0.78 instead of noise" in caplog.text
+    finally:
+        library.removeHandler(caplog.handler)
 
 
 def test_half_precision_weights_sample_and_score():

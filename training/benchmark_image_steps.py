@@ -78,11 +78,14 @@ def benchmark(pipe: EDDPMPipeline, data: ImageData, judge: Judge, args: ImageSte
     """Measures each row, the full chains first; the last is real images."""
     settings = [(name, args.full_steps) for name in args.full_schedulers]
     settings += [(name, steps) for name in args.schedulers for steps in args.few_steps]
-    latent_scheduler, pixel_config = pipe.scheduler, pipe.decoder_scheduler.config
+    latent_scheduler = pipe.scheduler
+    # The model's own chains, not what the pipeline's schedulers have made of them.
+    own = pipe.model.config.scheduler_config
+    pixel_config = EDDPMScheduler(**pipe.model.decoder.scheduler_config).config
     rows = []
     for name, steps in tqdm(settings, desc="settings"):
         full = steps == args.full_steps
-        pipe.scheduler = EDDPMScheduler.from_config(latent_scheduler.config) if full else latent_scheduler
+        pipe.scheduler = EDDPMScheduler(**own) if full else latent_scheduler
         pipe.decoder_scheduler = SCHEDULERS[name](pixel_config)
         eta = {"eta": 1.0} if full and name == ANCESTRAL else {}
         distances, times = [], []

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
@@ -23,6 +24,9 @@ from .scheduling_eddpm import EDDPMScheduler
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for an image alone and in any batch.
 _EVALUATION_DRAWS = 8
 _EVALUATION_SEED = 0
+_MAX_LAST_SIGNAL = 0.2  # the default schedule's is 0.006
+
+logger = logging.get_logger(__name__)
 
 
 class ImageNetConfig(PreTrainedConfig):
@@ -454,6 +458,12 @@ class ImageDiffusionDecoder(ImageDecoder):
         self.projection = nn.Linear(config.latent_size, 4 * net.block_out_channels[0])
         self.map_shape = (net.map_channels, side, side)
         self.map_projection = nn.Linear(config.latent_size, math.prod(self.map_shape)) if net.map_channels else None
+        signal = float(self.scheduler.alphas_cumprod[-1]) ** 0.5
+        if signal > _MAX_LAST_SIGNAL:
+            logger.warning(
+                f"The pixels' chain ends at a signal of {signal:.2f} instead of noise, which decoding starts from: "
+                "raise `beta_end` of `decoder`, whose default is meant for 1,000 timesteps, or `num_train_timesteps`."
+            )
         self.post_init()
 
     @property
