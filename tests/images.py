@@ -32,8 +32,9 @@ RESNET_ENCODER = {
 }
 ENCODERS = {"convolutional": CONV_ENCODER, "vit": VIT_ENCODER, "dinov2": DINO_ENCODER, "resnet": RESNET_ENCODER}
 UNET_DECODER = {"model_type": "eddpm_image_unet", **NET}
+MAP_DECODER = {**UNET_DECODER, "map_channels": 2}
 CONV_DECODER = {"model_type": "eddpm_image_conv", **NET}
-DECODERS = {"diffusion": UNET_DECODER, "convolutional": CONV_DECODER}
+DECODERS = {"diffusion": UNET_DECODER, "diffusion with a map": MAP_DECODER, "convolutional": CONV_DECODER}
 
 
 def tiny_image_model(seed: int = 0, **values) -> EDDPMModel:

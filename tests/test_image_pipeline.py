@@ -52,6 +52,27 @@ def test_inverted_noise_reconstructs_better_than_drawn_noise(trained):
     assert _error(inverted, images) < 0.2 * _error(drawn, images)
 
 
+def test_inversion_is_of_the_chains_own_step_whatever_scheduler_samples(trained):
+    images, own = random_images(2), trained.decoder_scheduler
+    inverted = {"invert_noise": True, "output_type": "pt", **STEPS}
+    expected = [trained.reconstruct(images, **inverted)]
+    expected += trained.interpolate(*images, num_steps=2, space="latents", **inverted)
+    zero = torch.zeros(1, 6)
+    expected.append(trained.edit(images, zero, **inverted))
+    trained.decoder_scheduler = DDPMScheduler.from_config(own.config)
+    try:
+        got = [trained.reconstruct(images, **inverted)]
+        got += trained.interpolate(*images, num_steps=2, space="latents", **inverted)
+        got.append(trained.edit(images, zero, **inverted))
+        noise = trained.invert_decoder(images, **STEPS)
+        latents = trained.encode(images).latents
+        got.append(trained.decode(latents, decoder_noise=noise, scheduler=None, output_type="pt", **STEPS))
+    finally:
+        trained.decoder_scheduler = own
+    for one, other in zip(got, [*expected, expected[0]], strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_inversion_and_decoding_take_as_many_steps(trained, monkeypatch):
     seen = []
     invert = trained.model.decoder.invert

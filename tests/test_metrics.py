@@ -17,7 +17,12 @@ from sklearn.ensemble import GradientBoostingClassifier
 
 from hf_eddpm.metrics import metric_path
 from hf_eddpm.metrics.bits_per_dimension import bits_per_dimension
-from hf_eddpm.metrics.disentanglement import dci, mutual_information_gap
+from hf_eddpm.metrics.disentanglement import (
+    dci,
+    disentanglement,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
 from hf_eddpm.metrics.distinct_novelty import distinct_n, novelty, uniqueness
 from hf_eddpm.metrics.flip_accuracy import flip_accuracy
 from hf_eddpm.metrics.frechet_distance import frechet_distance, relative_frechet_distance
@@ -100,6 +105,7 @@ def test_the_disentanglement_module_takes_latents_and_factors():
     latents, factors = _factors(80)
     result = load("disentanglement").compute(predictions=latents.tolist(), references=factors.tolist())
     assert result["mig"] == pytest.approx(mutual_information_gap(latents, factors))
+    assert result["sap"] == pytest.approx(separated_attribute_predictability(latents, factors))
     assert result["completeness"] == pytest.approx(dci(latents, factors)["completeness"])
 
 
@@ -227,11 +233,11 @@ def _factors(num, seed=0):
 
 def test_factors_in_one_latent_each_are_disentangled_and_mixed_ones_are_not():
     latents, factors = _factors(600)
-    clear = {"mig": mutual_information_gap(latents, factors), **dci(latents, factors)}
     rotation = np.array([[1, 1, 0], [1, -1, 0], [0, 0, 1]]) / [2**0.5, 2**0.5, 1]
-    mixed = {"mig": mutual_information_gap(latents @ rotation, factors), **dci(latents @ rotation, factors)}
+    clear, mixed = (disentanglement(each, factors) for each in (latents, latents @ rotation))
     assert min(clear["mig"], clear["disentanglement"], clear["completeness"], clear["informativeness"]) > 0.93
-    assert mixed["mig"] < 0.2 and mixed["disentanglement"] < 0.4 and mixed["completeness"] < 0.6
+    assert clear["sap"] > 0.6  # 1 less the accuracy of guessing one of four
+    assert mixed["mig"] < 0.2 and mixed["disentanglement"] < 0.4 and mixed["completeness"] < 0.6 and mixed["sap"] < 0.2
 
 
 def test_dci_is_its_definition_by_scipys_entropy_of_scikit_learns_importances():
@@ -289,6 +295,7 @@ def test_the_gap_is_the_share_of_the_entropy_that_one_latent_has_alone():
         lambda: mauve(VECTORS, OTHERS, 1),
         lambda: dci(VECTORS, np.zeros((60, 2), dtype=int)),
         lambda: mutual_information_gap(VECTORS[:, :1], np.arange(60)[:, None]),
+        lambda: separated_attribute_predictability(VECTORS, np.arange(59)[:, None]),
         lambda: load("ngram_divergence").compute(predictions=A, reference=B, unit="syllable"),
         lambda: uniqueness([]),
         lambda: novelty("text", A),

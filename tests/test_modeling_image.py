@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from images import (
     CONV_ENCODER,
     DECODERS,
     ENCODERS,
+    MAP_DECODER,
     NET,
     RESNET_ENCODER,
     SIZE,
@@ -37,7 +40,7 @@ TEXT_ENCODER = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "v
 PAIRS = {
     "convolutional, diffusion": (CONV_ENCODER, UNET_DECODER),
     "vit, convolutional": (VIT_ENCODER, CONV_DECODER),
-    "dinov2, diffusion": (ENCODERS["dinov2"], UNET_DECODER),
+    "dinov2, diffusion with a map": (ENCODERS["dinov2"], MAP_DECODER),
     "resnet, convolutional": (RESNET_ENCODER, CONV_DECODER),
 }
 pairs = pytest.mark.parametrize(("encoder", "decoder"), PAIRS.values(), ids=PAIRS)
@@ -45,7 +48,7 @@ STEPS = {"num_decoder_steps": 4}
 
 
 def _steps(decoder):
-    return STEPS if decoder is UNET_DECODER else {}
+    return {} if decoder is CONV_DECODER else STEPS
 
 
 @pairs
@@ -56,7 +59,7 @@ def test_a_batch_equals_its_items(encoder, decoder):
     alone = torch.cat([pipe.encode(image).latents for image in images])
     torch.testing.assert_close(latents, alone, atol=1e-5, rtol=1e-4)
     noise = {}
-    if decoder is UNET_DECODER:
+    if decoder is not CONV_DECODER:
         noise = {"decoder_noise": torch.randn(3, 1, SIZE, SIZE), **STEPS}
     together = pipe.decode(latents, output_type="pt", **noise)
     in_parts = pipe.decode(latents, batch_size=2, output_type="pt", **noise)
@@ -81,7 +84,7 @@ def test_a_saved_image_pipeline_loads_with_the_same_outputs(encoder, decoder, tm
     ]
     assert np.array_equal(samples[0].samples, samples[1].samples)
     assert (loaded.decoder_scheduler is None) == (decoder is CONV_DECODER)
-    if decoder is UNET_DECODER:
+    if decoder is not CONV_DECODER:
         assert dict(loaded.decoder_scheduler.config) == dict(pipe.decoder_scheduler.config)
 
 
@@ -113,7 +116,7 @@ def test_the_latents_decide_what_is_decoded(decoder):
     model = tiny_image_model(decoder=decoder)
     latents = torch.randn(2, 1, 6)
     noise = {"decoder_noise": torch.randn(1, 1, SIZE, SIZE).expand(2, -1, -1, -1), **STEPS}
-    images = model.decode(latents, **(noise if decoder is UNET_DECODER else {}))
+    images = model.decode(latents, **({} if decoder is CONV_DECODER else noise))
     assert (images[0] - images[1]).abs().max() > 0.05
     assert float(images.abs().max()) <= 1
 
@@ -248,6 +251,7 @@ def test_pixels_of_another_shape_are_refused(decoder, shape):
         (ImageUNetConfig, {"beta_schedule": "constant"}),
         (ImageUNetConfig, {"beta_start": 0.0}),
         (ImageUNetConfig, {"attention_head_dim": 0}),
+        (ImageUNetConfig, {"map_channels": -1}),
     ],
 )
 def test_impossible_networks_are_refused_by_name(config_class, values):
@@ -283,6 +287,19 @@ def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
     assert float(weight.detach().std()) > 0.1
 
 
+def test_a_chain_that_stops_short_of_noise_is_warned_of(caplog):
+    chain = {**UNET_DECODER, "beta_start": 0.002, "beta_end": 0.4}
+    library = logging.getLogger("hf_eddpm.modeling_image")
+    library.addHandler(caplog.handler)
+    try:
+        tiny_image_model(decoder=chain)
+        assert not caplog.records
+        tiny_image_model()
+        assert "ends at a signal of 0.78 instead of noise" in caplog.text
+    finally:
+        library.removeHandler(caplog.handler)
+
+
 def test_half_precision_weights_sample_and_score():
     pipe = tiny_image_pipe()
     pipe.to(dtype=torch.bfloat16)
@@ -305,16 +322,18 @@ def test_clipping_keeps_the_chain_within_the_range_of_pixels():
 @decoders
 def test_a_tiny_model_reconstructs_the_images_it_has_overfitted(decoder):
     net = {"block_out_channels": [16, 32]}
-    pipe = tiny_image_pipe(encoder={**CONV_ENCODER, **net}, decoder={**decoder, **net}, latent_dim=16)
+    # 50 steps of a chain of 1,000 would stop far from noise, which decoding starts from
+    chain = {} if decoder is CONV_DECODER else {"beta_start": 0.002, "beta_end": 0.4}
+    pipe = tiny_image_pipe(encoder={**CONV_ENCODER, **net}, decoder={**decoder, **net, **chain}, latent_dim=16)
     model, images = pipe.model.train(), random_images(8)
     batch = pipe.processor(images)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(600):
+    for _ in range(1200 if decoder is MAP_DECODER else 600):
         optimizer.zero_grad()
         model(**batch).loss.backward()
         optimizer.step()
     model.eval()
-    steps = {"num_decoder_steps": 25} if decoder is UNET_DECODER else {}
+    steps = {} if decoder is CONV_DECODER else {"num_decoder_steps": 25}
     again = pipe.processor(pipe.reconstruct(images, **steps))["pixel_values"]
     pixels = batch["pixel_values"]
     assert float((again - pixels).square().mean()) < 0.1 * float((pixels - pixels.mean(0)).square().mean())

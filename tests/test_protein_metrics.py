@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-from frechet import frechet_distance
+from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.residues import RESIDUES
 from protein_data import load_proteins
 from protein_metrics import (

@@ -1,5 +1,6 @@
 import functools
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from images import (
 from PIL import Image
 
 import benchmark_image
+import benchmark_image_steps
 import demo_image
 import evaluate_image
 import train_image
@@ -28,7 +30,6 @@ from image_baselines import UnconditionalDiffusion, fit_prior
 from image_card import write_image_card
 from image_data import load_images
 from image_metrics import (
-    disentanglement,
     extract,
     fit_extractor,
     linear_probe,
@@ -220,18 +221,46 @@ def test_the_benchmark_trains_measures_and_tabulates_every_recipe(stack, tmp_pat
     words += ["--num_threads", "1"]
     recipes = ["joint, 0.1", "two stages", "no latents", "VAE, one pass"]
     benchmark_image.main([*words, "--recipes", *recipes])
-    results = {
-        json.loads(file.read_text())["recipe"]: json.loads(file.read_text())
-        for file in (tmp_path / "front").glob("*.json")
-    }
-    assert set(results) == set(recipes)
-    assert "mse" not in results["no latents"] and results["joint, 0.1"]["probe"] > 0
-    assert "VAE, one pass" in (tmp_path / "front" / "table.md").read_text()
+    results = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "front").glob("*.json")}
+    assert {result["recipe"] for result in results.values()} == set(recipes)
+    assert "mse" not in results["no-latents-seed-1"] and results["joint-0.1-seed-1"]["probe"] > 0
+    benchmark_image.main([*words, "--recipes", "joint, 0.1", "--noise_variances", "0.2"])
+    swept = json.loads((tmp_path / "front" / "joint-0.1-noise-0.2-seed-1.json").read_text())
+    assert (swept["encoder_noise_variance"], results["joint-0.1-seed-1"]["encoder_noise_variance"]) == (0.2, 0.03)
+    table = (tmp_path / "front" / "table.md").read_text()
+    assert "| VAE, one pass |" in table and "| joint, 0.1 | 0.2 | 1 |" in table
+    with Image.open(tmp_path / "front" / "front.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
     capsys.readouterr()
     benchmark_image.main([*words, "--recipes", *recipes])  # nothing is missing
     assert capsys.readouterr().out.startswith("| recipe")
     with pytest.raises(ValueError, match="`recipes`"):
         benchmark_image.main([*words, "--recipes", "triple"])
+
+
+def test_steps_are_compared_with_the_full_chain(stack, tmp_path, quick):
+    make_image_pipe(tiny_image_model()).save_pretrained(tmp_path / "checkpoint")
+    words = ["--train", str(stack), "--label_column", "label", "--use_cpu", "--num_samples", "16", "--seeds", "0", "1"]
+    chains = ["--few_steps", "2", "--full_steps", "5", "--output", str(tmp_path / "steps.json")]
+    rows = benchmark_image_steps.main(["--checkpoint", str(tmp_path / "checkpoint"), *words, *chains])
+    full = [row for row in rows if row.get("steps") == 5]
+    assert {row["pixels"] for row in full} == {"DDIM", "ancestral (DDPM)"}
+    assert min(row["ratio"]["mean"] for row in full) == 1
+    assert "| DPM-Solver++, clipped | 2 |" in (tmp_path / "steps.md").read_text()
+    make_image_pipe(tiny_image_model(decoder=CONV_DECODER)).save_pretrained(tmp_path / "one_pass")
+    with pytest.raises(ValueError, match="`checkpoint` must have a decoder that is a chain"):
+        benchmark_image_steps.main(["--checkpoint", str(tmp_path / "one_pass"), *words])
+    with pytest.raises(ValueError, match="`schedulers`"):
+        benchmark_image_steps.main(["--checkpoint", "any", *words, "--schedulers", "Heun"])
+
+
+def test_compilation_and_checkpointing_are_arguments_of_the_training(train):
+    compiled = ["--torch_compile", "true", "--torch_compile_backend", "eager"]  # traced, without a compiler
+    new = "activation_checkpointing"  # transformers 5.23 renamed it
+    checkpointing = new if new in {each.name for each in fields(EDDPMTrainingArguments)} else "gradient_checkpointing"
+    for words in (compiled, [f"--{checkpointing}", "true"]):
+        pipe = _silent(train(*words))
+        assert len(pipe.reconstruct(random_images(2), num_decoder_steps=2)) == 2
 
 
 def test_a_prior_trained_afterwards_learns_the_latents(generator):
@@ -290,16 +319,6 @@ def test_similarity_is_that_of_a_plain_computation_over_windows():
             bottom = (p.mean() ** 2 + q.mean() ** 2 + 1e-4) * (covariance[0, 0] + covariance[1, 1] + 9e-4)
             expected.append(top / bottom)
     assert structural_similarity(a, b) == pytest.approx(np.mean(expected))
-
-
-def test_latents_that_are_the_factors_are_disentangled_and_mixed_ones_are_not():
-    rng = np.random.default_rng(0)
-    factors = rng.integers(0, 4, (1200, 2))
-    aligned = factors + 0.05 * rng.standard_normal((1200, 2))
-    mixed = aligned @ np.array([[1, 1], [1, -1]]) / 2**0.5
-    clear, blurred = (disentanglement(each, factors, ["a", "b"], seed=0) for each in (aligned, mixed))
-    assert clear["disentanglement"] > 0.9 and clear["mig"] > 0.9 and clear["sap"] > 0.4
-    assert blurred["disentanglement"] < 0.5 and blurred["mig"] < 0.3 and clear["informativeness"] > 0.95
 
 
 def test_the_classifier_and_the_probe_learn_what_is_there(stack):

@@ -4,15 +4,18 @@
         --output_dir training/results/image_front
 
 Recipes: the joint model (a share of 0.1 of the diffusion loss's gradient reaches the encoder), the same with the whole
-gradient, the paper's objective, a diffusion autoencoder whose prior is trained afterwards for as many steps ("two
-stages"), pixel diffusion without latents, and with the decoder in one pass the joint model and a VAE. A run whose JSON
-exists is not repeated: an interrupted benchmark goes on where it stopped.
+gradient or none, the paper's objective, a diffusion autoencoder whose prior is trained afterwards for as many steps
+("two stages"), pixel diffusion without latents; and with the decoder in one pass the joint model, two stages and a
+VAE. "As long" is joint training of 1.4 times the steps, which takes the time of both stages. With `--noise_variances`
+the recipes that have a chain over latents are swept over the encoder's noise, the front's knob. A run whose JSON
+exists is not repeated: an interrupted benchmark goes on where it stopped. The table and the plot (`front.png`) are of
+all JSON files in the folder.
 """
 
 import argparse
 import json
 import re
-import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +43,9 @@ PAPER = {
     "alignment_target": "mean",
     "prediction_type": "epsilon",
 }
+TWO_STAGES = {"encoder_gradient_scale": 0.0, "diffusion_weight": 0.0}
 CONVOLUTIONAL = {"model_type": "eddpm_image_conv"}
-NUM_IMAGES = 2000
+NUM_IMAGES = 500
 NUM_PROBE = 10_000
 NUM_STEPS = 20
 SEED = 0
@@ -54,7 +58,7 @@ MEASURES = {
     "ssim": ("SSIM", ".3f"),
     "probe": ("latent probe", ".3f"),
     "pca_probe": ("PCA probe", ".3f"),
-    "train_seconds": ("training, s", ".0f"),
+    "train_cpu_seconds": ("training, CPU s", ".0f"),
 }
 
 
@@ -67,16 +71,21 @@ class Recipe:
     words: tuple[str, ...] = ()
     second_stage: bool = False
     own_decoder: bool = True  # the configuration's, rather than one in one pass
+    swept: bool = True  # whether the encoder's noise variance means something
+    length: float = 1.0  # training steps, in units of the others'
 
 
 RECIPES = (
     Recipe("joint, 0.1"),
-    Recipe("two stages", {"encoder_gradient_scale": 0.0, "diffusion_weight": 0.0}, second_stage=True),
-    Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true")),
-    Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False),
+    Recipe("two stages", TWO_STAGES, second_stage=True),
+    Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true"), swept=False),
+    Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False, swept=False),
     Recipe("joint, 0.1, one pass", own_decoder=False),
-    Recipe("paper", PAPER),
+    Recipe("joint, 0.1, one pass, as long", own_decoder=False, length=1.4),
+    Recipe("two stages, one pass", TWO_STAGES, second_stage=True, own_decoder=False),
+    Recipe("paper", PAPER, swept=False),
     Recipe("joint, 1", {"encoder_gradient_scale": 1.0}),
+    Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
 )
 
 
@@ -123,11 +132,14 @@ def measure(
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Mean and standard deviation over training seeds of each recipe."""
+    """Mean and standard deviation over training seeds of each recipe and noise variance."""
     rows = []
-    for recipe in dict.fromkeys(result["recipe"] for result in results):
-        group = [result for result in results if result["recipe"] == recipe]
-        row = {"recipe": recipe, "seeds": str(len(group))}
+    for (recipe, variance), group in _points(results).items():
+        row = {
+            "recipe": recipe,
+            "encoder noise": "" if variance is None else f"{variance:g}",
+            "seeds": str(len(group)),
+        }
         for name, (title, form) in MEASURES.items():
             values = [result[name] for result in group if name in result]
             if values:
@@ -138,8 +150,44 @@ def table(results: list[dict[str, Any]]) -> str:
     return markdown_table(rows) + f"\n\nReal images against real images: {real:.2f}."
 
 
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Draws reconstruction against samples: a small point for each run, a large one for the mean over its seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    points = {key: group for key, group in _points(results).items() if "mse" in group[0]}
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, recipe in enumerate(dict.fromkeys(recipe for recipe, _ in points)):
+        means = []
+        for (_, variance), group in (item for item in points.items() if item[0][0] == recipe):
+            pairs = np.array([(result["mse"], result["frechet"]) for result in group])
+            means.append(pairs.mean(0))
+            axes.scatter(*pairs.T, s=10, alpha=0.5, color=f"C{number}")
+            if variance is not None:
+                axes.annotate(f"{variance:g}", means[-1], textcoords="offset points", xytext=(5, 4), fontsize=8)
+        axes.plot(*np.array(means).T, marker="o", color=f"C{number}", label=recipe)
+    axes.set(
+        xlabel="reconstruction, mean squared error", ylabel="samples, Frechet distance", xscale="log", yscale="log"
+    )
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _points(results: list[dict[str, Any]]) -> dict[tuple[str, float | None], list[dict[str, Any]]]:
+    """The runs of each recipe and noise variance, in the recipes' order and by rising variance."""
+    order = [recipe.name for recipe in RECIPES]
+    points: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda one: (order.index(one["recipe"]), one["encoder_noise_variance"] or 0)):
+        points.setdefault((result["recipe"], result["encoder_noise_variance"]), []).append(result)
+    return points
+
+
 def run(
     recipe: Recipe,
+    variance: float | None,
     seed: int,
     words: list[str],
     train: ImageData,
@@ -147,21 +195,24 @@ def run(
     judge: Judge,
     label: str | None,
     folder: Path,
+    max_steps: int,
     extra: list[str],
 ) -> dict[str, Any]:
-    """Trains and measures one model."""
-    start = time.perf_counter()
-    decoder = {} if recipe.own_decoder else {"decoder": CONVOLUTIONAL}
-    config = json.dumps({**json.loads(_option(words, "--model_config")), **recipe.model_config})
-    if decoder:
-        given = json.loads(config)
-        shape = {key: value for key, value in given.get("decoder", {}).items() if key in _SHAPE}
-        config = json.dumps({**given, "decoder": {**shape, **CONVOLUTIONAL}})
+    """Trains and measures one model, with the encoder noise variance given, or the recipe's own."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    file = json.loads(Path(words[0]).read_text(encoding="utf-8"))
+    config = {**file.get("model_config", {}), **recipe.model_config}
+    if variance is not None:
+        config["encoder_noise_variance"] = variance
+    if not recipe.own_decoder:
+        shape = {key: value for key, value in config.get("decoder", {}).items() if key in _SHAPE}
+        config["decoder"] = {**shape, **CONVOLUTIONAL}
     pipeline = train_image(
         [
             *words,
-            *("--model_config", config, "--seed", str(seed), "--output_dir", str(folder)),
+            *("--model_config", json.dumps(config), "--seed", str(seed), "--output_dir", str(folder)),
             *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0", "--disable_tqdm", "true"),
+            *("--max_steps", str(round(recipe.length * max_steps))),
             *recipe.words,
             *extra,
         ]
@@ -169,16 +220,19 @@ def run(
     facts = json.loads((pipeline / TRAINING_FILE).read_text(encoding="utf-8"))
     pipe = EDDPMPipeline.from_pretrained(pipeline)
     if recipe.second_stage:
-        means = pipe.encode(list(train.sample(20_000, SEED).images)).latents
-        fit_prior(pipe.model, means, facts["steps"], facts["batch_size"], 1e-3, 0.998, seed)
-    seconds = time.perf_counter() - start
+        steps, batch = facts["steps"], facts["batch_size"]
+        means = pipe.encode(list(train.sample(steps * batch, SEED).images)).latents
+        fit_prior(pipe.model, means, steps, batch, file.get("learning_rate", 1e-3), file.get("ema_decay", 0.998), seed)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     return {
         "recipe": recipe.name,
+        "encoder_noise_variance": pipe.model.config.encoder_noise_variance if recipe.swept else None,
         "seed": seed,
         "steps": facts["steps"],
         "batch_size": facts["batch_size"],
         **measure(pipe, train, dev, judge, label),
         "train_seconds": round(seconds, 1),
+        "train_cpu_seconds": round(cpu_seconds, 1),
         "num_parameters": pipe.model.num_parameters(),
         "extractor": judge.name,
         **describe_environment(pipe.device),
@@ -186,14 +240,6 @@ def run(
 
 
 _SHAPE = ("block_out_channels", "layers_per_block", "norm_num_groups", "patch_size")
-
-
-def _option(words: list[str], name: str) -> str:
-    """The value of an option in a configuration file or, given after it, on the command line."""
-    values = json.loads(Path(words[0]).read_text(encoding="utf-8"))
-    if name in words:
-        return words[words.index(name) + 1]
-    return json.dumps(values.get(name.removeprefix("--"), {}))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -204,6 +250,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True, help="where the JSON files and the table go")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
     parser.add_argument("--recipes", nargs="+", default=[recipe.name for recipe in RECIPES])
+    parser.add_argument(
+        "--noise_variances", nargs="+", type=float, default=[None], help="of the encoder; by default the file's"
+    )
     parser.add_argument(
         "--max_steps", type=int, default=None, help="training steps of each run; by default the file's"
     )
@@ -217,25 +266,33 @@ def main(args: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     words = [arguments.config, *(["--train", *arguments.train] if arguments.train else [])]
     extra = ["--num_threads", str(arguments.num_threads), *(["--use_cpu"] if arguments.use_cpu else [])]
-    extra += [] if arguments.max_steps is None else ["--max_steps", str(arguments.max_steps)]
+    max_steps = arguments.max_steps or json.loads(Path(arguments.config).read_text(encoding="utf-8"))["max_steps"]
     train, dev, data_args = parse_data(words)
     judge = Judge(train, dev, data_args.label_column, SEED)
     real = judge.frechet(train.sample(NUM_IMAGES, SEED).images)
-    for seed in arguments.seeds:
-        for recipe in (recipe for recipe in RECIPES if recipe.name in arguments.recipes):
-            name = re.sub("[^a-z0-9.]+", "-", f"{recipe.name} seed {seed}".lower())
-            file = output / f"{name}.json"
-            if file.exists():
-                continue
-            folder = output / f".{name}"
-            result = run(recipe, seed, words, train, dev, judge, data_args.label_column, folder, extra)
-            result["real_frechet"] = real
-            shutil.rmtree(folder)
-            file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            print(f"{name}: {result['frechet']:.3f}", flush=True)
+    chosen = [recipe for recipe in RECIPES if recipe.name in arguments.recipes]
+    runs = [
+        (recipe, variance, seed)
+        for seed in arguments.seeds
+        for recipe in chosen
+        for variance in (arguments.noise_variances if recipe.swept else [None])
+    ]
+    for recipe, variance, seed in runs:
+        noise = "" if variance is None else f" noise {variance:g}"
+        name = re.sub("[^a-z0-9.]+", "-", f"{recipe.name}{noise} seed {seed}".lower())
+        file = output / f"{name}.json"
+        if file.exists():
+            continue
+        label = data_args.label_column
+        with tempfile.TemporaryDirectory() as folder:
+            result = run(recipe, variance, seed, words, train, dev, judge, label, Path(folder), max_steps, extra)
+        result["real_frechet"] = real
+        file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"{name}: {result['frechet']:.3f}", flush=True)
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*.json"))]
     text = table(results)
     (output / "table.md").write_text(text + "\n", encoding="utf-8")
+    plot(results, output / "front.png")
     print(text)
 
 

@@ -42,13 +42,13 @@ from transformers.utils import logging
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command, describe_environment
 from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
-from frechet import frechet_distance
 from hf_eddpm import EDDPMPipeline, plot_grid
+from hf_eddpm.metrics.disentanglement import disentanglement
+from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.model_card import EVALUATION_FILE
 from image_card import write_image_card
 from image_data import ImageData
 from image_metrics import (
-    disentanglement,
     extract,
     fit_extractor,
     linear_probe,
@@ -158,7 +158,11 @@ class Judge:
             self.name += f", {right.mean():.3f} right on held-out images"
         if self.script is not None:
             self.name = f"`{Path(str(extractor)).name}`"
-        self.features = self._features(dev.images)
+        self.compare_with(dev.images)
+
+    def compare_with(self, images: NDArray[np.uint8]) -> None:
+        """Measure distances from these images instead of the held-out ones."""
+        self.features = self._features(images)
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         if self.script is None:
@@ -198,18 +202,20 @@ def decode(
     return to_uint8(pipe.decode(latents, batch_size=batch_size, output_type="np", **arguments))
 
 
-def generate(
-    pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, batch_size: int, **arguments: Any
-) -> NDArray[np.uint8]:
-    """Generated images, uint8 (num, height, width, channels); of a model that knows classes of evenly drawn ones."""
+def sample_latents(pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, **arguments: Any) -> torch.Tensor:
+    """Generated latents; of a model that knows classes those of evenly drawn ones."""
     classes = pipe.model.config.num_classes
     if classes and "class_labels" not in arguments:
         arguments["class_labels"] = torch.from_numpy(np.random.default_rng(seed).integers(0, classes, num_samples))
     generator = torch.Generator(device=pipe.device).manual_seed(seed)
-    latents = pipe(
-        num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **arguments
-    ).latents
-    return decode(pipe, latents, steps, batch_size, seed)
+    return pipe(num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **arguments).latents
+
+
+def generate(
+    pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, batch_size: int, **arguments: Any
+) -> NDArray[np.uint8]:
+    """Generated images, uint8 (num, height, width, channels); `arguments` as for `sample_latents`."""
+    return decode(pipe, sample_latents(pipe, num_samples, steps, seed, **arguments), steps, batch_size, seed)
 
 
 def evaluate(
@@ -270,7 +276,11 @@ def evaluate(
     if settings.factors:
         with stopwatch("factors"):
             factors = np.stack([some.labels(name) for name in settings.factors], axis=1)
-            result["factors"] = disentanglement(as_embeddings(latents), factors, settings.factors, seed)
+            result["factors"] = {
+                "names": settings.factors,
+                "num": len(some),
+                **disentanglement(as_embeddings(latents), factors, seed=seed),
+            }
 
     real = [judge.frechet(train.sample(settings.num_samples, each).images) for each in settings.sampling_seeds]
     result["real_frechet"] = spread(real)

@@ -27,8 +27,10 @@ class UnconditionalDiffusion(EDDPMModel):
         super().__init__(config)
         if self.decoder.scheduler_config is None:
             raise ValueError("`decoder` must be a diffusion chain over pixels.")
-        for part in (self.encoder, self.bottleneck, self.denoiser, self.decoder.projection):
-            part.requires_grad_(False)
+        parts = (self.encoder, self.bottleneck, self.denoiser, self.decoder.projection, self.decoder.map_projection)
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False)
 
     def encode(self, **inputs: Any) -> LatentPosterior:
         """Return zeros."""

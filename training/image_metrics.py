@@ -1,8 +1,5 @@
 """Metrics of images and of their latents, each a plain function of arrays."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -154,73 +151,3 @@ def linear_probe(
         scores = probe.predict_proba(dev)[:, 1]
         result["average_precision"] = float(average_precision_score(dev_labels == probe.classes_[1], scores))
     return result
-
-
-def disentanglement(
-    latents: NDArray[np.floating], factors: NDArray[np.integer], names: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """How the dimensions of the latents share out known factors: DCI, MIG and SAP.
-
-    DCI: Eastwood & Williams 2018, with the importances of gradient-boosted trees; informativeness is their accuracy on
-    a held-out half. MIG: Chen et al. 2018 (arXiv 1802.04942), mutual information over 20 bins of each dimension. SAP:
-    Kumar et al. 2018 (arXiv 1711.00848), by the accuracy of a linear classifier on each dimension alone.
-
-    Args:
-        latents: (num, dim).
-        factors: Integer classes (num, num_factors).
-        names: Of the factors.
-        seed: Of the split in halves.
-    """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.inspection import permutation_importance
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import mutual_info_score
-
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(latents))
-    fit, held = order[: len(order) // 2], order[len(order) // 2 :]
-    num_dims, num_factors = latents.shape[1], factors.shape[1]
-    importances = np.zeros((num_dims, num_factors))
-    information, separate = np.zeros((num_dims, num_factors)), np.zeros((num_dims, num_factors))
-    accuracies = []
-    edges = [np.unique(np.quantile(latents[:, dim], np.linspace(0, 1, 21)[1:-1])) for dim in range(num_dims)]
-    bins = np.stack([np.searchsorted(edges[dim], latents[:, dim]) for dim in range(num_dims)], axis=1)
-    for column in range(num_factors):
-        values = factors[:, column]
-        trees = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=15, random_state=seed)
-        trees.fit(latents[fit], values[fit])
-        accuracies.append(float(trees.score(latents[held], values[held])))
-        few = held[:1000]
-        drop = permutation_importance(trees, latents[few], values[few], n_repeats=2, random_state=seed)
-        importances[:, column] = np.maximum(drop.importances_mean, 0)
-        entropy = mutual_info_score(values, values)
-        for dim in range(num_dims):
-            information[dim, column] = mutual_info_score(bins[:, dim], values) / entropy
-            line = LogisticRegression(max_iter=100).fit(latents[fit[:2000], dim : dim + 1], values[fit[:2000]])
-            separate[dim, column] = line.score(latents[held, dim : dim + 1], values[held])
-    return {
-        "names": list(names),
-        "disentanglement": _one_minus_entropy(importances),
-        "completeness": _one_minus_entropy(importances.T),
-        "informativeness": float(np.mean(accuracies)),
-        "informativeness_by_factor": dict(zip(names, accuracies, strict=True)),
-        "mig": float(np.mean(_gaps(information))),
-        "sap": float(np.mean(_gaps(separate))),
-    }
-
-
-def _one_minus_entropy(importances: NDArray[np.float64]) -> float:
-    """Mean over rows of 1 - H(row's shares) in units of the largest entropy, rows weighted by their sums."""
-    totals = importances.sum(1)
-    if totals.sum() == 0 or importances.shape[1] < 2:
-        return 0.0
-    shares = importances / np.where(totals > 0, totals, 1)[:, None]
-    logs = np.log(np.where(shares > 0, shares, 1))
-    scores = 1 + (shares * logs).sum(1) / np.log(importances.shape[1])
-    return float((scores * totals).sum() / totals.sum())
-
-
-def _gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each factor (column) the best dimension's score less the second best's."""
-    ordered = np.sort(scores, axis=0)
-    return ordered[-1] - ordered[-2]

@@ -12,7 +12,8 @@ pixels in [0, 1]; "inverted": decoded from the noise `x_T` that the pixels' chai
 the latents' chain, and as many of the pixels' if there is one. A model that knows classes is asked for evenly drawn
 ones. Interpolations: Frechet distance of points at that share of the way between held-out images. Probes: logistic
 regression on the latents of training images, judged on held-out ones, beside the same on as many principal components
-of the pixels. ± is the standard deviation over sampling seeds."""
+of the pixels. Peak memory is that of the whole evaluation, in batches of {batch_size}. ± is the standard deviation
+over sampling seeds."""
 
 
 def markdown_tables(result: dict[str, Any]) -> str:
@@ -41,6 +42,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
         row[f"interpolation at {share}, Frechet"] = f"{value:.3f}"
     if "bits_per_dim" in result:
         row["bits per dimension, at most"] = f"{result['bits_per_dim']:.3f}"
+    row["peak memory, MiB"] = result["peak_memory_mib"]
     tables = [markdown_table([row])]
 
     rows = []
@@ -75,4 +77,4 @@ def markdown_tables(result: dict[str, Any]) -> str:
 
 def how_to_read(result: dict[str, Any]) -> str:
     """What the columns of the tables mean."""
-    return HOW_TO_READ.format(extractor=result["extractor"])
+    return HOW_TO_READ.format(extractor=result["extractor"], batch_size=result["settings"]["eval_batch_size"])

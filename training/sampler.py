@@ -22,12 +22,17 @@ STEPS = 20
 
 
 def use_solver(pipe: EDDPMPipeline, steps: int = STEPS, noise_scale: float = 1.0) -> None:
-    """Makes DPM-Solver++ with Karras' spacing a pipeline's own scheduler.
+    """Makes DPM-Solver++ with Karras' spacing a pipeline's own scheduler, and that of a decoder that is a chain.
 
-    On a chain of constant beta evenly spaced steps leave out the last ones, where detail is decided; these do not.
+    On a chain of constant beta evenly spaced steps leave out the last ones, where detail is decided; these do not. On
+    the pixels' chain the clean estimate is clipped to their range, which the solver calls thresholding.
     """
     config = EDDPMScheduler(**pipe.model.config.scheduler_config).config
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)
+    if pipe.decoder_scheduler is not None:
+        pipe.decoder_scheduler = DPMSolverMultistepScheduler.from_config(
+            pipe.decoder_scheduler.config, use_karras_sigmas=True, thresholding=True, sample_max_value=1.0
+        )
     pipe.register_to_config(default_num_inference_steps=steps, default_noise_scale=noise_scale)
 
 

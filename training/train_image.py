@@ -25,7 +25,14 @@ from transformers.utils import logging
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command, without_folders
-from hf_eddpm import EDDPMConfig, EDDPMImageProcessor, EDDPMModel, EDDPMTrainer, ImageEncoder, plot_grid
+from hf_eddpm import (
+    EDDPMConfig,
+    EDDPMImageProcessor,
+    EDDPMModel,
+    EDDPMTrainer,
+    ImageEncoder,
+    plot_grid,
+)
 from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
 from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
@@ -23,6 +24,9 @@ from .scheduling_eddpm import EDDPMScheduler
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for an image alone and in any batch.
 _EVALUATION_DRAWS = 8
 _EVALUATION_SEED = 0
+_MAX_LAST_SIGNAL = 0.2  # the default schedule's is 0.006
+
+logger = logging.get_logger(__name__)
 
 
 class ImageNetConfig(PreTrainedConfig):
@@ -134,6 +138,9 @@ class ImageUNetConfig(ImageNetConfig):
         beta_start: First beta, in (0, 1).
         beta_end: Last beta, in (0, 1).
         prediction_type: What the network predicts: "epsilon", "sample" or "v_prediction".
+        map_channels: Channels of a map over the image's patches that a linear layer draws from the latents and the
+            network sees beside the noisy image. It says where things are, which small networks are slow to learn from
+            scales and shifts; 0 leaves it at these, as in the paper.
         **kwargs: As for `ImageNetConfig`.
     """
 
@@ -146,6 +153,7 @@ class ImageUNetConfig(ImageNetConfig):
     beta_start: float = 0.0001
     beta_end: float = 0.02
     prediction_type: str = "v_prediction"
+    map_channels: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -156,6 +164,8 @@ class ImageUNetConfig(ImageNetConfig):
         _check_positive(self.attention_head_dim, "attention_head_dim")
         if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout!r}.")
+        if isinstance(self.map_channels, bool) or not isinstance(self.map_channels, int) or self.map_channels < 0:
+            raise ValueError(f"`map_channels` must be a non-negative integer, got {self.map_channels!r}.")
         EDDPMScheduler(**self.scheduler_config)  # refuses a schedule that there is not
 
     @property
@@ -416,6 +426,7 @@ class ImageDiffusionDecoder(ImageDecoder):
 
     The network is diffusers' `UNet2DModel`; a projection of the latents is added to its time embedding, which scales
     and shifts the normalised features of every residual block (Preechakul et al. 2022, arXiv 2111.15640, section 3.1).
+    With `map_channels` it also sees a map drawn from the latents.
 
     Args:
         config: Supplies `decoder` (an `ImageUNetConfig`), `num_train_timesteps`, `loss_weighting` and the latents'
@@ -428,9 +439,10 @@ class ImageDiffusionDecoder(ImageDecoder):
         super().__init__(config)
         net: Any = config.decoder
         levels = range(len(net.block_out_channels))
+        side = net.image_size // net.patch_size
         self.unet = UNet2DModel(
-            sample_size=net.image_size // net.patch_size,
-            in_channels=net.patch_channels,
+            sample_size=side,
+            in_channels=net.patch_channels + net.map_channels,
             out_channels=net.patch_channels,
             block_out_channels=tuple(net.block_out_channels),
             layers_per_block=net.layers_per_block,
@@ -444,6 +456,14 @@ class ImageDiffusionDecoder(ImageDecoder):
             resnet_time_scale_shift="scale_shift",
         )
         self.projection = nn.Linear(config.latent_size, 4 * net.block_out_channels[0])
+        self.map_shape = (net.map_channels, side, side)
+        self.map_projection = nn.Linear(config.latent_size, math.prod(self.map_shape)) if net.map_channels else None
+        signal = float(self.scheduler.alphas_cumprod[-1]) ** 0.5
+        if signal > _MAX_LAST_SIGNAL:
+            logger.warning(
+                f"The pixels' chain ends at a signal of {signal:.2f} instead of noise, which decoding starts from: "
+                "raise `beta_end` of `decoder`, whose default is meant for 1,000 timesteps, or `num_train_timesteps`."
+            )
         self.post_init()
 
     @property
@@ -474,7 +494,11 @@ class ImageDiffusionDecoder(ImageDecoder):
         """
         dtype = self.projection.weight.dtype
         patches = pixel_unshuffle(noisy_images.to(dtype), self.patch_size)
-        condition = self.projection(latents.to(dtype).flatten(1))
+        latents = latents.to(dtype).flatten(1)
+        if self.map_projection is not None:
+            maps = self.map_projection(latents).view(-1, *self.map_shape)
+            patches = torch.cat([patches, maps.expand(len(patches), -1, -1, -1)], dim=1)
+        condition = self.projection(latents)
         return pixel_shuffle(self.unet(patches, timesteps, condition).sample, self.patch_size).float()
 
     def forward(
@@ -593,6 +617,8 @@ class ImageDiffusionDecoder(ImageDecoder):
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self.scheduler):
             raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")
         scheduler.set_timesteps(steps, device=latents.device)
+        if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell
+            scheduler.set_begin_index(0)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         arguments = {"generator": generator} if takes_generator else {}
         images = decoder_noise.to(latents.device, torch.float32) * scheduler.init_noise_sigma

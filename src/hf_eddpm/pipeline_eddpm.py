@@ -281,7 +281,8 @@ class EDDPMPipeline(DiffusionPipeline):
             output_type: "data" for a list of data; for images also "pil" (the same), "np" or "pt".
             **decode_arguments: Passed to the decoder, for text `generation_config` or single values of it
                 (`do_sample`, `top_p`, `num_beams`, `max_new_tokens`, ...), greedy by default; for pixel diffusion
-                `num_decoder_steps`, `generator` and `decoder_noise` (the noise it starts from).
+                `num_decoder_steps`, `generator`, `decoder_noise` (the noise it starts from) and `scheduler` (in place
+                of `decoder_scheduler`; None for the decoder's own DDIM, which `invert_decoder` is the inverse of).
 
         Raises:
             ValueError: If the latents have another shape or are not finite.
@@ -319,7 +320,7 @@ class EDDPMPipeline(DiffusionPipeline):
         if invert_noise:
             if num_reconstructions > 1:
                 raise ValueError("`num_reconstructions` must be 1 with `invert_noise`: all would be the same.")
-            decode_arguments["decoder_noise"] = self._inverted(data, latents, batch_size, decode_arguments)
+            decode_arguments |= self._inverted(data, latents, batch_size, decode_arguments)
         latents = latents.repeat_interleave(num_reconstructions, dim=0)
         return self.decode(latents, batch_size, **decode_arguments)
 
@@ -343,7 +344,7 @@ class EDDPMPipeline(DiffusionPipeline):
 
         Returns:
             Noise, float32, for images `(batch, channels, height, width)`; `pipe.decode(latents, decoder_noise=noise,
-            num_decoder_steps=...)` with the same number of steps comes back to the data.
+            num_decoder_steps=..., scheduler=None)` with the same number of steps comes back to the data.
 
         Raises:
             ValueError: If the decoder is no chain, or an argument is outside its range.
@@ -431,10 +432,14 @@ class EDDPMPipeline(DiffusionPipeline):
             points = self._denoise(noises.flatten(0, 1), num_inference_steps, scheduler=self._ddim()).view_as(noises)
             gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
-        if self.decoder_scheduler is not None or invert_noise:
-            decode_arguments["decoder_noise"] = self._noises_of_paths(
-                [*starts, *ends], latents, weights, invert_noise, decode_arguments
-            )
+        if invert_noise:
+            decode_arguments |= self._inverted([*starts, *ends], latents, 256, decode_arguments)
+            first_noise, last_noise = decode_arguments["decoder_noise"].chunk(2)
+            noises = torch.stack([slerp(first_noise, last_noise, weight) for weight in weights], dim=1)
+            decode_arguments["decoder_noise"] = noises.flatten(0, 1)
+        elif self.decoder_scheduler is not None:
+            noise = self._noise_of_paths(len(starts), decode_arguments)
+            decode_arguments["decoder_noise"] = noise.repeat_interleave(num_steps, dim=0)
         samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
@@ -671,7 +676,7 @@ class EDDPMPipeline(DiffusionPipeline):
             check_number(strength, "strength", above=0, at_most=1)
         latents = self.encode(data, refinement_steps=refinement_steps).latents
         if invert_noise:
-            decode_arguments["decoder_noise"] = self._inverted(data, latents, 256, decode_arguments)
+            decode_arguments |= self._inverted(data, latents, 256, decode_arguments)
         if self.decoder_scheduler is not None:
             decode_arguments.setdefault("generator", generator)
         if direction is not None:
@@ -844,7 +849,7 @@ class EDDPMPipeline(DiffusionPipeline):
                 arguments["decoder_noise"] = self.model.decoder.draw_noise(
                     len(latents), arguments.get("generator"), self._execution_device
                 )
-            arguments |= {"scheduler": self.decoder_scheduler, "progress_bar": self.progress_bar}
+            arguments = {"scheduler": self.decoder_scheduler, **arguments, "progress_bar": self.progress_bar}
         as_type = {} if output_type == "data" else {"output_type": output_type}
         parts: list[Any] = []
         for start in range(0, len(latents), batch_size):
@@ -863,36 +868,25 @@ class EDDPMPipeline(DiffusionPipeline):
 
     def _inverted(
         self, data: Any, latents: torch.Tensor, batch_size: int, decode_arguments: dict[str, Any]
-    ) -> torch.Tensor:
-        """Return `invert_decoder`'s noise for as many steps as will decode it."""
+    ) -> dict[str, Any]:
+        """Return what decodes the data from `invert_decoder`'s noise, of as many steps, by the chain's own step."""
         if decode_arguments.get("decoder_noise") is not None:
             raise ValueError("Only one of `invert_noise` and `decoder_noise` may be given.")
         names = ("num_decoder_steps",)
         steps = {name: decode_arguments[name] for name in names if name in decode_arguments}
-        return self.invert_decoder(data, latents, batch_size=batch_size, **steps)
+        return {
+            "decoder_noise": self.invert_decoder(data, latents, batch_size=batch_size, **steps),
+            "scheduler": None,
+        }
 
-    def _noises_of_paths(
-        self,
-        data: list[Any],
-        latents: torch.Tensor,
-        weights: torch.Tensor,
-        invert_noise: bool,
-        decode_arguments: dict[str, Any],
-    ) -> torch.Tensor:
-        """Return the decoder's noise for every point of every path: path by path, `(pairs * steps, ...)`."""
-        pairs = len(data) // 2
-        if invert_noise:
-            first, last = self._inverted(data, latents, 256, decode_arguments).chunk(2)
-            noises = torch.stack([slerp(first, last, weight) for weight in weights], dim=1)
-        else:
-            noise = decode_arguments.get("decoder_noise")
-            if noise is None:
-                generator = decode_arguments.get("generator")
-                noise = self.model.decoder.draw_noise(pairs, generator, self._execution_device)
-            if len(noise) != pairs:
-                raise ValueError(f"`decoder_noise` must have an entry for each of {pairs} pairs, got {len(noise)}.")
-            noises = torch.stack([noise] * len(weights), dim=1)
-        return noises.flatten(0, 1)
+    def _noise_of_paths(self, pairs: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
+        """Return the decoder's noise for each pair, given or drawn."""
+        noise = decode_arguments.get("decoder_noise")
+        if noise is None:
+            return self.model.decoder.draw_noise(pairs, decode_arguments.get("generator"), self._execution_device)
+        if len(noise) != pairs:
+            raise ValueError(f"`decoder_noise` must have an entry for each of {pairs} pairs, got {len(noise)}.")
+        return noise
 
     def _arguments_of(self, rows: slice, total: int, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the decoder's arguments for some rows: of those with an entry for each datum, these rows' entries."""

@@ -1,4 +1,4 @@
-"""How well single latents stand for single factors of the data: DCI and MIG."""
+"""How well single latents stand for single factors of the data: DCI, MIG and SAP."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import evaluate
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 
 
@@ -33,6 +34,35 @@ def mutual_information_gap(latents: NDArray[np.floating], factors: NDArray[np.in
     return float(np.mean(gaps))
 
 
+def separated_attribute_predictability(
+    latents: NDArray[np.floating], factors: NDArray[np.integer], test_share: float = 0.25, seed: int = 0
+) -> float:
+    """SAP (Kumar et al. 2018, arXiv 1711.00848, section 3), by a linear classifier on each latent alone.
+
+    For each factor the gap between the best and the second best latent's held-out accuracy; mean over the factors.
+
+    Args:
+        latents: (num, dim), at least two dimensions.
+        factors: Class of each factor, (num, num_factors).
+        test_share: Share of the data that accuracy is measured on.
+        seed: Of the split.
+
+    Returns:
+        In [0, 1]: at most 1 less the accuracy of guessing, if each factor is in one latent, and in no other.
+    """
+    latents, factors = _check(latents, factors)
+    train, test = _split(len(latents), test_share, seed)
+    latents = (latents - latents[train].mean(0)) / np.maximum(latents[train].std(0), 1e-12)
+    gaps = []
+    for factor in factors.T:
+        accuracies = sorted(
+            LogisticRegression().fit(column[train], factor[train]).score(column[test], factor[test])
+            for column in np.split(latents, latents.shape[1], axis=1)
+        )
+        gaps.append(accuracies[-1] - accuracies[-2])
+    return float(np.mean(gaps))
+
+
 def dci(
     latents: NDArray[np.floating], factors: NDArray[np.integer], test_share: float = 0.25, seed: int = 0
 ) -> dict[str, float]:
@@ -51,9 +81,7 @@ def dci(
     latents, factors = _check(latents, factors)
     if factors.shape[1] < 2:
         raise ValueError(f"`factors` must be at least two, got {factors.shape[1]}.")
-    order = np.random.default_rng(seed).permutation(len(latents))
-    split = len(order) - max(1, round(test_share * len(order)))
-    train, test = order[:split], order[split:]
+    train, test = _split(len(latents), test_share, seed)
     importances, accuracies = [], []
     for factor in factors.T:
         trees = GradientBoostingClassifier(n_estimators=20, random_state=seed).fit(latents[train], factor[train])
@@ -66,6 +94,23 @@ def dci(
         "completeness": float(np.average(by_factor, weights=relevance.sum(0))),
         "informativeness": float(np.mean(accuracies)),
     }
+
+
+def disentanglement(
+    latents: NDArray[np.floating], factors: NDArray[np.integer], num_bins: int = 20, seed: int = 0
+) -> dict[str, float]:
+    """`mig`, `sap` and what `dci` gives, of the same latents and factors."""
+    return {
+        "mig": mutual_information_gap(latents, factors, num_bins),
+        "sap": separated_attribute_predictability(latents, factors, seed=seed),
+        **dci(latents, factors, seed=seed),
+    }
+
+
+def _split(count: int, test_share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    order = np.random.default_rng(seed).permutation(count)
+    split = count - max(1, round(test_share * count))
+    return order[:split], order[split:]
 
 
 def _certainty(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,13 +132,13 @@ def _check(latents: Any, factors: Any) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 class Disentanglement(evaluate.Metric):
-    """Latents and factors of the same data -> `mig`, `disentanglement`, `completeness`, `informativeness`."""
+    """Latents and factors of the same data -> `mig`, `sap`, `disentanglement`, `completeness`, `informativeness`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=__doc__,
-            citation="Chen et al. 2018 (arXiv 1802.04942); Eastwood & Williams 2018, A framework for the quantitative "
-            "evaluation of disentangled representations",
+            citation="Chen et al. 2018 (arXiv 1802.04942); Kumar et al. 2018 (arXiv 1711.00848); Eastwood & Williams "
+            "2018, A framework for the quantitative evaluation of disentangled representations",
             inputs_description="predictions: latents (num, dim); references: factors' classes (num, num_factors)",
             features=datasets.Features(
                 {
@@ -104,5 +149,4 @@ class Disentanglement(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any, num_bins: int = 20, seed: int = 0) -> dict[str, float]:
-        latents, factors = np.asarray(predictions), np.asarray(references)
-        return {"mig": mutual_information_gap(latents, factors, num_bins), **dci(latents, factors, seed=seed)}
+        return disentanglement(np.asarray(predictions), np.asarray(references), num_bins, seed)
