@@ -80,10 +80,13 @@ RECIPES = (
     Recipe("two stages", TWO_STAGES, second_stage=True),
     Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true"), swept=False),
     Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False, swept=False),
+    Recipe("VAE, KL weight 10, one pass", {}, ("--vae_kl_weight", "10.0"), own_decoder=False, swept=False),
+    Recipe("VAE, KL weight 0.1, one pass", {}, ("--vae_kl_weight", "0.1"), own_decoder=False, swept=False),
     Recipe("joint, 0.1, one pass", own_decoder=False),
     Recipe("joint, 0.1, one pass, as long", own_decoder=False, length=1.4),
     Recipe("two stages, one pass", TWO_STAGES, second_stage=True, own_decoder=False),
     Recipe("paper", PAPER, swept=False),
+    Recipe("paper, one pass", PAPER, own_decoder=False, swept=False),
     Recipe("joint, 1", {"encoder_gradient_scale": 1.0}),
     Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
 )
