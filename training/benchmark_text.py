@@ -90,7 +90,7 @@ def runs() -> list[Run]:
     for variance in (0.005, 0.02, 0.1):
         config = {**BATCH, "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3, NOISE: variance}
         points.append(Run("batch, 0.1, decoder noise 0.3", NOISE, variance, config))
-    for weight in (0.03, 0.1, 0.3):
+    for weight in (0.003, 0.01, 0.03, 0.1):
         points.append(Run("VAE", "kl_weight", weight, {}, "standard"))
     points.append(
         Run("language model", "layers", LANGUAGE_MODEL["decoder"]["n_layer"], LANGUAGE_MODEL, "language model")
@@ -98,7 +98,7 @@ def runs() -> list[Run]:
     for variance in NOISE_VARIANCES:
         config = {**BATCH, "encoder_gradient_scale": 0.0, NOISE: variance}
         points.append(Run("autoencoder, Gaussian prior", NOISE, variance, config, "fitted"))
-    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1], "kl_weight": 0.1, "layers": 5}
+    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1], "kl_weight": 0.01, "layers": 5}
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 
 
