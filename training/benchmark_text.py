@@ -127,6 +127,7 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, folder: Path) ->
     if run.prior == "fitted":
         pipe.fit(pipe.encode(train.sample(20_000, seed).sentences).latents)
     if run.prior == "language model":
+        pipe.factor = torch.zeros_like(pipe.factor)  # it knows no other latents than zero
         pipe.decoding = {"do_sample": True, "top_k": 0}
     result = evaluate(pipe, train, dev, replace(SETTINGS))
     if run.prior in ("standard", "language model"):  # the measured distance is from an EDDPM's posterior
