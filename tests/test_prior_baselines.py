@@ -116,10 +116,16 @@ def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch)
     points = {run.prior: run for run in benchmark_text.runs()}
     assert set(points) == {"chain", "fitted", "standard", "language model"}
     files = []
+    drawn = []
+    draw_latents = PriorPipeline.__call__
+    monkeypatch.setattr(
+        PriorPipeline, "__call__", lambda self, *args, **kw: drawn.append(draw_latents(self, *args, **kw)) or drawn[-1]
+    )
     for name, run in points.items():
         result = benchmark_text.measure(run, 1, arguments, tmp_path / "run")
         files.append(tmp_path / f"{name}.json")
         files[-1].write_text(json.dumps(result, allow_nan=False))
+    assert not drawn[-1].latents.any() and drawn[0].latents.any()  # a language model knows no other latents than zero
     table = draw(files, tmp_path / "front.png")
     rows = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in table.splitlines()[2:]}
     assert rows["language model"] == "" and rows["VAE"] and rows["autoencoder, Gaussian prior"]

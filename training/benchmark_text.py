@@ -91,7 +91,7 @@ def runs() -> list[Run]:
     for variance in (0.005, 0.02, 0.1):
         config = {**BATCH, "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3, NOISE: variance}
         points.append(Run("batch, 0.1, decoder noise 0.3", NOISE, variance, config))
-    for weight in (0.03, 0.1, 0.3):
+    for weight in (0.003, 0.01, 0.03, 0.1):
         points.append(Run("VAE", "kl_weight", weight, {}, "standard"))
     points.append(
         Run("language model", "layers", LANGUAGE_MODEL["decoder"]["n_layer"], LANGUAGE_MODEL, "language model")
@@ -99,7 +99,7 @@ def runs() -> list[Run]:
     for variance in NOISE_VARIANCES:
         config = {**BATCH, "encoder_gradient_scale": 0.0, NOISE: variance}
         points.append(Run("autoencoder, Gaussian prior", NOISE, variance, config, "fitted"))
-    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1], "kl_weight": 0.1, "layers": 5}
+    middles = {"diffusion_weight": 8.0, NOISE: NOISE_VARIANCES[1], "kl_weight": 0.01, "layers": 5}
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 
 
@@ -136,6 +136,7 @@ def measure(
     if run.prior == "fitted":
         pipe.fit(pipe.encode(train.sample(20_000, seed).sentences).latents)
     if run.prior == "language model":
+        pipe.factor = torch.zeros_like(pipe.factor)  # it knows no other latents than zero
         pipe.decoding = {"do_sample": True, "top_k": 0}
     result = evaluate(pipe, train, dev, replace(SETTINGS))
     if run.prior in ("standard", "language model"):  # the measured distance is from an EDDPM's posterior

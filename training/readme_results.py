@@ -31,6 +31,17 @@ DIGITS = "model_cards/eddpm-digits/evaluation.json"
 FASHION = "model_cards/eddpm-fashion/evaluation.json"
 
 
+# The middle of each recipe's line, in training/results/text_front
+FRONT = (
+    ("joint, with decoder noise (the default for text)", "batch-0.1-decoder-noise-0.3-0.02"),
+    ("joint", "batch-0.1-0.1"),
+    ("two stages", "batch-0-two-stage-0.1"),
+    ("the paper's objective", "paper-8.0"),
+    ("autoencoder with a Gaussian prior", "autoencoder-gaussian-prior-0.1"),
+    ("VAE", "vae-0.01"),
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table.
@@ -169,6 +180,14 @@ def _image_rows(name: str, file: str) -> list[Row]:
     ]
 
 
+def bleu_at_perplexity(result: dict[str, Any]) -> str:
+    """A point of the text front."""
+    perplexity = f"{result['samples']['50']['perplexity']['mean']:.1f}"
+    if "reconstruction" not in result:
+        return f"none at {perplexity}"
+    return f"{result['reconstruction']['bleu']:.1f} at {perplexity}"
+
+
 def _refined(result: dict[str, Any], steps: int) -> str:
     values = result["refined_reconstruction"][str(steps)]
     return f"{values['bleu']:.1f}, {values['exact_match']:.3f}"
@@ -231,6 +250,15 @@ ROWS = [
     *_protein_rows("green fluorescent protein", GFP),
     *_image_rows("handwritten digits", DIGITS),
     *_image_rows("clothes (Fashion-MNIST)", FASHION),
+    *(
+        Row(
+            f"text, small nets, 2,000 steps, one seed: BLEU at sample perplexity: {recipe}",
+            f"training/results/text_front/{file}-seed-1.json",
+            bleu_at_perplexity,
+            "benchmark_text.py",
+        )
+        for recipe, file in FRONT
+    ),
     Row(
         "text, latents' distance: DDIM, 50 steps; DPM-Solver++, 5; 20; distilled, 1 step; real sentences",
         "training/results/steps/yelp.json",
