@@ -32,7 +32,7 @@ from hf_eddpm import (
     EDDPMTextProcessor,
     EnergyGuidance,
     modeling_eddpm,
-    pipeline_eddpm,
+    pipeline_storage,
 )
 from hf_eddpm.pipeline_eddpm import slerp
 from train_text import train_tokenizer
@@ -906,10 +906,10 @@ def test_a_save_killed_between_two_moves_never_leaves_a_folder_that_loads(
 ):
     other = make_pipe(tiny_model(seed=1))
     with monkeypatch.context() as patch:
-        _stop_before(patch, pipeline_eddpm.os, "replace", call)
+        _stop_before(patch, pipeline_storage.os, "replace", call)
         for folder in (saved, tmp_path / "new"):
             patch.undo()
-            _stop_before(patch, pipeline_eddpm.os, "replace", call)
+            _stop_before(patch, pipeline_storage.os, "replace", call)
             with pytest.raises(_Killed):
                 other.save_pretrained(folder)
     for folder in (saved, tmp_path / "new"):
@@ -932,7 +932,7 @@ pipe.save_pretrained(sys.argv[2])
 
 @pytest.mark.slow
 def test_a_process_killed_while_saving_leaves_no_folder(saved, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline_eddpm.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline_storage.__file__).parent.parent)}
     command = [sys.executable, "-c", KILLED_SAVE, str(saved), str(tmp_path / "new")]
     assert subprocess.run(command, env=environment, timeout=300).returncode == -signal.SIGKILL
     assert not (tmp_path / "new").exists()

@@ -1,14 +1,8 @@
 """EDDPMPipeline: generate, reconstruct, represent, interpolate and edit data. Inference only."""
 
 import inspect
-import json
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,21 +10,16 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 
 from .argument_checks import check_count, check_number
-from .configuration_eddpm import EDDPMConfig
 from .directions import linear_direction, orthogonalize
 from .guidance import Guidance, Steering, check_guidable, follow_ode
 from .latent_directions import find_directions
 from .modeling_eddpm import EDDPMModel
 from .optimization import EDDPMOptimization, optimize
+from .pipeline_storage import PipelineStorage
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
-
-_ADAPTER_FOLDER = "adapter"  # beside `model/`; see adapter_checkpoint.py
-_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md")
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -83,7 +72,7 @@ class EDDPMScore(BaseOutput):
     bits_per_unit: torch.Tensor
 
 
-class EDDPMPipeline(DiffusionPipeline):
+class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
     r"""One model that generates, reconstructs and represents data (arXiv 2402.19009).
 
     Wherever noise is drawn, the same `generator` seed gives the same result on the same machine; a list of
@@ -1000,199 +989,6 @@ class EDDPMPipeline(DiffusionPipeline):
         elif eta != 0:
             raise ValueError(f"`eta` must be 0 with {type(scheduler).__name__}, whose step has none; got {eta}.")
         return arguments
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save all components, safetensors only.
-
-        The folder is written aside and moved into place, `model_index.json` last: an interrupted save never leaves
-        a folder that loads as if whole.
-
-        Args:
-            save_directory: Folder; other files in it stay.
-            **kwargs: As for `DiffusionPipeline.save_pretrained` (`max_shard_size`, `push_to_hub`, ...).
-        """
-        if kwargs.pop("safe_serialization", True) is not True:
-            raise ValueError("`safe_serialization` must be True: checkpoints are never pickled.")
-        target = Path(save_directory).resolve()
-        if target.exists() and not target.is_dir():
-            raise ValueError(f"`save_directory` must be a folder, got the file {str(save_directory)!r}.")
-        to_hub = kwargs.pop("push_to_hub", False)
-        names = ("repo_id", "commit_message", "private", "token", "create_pr", "with_code")
-        hub_arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            super().save_pretrained(str(staging), **kwargs)
-            if (staging / "model" / _ADAPTER_FOLDER).is_dir():
-                (staging / "model" / _ADAPTER_FOLDER).rename(staging / _ADAPTER_FOLDER)
-            else:
-                shutil.rmtree(target / _ADAPTER_FOLDER, ignore_errors=True)  # of what was saved here before
-            target.mkdir(exist_ok=True)
-            index = "model_index.json"
-            (target / index).unlink(missing_ok=True)
-            for path in sorted(staging.iterdir(), key=lambda path: path.name == index):
-                destination = target / path.name
-                if destination.is_dir():
-                    shutil.rmtree(destination)
-                os.replace(path, destination)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        if to_hub:
-            self.push_to_hub(hub_arguments.pop("repo_id", target.name), **hub_arguments)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload EDDPMPipeline",
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        revision: str | None = None,
-        subfolder: str | None = None,
-        variant: str | None = None,
-        with_code: bool = False,
-    ) -> str:
-        """Upload the pipeline and its model card to the Hub, in one commit; safetensors and text only.
-
-        The card is the one the pipeline was loaded with. If its weights are no longer the same, or there was none, it
-        is a new one without results, unless the repository has one and the pipeline had none.
-
-        Args:
-            repo_id: "user/repo"; made if need be.
-            commit_message: Message of the commit.
-            private: Whether a new repository is private.
-            token: Access token in place of the one that `hf auth login` stored.
-            create_pr: Whether to open a pull request.
-            revision: Branch in place of the main one.
-            subfolder: Folder in the repository.
-            variant: Suffix of the weights' file, for example "fp16".
-            with_code: Whether to add this package's code, so that the repository loads with `trust_remote_code=True`
-                where the package is not installed.
-
-        Returns:
-            The commit's URL.
-        """
-        from .hub import upload_pipeline
-
-        return upload_pipeline(
-            self,
-            repo_id,
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            create_pr=create_pr,
-            revision=revision,
-            subfolder=subfolder,
-            variant=variant,
-            with_code=with_code,
-        )
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "EDDPMPipeline":
-        """Load a pipeline from a folder or from the Hub.
-
-        Args:
-            pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
-            **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `force_download`,
-                `local_files_only`, `dtype`, `variant`, ...). `dtype` is float32 unless given, whatever type the
-                weights were saved in. `subfolder` names the pipeline's folder in a bigger repository. `base_models`
-                says where the base models of an adapter are, if not where it says itself: `{"decoder": folder}`.
-
-        Raises:
-            OSError: If the folder is not a saved pipeline, its weights are damaged, or an adapter's base model cannot
-                be loaded.
-        """
-        path = folder = os.fspath(pretrained_model_name_or_path)
-        subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
-        variant = kwargs.pop("variant", None)
-        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        hub_arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
-        if os.path.isdir(path):
-            folder = os.path.join(path, subfolder) if subfolder else path
-        elif os.path.exists(path) or os.path.isabs(path) or path.startswith(".") or path.count("/") > 1:
-            raise OSError(f"{path!r} is not a saved pipeline: there is no such folder, and it is no Hub id.")
-        else:
-            folder = cls.download(path, subfolder=subfolder, **hub_arguments)
-        # Without its config the model would be built from the default one.
-        needed = ["model_index.json"] if "model" in kwargs else ["model_index.json", "model/config.json"]
-        for name in needed:
-            if not os.path.isfile(os.path.join(folder, name)):
-                raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
-        index = _read_index(folder)
-        dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
-        kwargs["dtype"] = torch.float32 if dtype is None else dtype
-        adapter = os.path.join(folder, _ADAPTER_FOLDER)
-        given_model = "model" in kwargs
-        has_adapter = not given_model and os.path.isdir(adapter)
-        if base_models and not has_adapter:
-            raise ValueError(f"`base_models` is for adapters, and {folder!r} holds none.")
-        try:
-            if has_adapter:
-                from .adapter_checkpoint import load_adapted_model
-
-                hub_arguments.pop("revision", None)  # of this repository, not of the base models'
-                config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
-                kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
-            elif not given_model and variant is not None:  # diffusers looks for variants of the processor too
-                kwargs["model"] = EDDPMModel.from_pretrained(
-                    os.path.join(folder, "model"), variant=variant, dtype=kwargs["dtype"]
-                )
-            if isinstance(index.get("_class_name"), list):  # with this package's code, which is here already
-                pipe = cls(**_load_components(folder, index, kwargs))
-            else:
-                pipe = super().from_pretrained(folder, **kwargs)
-        except SafetensorError as error:
-            raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
-        pipe.register_to_config(_name_or_path=path)
-        if not given_model:
-            pipe._loaded_from = folder
-            if not has_adapter:
-                pipe.model.name_or_path = os.path.join(path, subfolder) if subfolder else path
-        return pipe
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Fetch a pipeline's repository from the Hub and return the local folder.
-
-        Args:
-            pretrained_model_name: "user/repo".
-            **kwargs: `subfolder` (the folder of the pipeline in the repository), `cache_dir`, `force_download`,
-                `token`, `revision`, `local_files_only`; others that `DiffusionPipeline.from_pretrained` passes have
-                no meaning here.
-        """
-        # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
-        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        inside = f"{kwargs['subfolder'].strip('/')}/" if kwargs.get("subfolder") else ""
-        folder = snapshot_download(
-            pretrained_model_name,
-            allow_patterns=[f"{inside}{pattern}" for pattern in _DOWNLOADED],
-            **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
-        )
-        return os.path.join(folder, inside.rstrip("/")) if inside else folder
-
-
-def _read_index(folder: str) -> dict[str, Any]:
-    try:
-        return json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{folder!r} is not a saved pipeline: its model_index.json is damaged ({error}).") from error
-
-
-def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Load the components of a folder that holds this package's code by the package itself, running no other code."""
-    package = sys.modules[__package__]
-    components = {}
-    for name, value in index.items():
-        if isinstance(value, list) and name != "_class_name" and value[0] is not None:
-            library, class_name = value
-            component_class = getattr(package, class_name, None) or getattr(sys.modules[library], class_name)
-            dtype = {"dtype": kwargs["dtype"]} if name == "model" else {}
-            given = kwargs.get(name)
-            components[name] = component_class.from_pretrained(Path(folder, name), **dtype) if given is None else given
-        elif name.startswith("default_"):
-            components[name] = kwargs.get(name, value)
-    return components
 
 
 def _check_positive(value: Any, name: str) -> None:
