@@ -104,7 +104,9 @@ def test_a_language_model_of_proteins_is_trained_without_latents(train):
     assert float(pipe.encode(["ACDE"]).latents.abs().max()) == 0
     pipe = PriorPipeline.around(pipe)
     pipe.decoding = {"do_sample": True, "top_k": 0}
-    samples = pipe(6, generator=torch.Generator().manual_seed(0)).samples
+    generator = torch.Generator().manual_seed(0)
+    samples, others = pipe(6, generator=generator).samples, pipe(6, generator=generator).samples
+    assert samples != others and samples == pipe(6, generator=torch.Generator().manual_seed(0)).samples
     assert len(set(samples)) > 1 and set("".join(samples)) <= set(RESIDUES)
     with pytest.raises(ValueError, match="`no_latents` needs a causal decoder"):
         train("--no_latents", "true")

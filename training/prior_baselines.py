@@ -84,7 +84,7 @@ class PriorPipeline(EDDPMPipeline):
         noise = noise_scale * torch.randn(num_samples, len(self.mean), generator=generator)
         latents = (self.mean + noise @ self.factor.T).view(num_samples, config.num_latents, config.latent_dim)
         if self.decoding.get("do_sample"):  # transformers draws from the global generator
-            torch.manual_seed(generator.initial_seed() if generator is not None else 0)
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return EDDPMPipelineOutput(samples=self.decode(latents, **self.decoding), latents=latents)
 
     def interpolate(self, *arguments: Any, space: str = "latents", **others: Any) -> list[Any]:
