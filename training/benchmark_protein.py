@@ -176,7 +176,7 @@ def summarize(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def draw(results: list[dict[str, Any]], output: Path) -> str:
     """Writes the picture (down and to the right is better) and the table beside it; returns the table."""
     points = summarize(results)
-    figure, axes = plt.subplots(figsize=(7, 5))
+    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     for recipe, marker in zip(dict.fromkeys(point["recipe"] for point in points), "osD^vPX*", strict=False):
         line = [point for point in points if point["recipe"] == recipe]
         if "exact_match" not in line[0]:  # nothing to reconstruct with
@@ -200,8 +200,7 @@ def draw(results: list[dict[str, Any]], output: Path) -> str:
     axes.set_xlabel("exact reconstructions of held-out proteins")
     axes.set_ylabel("Frechet distance of samples (log scale)")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.tight_layout()
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
     figure.savefig(output, dpi=150)
     plt.close(figure)
 
