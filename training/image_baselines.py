@@ -1,59 +1,31 @@
 """What a joint model of images is compared with: pixel diffusion without latents, and a prior trained afterwards."""
 
-from typing import Any
-
 import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
-from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
+from decoder_alone import DecoderAlone
+from hf_eddpm import EDDPMConfig, EDDPMModel
 from hf_eddpm.modeling_denoiser import make_denoiser
-from hf_eddpm.modeling_eddpm import LatentPosterior
 
 
-class UnconditionalDiffusion(EDDPMModel):
-    """The pixel diffusion of an EDDPM alone (DDPM, Ho et al. 2020): all latents are zero, and nothing else trains.
-
-    New images are decoded from latents of zero.
+class UnconditionalDiffusion(DecoderAlone):
+    """The pixel diffusion of an EDDPM alone (DDPM, Ho et al. 2020).
 
     Args:
-        config: As for `EDDPMModel`, with a decoder that is a chain; `latent_normalization` must be "none".
+        config: As for `DecoderAlone`, with a decoder that is a chain.
     """
 
     def __init__(self, config: EDDPMConfig):
-        if config.latent_normalization != "none":
-            raise ValueError(f"`latent_normalization` must be 'none', got {config.latent_normalization!r}.")
         super().__init__(config)
         if self.decoder.scheduler_config is None:
             raise ValueError("`decoder` must be a diffusion chain over pixels.")
-        parts = (self.encoder, self.bottleneck, self.denoiser, self.decoder.projection, self.decoder.map_projection)
-        for part in parts:
-            if part is not None:
-                part.requires_grad_(False)
 
-    def encode(self, **inputs: Any) -> LatentPosterior:
-        """Return zeros."""
-        pixels = inputs["pixel_values"]
-        shape = (len(pixels), self.config.num_latents, self.config.latent_dim)
-        return LatentPosterior(torch.zeros(shape, device=pixels.device), self.config.encoder_noise_variance)
-
-    def forward(self, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMOutput:
-        """Compute the pixels' diffusion loss."""
-        inputs.pop("class_labels", None)
-        encoder_inputs, targets = self._split(inputs)
-        mean = self.encode(**encoder_inputs).mean
-        nats, num_units = self.decoder(mean, generator=generator, **targets)
-        loss = nats.float().sum() / num_units.sum()
-        zero = torch.zeros_like(loss)
-        return EDDPMOutput(
-            loss=loss,
-            reconstruction_loss=loss,
-            diffusion_loss=zero,
-            alignment_loss=zero,
-            latents=mean,
-            posterior_mean=mean,
-        )
+    def unused_parts(self) -> list[nn.Module]:
+        """The latents' way into the pixels' network too."""
+        ways = getattr(self.decoder, "projection", None), getattr(self.decoder, "map_projection", None)
+        return [*super().unused_parts(), *(way for way in ways if way is not None)]
 
 
 def fit_prior(

@@ -5,50 +5,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
-from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput, EDDPMPipeline
-from hf_eddpm.modeling_eddpm import LatentPosterior
+from decoder_alone import DecoderAlone
+from hf_eddpm import EDDPMPipeline
 from hf_eddpm.pipeline_eddpm import EDDPMPipelineOutput
 
 
-class LanguageModel(EDDPMModel):
-    """The decoder of an EDDPM alone, an autoregressive language model: all latents are zero, and nothing else trains.
-
-    New sequences are sampled token by token from latents of zero.
-
-    Args:
-        config: As for `EDDPMModel`; `latent_normalization` must be "none".
-    """
-
-    def __init__(self, config: EDDPMConfig):
-        if config.latent_normalization != "none":
-            raise ValueError(f"`latent_normalization` must be 'none', got {config.latent_normalization!r}.")
-        super().__init__(config)
-        for part in (self.encoder, self.bottleneck, self.denoiser):
-            part.requires_grad_(False)
-
-    def encode(self, **inputs: Any) -> LatentPosterior:
-        """Return zeros."""
-        tokens = next(iter(inputs.values()))
-        shape = (len(tokens), self.config.num_latents, self.config.latent_dim)
-        return LatentPosterior(torch.zeros(shape, device=tokens.device), self.config.encoder_noise_variance)
-
-    def forward(self, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMOutput:
-        """Compute the tokens' cross-entropy."""
-        for name in ("class_labels", "diffusion_mask", "properties"):  # no chain and no head that they concern
-            inputs.pop(name, None)
-        encoder_inputs, targets = self._split(inputs)
-        mean = self.encode(**encoder_inputs).mean
-        nats, num_units = self.decoder(mean, **targets)
-        loss = nats.float().sum() / num_units.sum().clamp(min=1)
-        zero = torch.zeros_like(loss)
-        return EDDPMOutput(
-            loss=loss,
-            reconstruction_loss=loss,
-            diffusion_loss=zero,
-            alignment_loss=zero,
-            latents=mean,
-            posterior_mean=mean,
-        )
+class LanguageModel(DecoderAlone):
+    """An autoregressive language model: new sequences are sampled token by token."""
 
 
 class PriorPipeline(EDDPMPipeline):
