@@ -10,7 +10,6 @@ are from all images, training and held-out ones together, in the features of a c
 images: few held-out images alone do not determine a covariance.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +23,9 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 from tqdm import tqdm
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
-from environment import describe_command, describe_environment
+from environment import describe_command
 from evaluate_image import Judge, decode, sample_latents
-from evaluation import plus_minus, spread
+from evaluation import finish_result, plus_minus, spread
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.model_card import markdown_table
 from image_data import ImageData
@@ -151,14 +150,10 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         "num_samples": args.num_samples,
         "seeds": args.seeds,
         "rows": rows,
-        "wall_time_seconds": round(time.perf_counter() - start, 1),
-        **describe_environment(torch.device("cpu")),
     }
+    finish_result(result, start, args.output)
     if args.output is not None:
-        output = Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        output.with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
+        Path(args.output).with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
     print(markdown_report(rows))
     return rows
 

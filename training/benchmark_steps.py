@@ -9,7 +9,6 @@ latents from samples of the posterior of one half of the held-out data, the dive
 the held-out data, measured alike, is the floor. Sizes are equal throughout.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -25,8 +24,8 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from benchmark_speed import SCHEDULERS, timed
-from environment import describe_command, describe_environment
-from evaluation import as_embeddings, plus_minus, spread
+from environment import describe_command
+from evaluation import as_embeddings, finish_result, plus_minus, spread
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import markdown_table
 from protein_metrics import kmer_divergence
@@ -150,14 +149,10 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     result = {
         "command": describe_command("training/benchmark_steps.py", sys.argv[1:] if words is None else words),
         "rows": rows,
-        "wall_time_seconds": round(time.perf_counter() - start, 1),
-        **describe_environment(torch.device("cpu")),
     }
+    finish_result(result, start, args.output)
     if args.output is not None:
-        output = Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        output.with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
+        Path(args.output).with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
     print(markdown_report(rows))
     return rows
 

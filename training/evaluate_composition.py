@@ -11,13 +11,11 @@ nothing with the model, the length counted. Perplexity depends on the length: be
 held-out sentences of the same combinations.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,8 @@ from numpy.typing import NDArray
 from transformers import HfArgumentParser
 
 from data import TextData, load_text
-from environment import describe_command, describe_environment
+from environment import describe_command
+from evaluation import finish_result
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
 from hf_eddpm.model_card import markdown_table
 from text_metrics import TrigramModel, fit_text_classifier, uniqueness
@@ -159,11 +158,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     guides = [LatentGuide.from_pretrained(folder) for folder in (args.sentiment, args.length)]
     command = describe_command("training/evaluate_composition.py", sys.argv[1:] if words is None else words)
     result = {"command": command, **evaluate(pipe, *guides, load_text(args.train), load_text(args.dev), args)}
-    result |= describe_environment(torch.device("cpu"))
-    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
-    if args.output is not None:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = finish_result(result, start, args.output)
     print(markdown_report(result))
     return result
 

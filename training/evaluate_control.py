@@ -8,11 +8,9 @@ Edits noise held-out sentences part of the way and denoise them under guidance; 
 along the difference of the classes' means. All numbers are means over both directions of two classes.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,8 @@ import torch
 from transformers import HfArgumentParser
 
 from data import TextData, load_text
-from environment import describe_command, describe_environment
+from environment import describe_command
+from evaluation import finish_result
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
 from hf_eddpm.model_card import markdown_table
 from text_metrics import TrigramModel, corpus_bleu, fit_text_classifier, uniqueness
@@ -140,11 +139,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     guide = LatentGuide.from_pretrained(args.guide)
     result = {"command": describe_command("training/evaluate_control.py", sys.argv[1:] if words is None else words)}
     result |= evaluate(pipe, guide, load_text(args.train), load_text(args.dev), args)
-    result |= describe_environment(torch.device("cpu"))
-    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
-    if args.output is not None:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = finish_result(result, start, args.output)
     print(markdown_report(result))
     return result
 

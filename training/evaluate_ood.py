@@ -7,19 +7,18 @@
 in random order. An area of 0.5 is chance, 1 means that every foreign datum scores worse than every own one.
 """
 
-import json
 import random
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from sklearn.metrics import roc_auc_score
 from transformers import HfArgumentParser
 
-from environment import describe_command, describe_environment, without_folders
+from environment import describe_command, without_folders
+from evaluation import finish_result
 from hf_eddpm import EDDPMPipeline, EDDPMScore
 from hf_eddpm.model_card import markdown_table
 from raw_data import ColumnArguments, load_raw_data
@@ -115,11 +114,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         else:
             foreign[kind] = load_raw_data(pipe, [source], columns).sample(args.num, args.seed).items
     result = {"command": describe_command("training/evaluate_ood.py", sys.argv[1:] if words is None else words)}
-    result |= {"scores": evaluate(pipe, own, foreign, args), **describe_environment(torch.device("cpu"))}
-    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
-    if args.output is not None:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result |= {"scores": evaluate(pipe, own, foreign, args)}
+    result = finish_result(result, start, args.output)
     print(markdown_report(result))
     return result
 

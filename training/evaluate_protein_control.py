@@ -10,11 +10,9 @@ of the way and denoise them, with and without guidance; beside the score stands 
 share of the residues at their sites, edits (Levenshtein) and the cosine of the embeddings.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,8 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from transformers import HfArgumentParser
 
-from environment import describe_command, describe_environment
+from environment import describe_command
+from evaluation import finish_result
 from hf_eddpm import EDDPMPipeline, PropertyGuidance
 from hf_eddpm.model_card import markdown_table
 from protein_data import ProteinData, load_proteins
@@ -174,11 +173,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     )
     command = describe_command("training/evaluate_protein_control.py", sys.argv[1:] if words is None else words)
     result = {"command": command, **evaluate(pipe, train, dev, args)}
-    result |= describe_environment(torch.device("cpu"))
-    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
-    if args.output is not None:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = finish_result(result, start, args.output)
     print(markdown_report(result))
     return result
 

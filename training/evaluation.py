@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from environment import describe_environment
 from hf_eddpm import EDDPMPipeline
 
 ACTIVE_STD = 0.1  # a latent dimension is active if its posterior mean varies more than this over the data
@@ -90,6 +91,22 @@ def with_earlier(result: dict[str, Any], earlier: dict[str, Any] | None) -> dict
         "command": f"{earlier['command']}\n{result['command']}",
         "wall_time_seconds": round(earlier["wall_time_seconds"] + result["wall_time_seconds"], 1),
     }
+
+
+def finish_result(result: dict[str, Any], start: float, output: str | Path | None) -> dict[str, Any]:
+    """Adds hardware, versions and wall time to what a script measured on the CPU, and writes it.
+
+    Args:
+        result: What was measured.
+        start: `time.perf_counter()` at the start.
+        output: JSON file to write, its folder made if need be; `None` for none.
+    """
+    result = result | describe_environment(torch.device("cpu"))
+    result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
