@@ -7,14 +7,14 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from card_facts import card_arguments, read_facts
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+from hf_eddpm.model_card import build_model_card, save_model_card
 from image_tables import how_to_read, markdown_tables
 
 PICTURES = {
@@ -28,8 +28,7 @@ PICTURES = {
 def write_image_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
     """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
     folder = Path(folder)
-    training, evaluation = (_read_facts(folder / name) for name in (TRAINING_FILE, EVALUATION_FILE))
-    return save_model_card(build_image_card(pipe, folder, training, evaluation), folder)
+    return save_model_card(build_image_card(pipe, folder, *read_facts(folder)), folder)
 
 
 def build_image_card(
@@ -45,11 +44,8 @@ def build_image_card(
     """
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
-    resolved = folder.resolve()
-    name = card.get("card_name") or (resolved.parent.name if resolved.name == "pipeline" else resolved.name)
     return build_model_card(
         pipe,
-        name=name,
         training=training,
         evaluation=evaluation,
         summary=f"Trained on images: {data_name}." if card.get("data_name") else "Trained on images.",
@@ -57,15 +53,9 @@ def build_image_card(
         results="" if evaluation is None else _results(evaluation, folder),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
         limits=_limits(pipe, training, data_name),
-        license=card.get("card_license"),
-        datasets=(None if training is None else training.get("hub_datasets")) or None,
-        base_model=(None if training is None else training.get("base_models")) or None,
+        **card_arguments(folder, training),
         pipeline_tag="unconditional-image-generation",
     )
-
-
-def _read_facts(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _snippet(pipe: EDDPMPipeline) -> str:

@@ -7,23 +7,22 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from card_facts import card_arguments, read_facts
 from evaluation import sampler_sentence
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+from hf_eddpm.model_card import build_model_card, save_model_card
 from protein_tables import how_to_read, markdown_tables
 
 
 def write_protein_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
     """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
     folder = Path(folder)
-    training, evaluation = (_read_facts(folder / name) for name in (TRAINING_FILE, EVALUATION_FILE))
-    return save_model_card(build_protein_card(pipe, folder, training, evaluation), folder)
+    return save_model_card(build_protein_card(pipe, folder, *read_facts(folder)), folder)
 
 
 def build_protein_card(
@@ -39,11 +38,8 @@ def build_protein_card(
     """
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
-    resolved = folder.resolve()
-    name = card.get("card_name") or (resolved.parent.name if resolved.name == "pipeline" else resolved.name)
     return build_model_card(
         pipe,
-        name=name,
         training=training,
         evaluation=evaluation,
         summary=f"Trained on proteins: {data_name}." if card.get("data_name") else "Trained on proteins.",
@@ -51,14 +47,8 @@ def build_protein_card(
         results="" if evaluation is None else _results(evaluation),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
         limits=_limits(pipe, training, data_name),
-        license=card.get("card_license"),
-        datasets=(None if training is None else training.get("hub_datasets")) or None,
-        base_model=(None if training is None else training.get("base_models")) or None,
+        **card_arguments(folder, training),
     )
-
-
-def _read_facts(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _snippet(pipe: EDDPMPipeline, examples: list[str]) -> str:

@@ -8,17 +8,15 @@ held-out sentences.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from card_facts import card_arguments, read_facts
 from evaluation import plus_minus, sampler_sentence
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import (
-    EVALUATION_FILE,
-    TRAINING_FILE,
     build_model_card,
     markdown_table,
     save_model_card,
@@ -41,8 +39,7 @@ move, relative to the distance of its ends. Steps: denoising steps. ± is the st
 def write_text_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
     """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
     folder = Path(folder)
-    card = build_text_card(pipe, folder, *(_read_facts(folder / name) for name in (TRAINING_FILE, EVALUATION_FILE)))
-    return save_model_card(card, folder)
+    return save_model_card(build_text_card(pipe, folder, *read_facts(folder)), folder)
 
 
 def build_text_card(
@@ -59,10 +56,10 @@ def build_text_card(
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
     datasets = [] if training is None else training.get("hub_datasets", [])
-    base_models = (None if training is None else training.get("base_models")) or None
+    shared = card_arguments(folder, training)
+    relation = None if training is None else training.get("base_model_relation")
     return build_model_card(
         pipe,
-        name=card.get("card_name") or _folder_name(folder),
         training=training,
         evaluation=evaluation,
         summary=f"Trained on single sentences: {data_name}." if card.get("data_name") else "Trained on sentences.",
@@ -72,21 +69,12 @@ def build_text_card(
         limits=_limits(pipe, training, data_name, card.get("data_note")),
         pipeline_tag="text-generation",
         language=card.get("card_language"),
-        license=card.get("card_license"),
-        datasets=datasets or None,
-        tags=("peft", "lora") if training is not None and training.get("base_model_relation") == "adapter" else (),
-        base_model=base_models,
-        base_model_relation=training.get("base_model_relation") if training is not None and base_models else None,
+        tags=("peft", "lora") if relation == "adapter" else (),
+        base_model_relation=training.get("base_model_relation")
+        if training is not None and shared["base_model"]
+        else None,
+        **shared,
     )
-
-
-def _folder_name(folder: Path) -> str:
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "pipeline" else folder.name
-
-
-def _read_facts(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _snippet(examples: list[str]) -> str:
