@@ -11,6 +11,23 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 
+class _BaselineChoice:
+    """What arguments with `vae_kl_weight` and `no_latents`, each a baseline without a chain, have in common."""
+
+    vae_kl_weight: float | None
+    no_latents: bool
+
+    @property
+    def baseline(self) -> bool:
+        """Whether something without a chain is trained instead."""
+        return self.vae_kl_weight is not None or self.no_latents
+
+    def check_baseline(self) -> None:
+        """Raises a ValueError if both are asked for."""
+        if self.vae_kl_weight is not None and self.no_latents:
+            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+
+
 @dataclass
 class TextDataArguments:
     """Where the sentences come from."""
@@ -68,7 +85,7 @@ class ProteinDataArguments:
 
 
 @dataclass
-class ProteinModelArguments:
+class ProteinModelArguments(_BaselineChoice):
     """What is trained."""
 
     preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -88,15 +105,9 @@ class ProteinModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
+        self.check_baseline()
         if self.baseline and self.encoder:
             raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
-        if self.vae_kl_weight is not None and self.no_latents:
-            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
-
-    @property
-    def baseline(self) -> bool:
-        """Whether something without a chain is trained instead."""
-        return self.vae_kl_weight is not None or self.no_latents
 
 
 @dataclass
@@ -131,7 +142,7 @@ class ImageDataArguments:
 
 
 @dataclass
-class ImageModelArguments:
+class ImageModelArguments(_BaselineChoice):
     """What is trained."""
 
     preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -152,10 +163,11 @@ class ImageModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
+        self.check_baseline()
 
 
 @dataclass
-class TextModelArguments:
+class TextModelArguments(_BaselineChoice):
     """What is trained."""
 
     preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
@@ -179,15 +191,9 @@ class TextModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
+        self.check_baseline()
         if self.baseline and (self.encoder or self.decoder):
             raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
-        if self.vae_kl_weight is not None and self.no_latents:
-            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
-
-    @property
-    def baseline(self) -> bool:
-        """Whether something without a chain is trained instead."""
-        return self.vae_kl_weight is not None or self.no_latents
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What the training scripts share: the start, resuming, and the facts of a run that its card is made from."""
 
+import json
 import logging as python_logging
 import sys
 from dataclasses import MISSING, fields
@@ -12,8 +13,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from arguments import EDDPMTrainingArguments
-from environment import describe_environment
+from environment import describe_environment, without_folders
 from hf_eddpm import EDDPMTrainer
+from hf_eddpm.model_card import TRAINING_FILE
 from hf_eddpm.trainer import train_seconds
 
 
@@ -77,6 +79,12 @@ def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, 
         "metrics": metrics,
         "log": thin_log(state.log_history),
     }
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Leaves the facts of a run in the pipeline's folder, without the names of local folders."""
+    text = json.dumps(without_folders(facts), indent=1, ensure_ascii=False)
+    (folder / TRAINING_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def thin_log(history: list[dict[str, float]], max_entries: int = 100) -> list[dict[str, float]]:

@@ -10,7 +10,6 @@ samples and reconstructions lie in `output_dir/previews`, one for each evaluatio
 with `--resume_from_checkpoint auto`.
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import AutoModel, TrainerCallback
 from transformers.utils import logging
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
-from environment import describe_command, without_folders
+from environment import describe_command
 from hf_eddpm import (
     EDDPMConfig,
     EDDPMImageProcessor,
@@ -33,11 +32,11 @@ from hf_eddpm import (
     ImageEncoder,
     plot_grid,
 )
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from hf_eddpm.model_card import EVALUATION_FILE
 from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
 from image_data import ImageData, load_images
-from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
 from sampler import use_solver
 from vae import VariationalAutoencoder
 
@@ -147,9 +146,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [model_args.encoder] if model_args.encoder else [],
             **describe_run(trainer, metrics),
         }
-        (folder / TRAINING_FILE).write_text(
-            json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_facts(folder, facts)
         write_image_card(pipe, folder)
         logger.info(f"Saved the pipeline in {folder}.")
         if training_args.push_to_hub:
@@ -243,10 +240,7 @@ def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDP
         if kind in _OWN_NETS:
             base = getattr(preset, part).to_diff_dict() if kind == getattr(preset, part).model_type else {}
             values[part] = {**base, **given, "model_type": kind, **size}
-    if model_args.vae_kl_weight is not None and model_args.no_latents:
-        raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
-    is_baseline = model_args.vae_kl_weight is not None or model_args.no_latents
-    if is_baseline:
+    if model_args.baseline:
         values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
         values["num_classes"] = 0
     config = EDDPMConfig.from_preset(model_args.preset, **values)

@@ -8,7 +8,6 @@ The configuration file is optional and each of its values can be given on the co
 interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
-import json
 import random
 import sys
 from dataclasses import asdict
@@ -27,13 +26,13 @@ from arguments import (
     ProteinModelArguments,
     parse_arguments,
 )
-from environment import describe_command, without_folders
+from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMProteinProcessor, EDDPMTrainer, ProteinConvConfig, ProteinEncoder
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from hf_eddpm.model_card import EVALUATION_FILE
 from prior_baselines import LanguageModel
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
-from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
 from sampler import use_solver
 from vae import VariationalAutoencoder
 
@@ -105,9 +104,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [model_args.encoder] if model_args.encoder else [],
             **describe_run(trainer, metrics),
         }
-        (folder / TRAINING_FILE).write_text(
-            json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_facts(folder, facts)
         write_protein_card(pipe, folder)
         logger.info(f"Saved the pipeline in {folder}.")
         if training_args.push_to_hub:

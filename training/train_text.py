@@ -9,7 +9,6 @@ the card is made from. A run that was interrupted goes on with `--resume_from_ch
 its steps is only evaluated and saved again by it.
 """
 
-import json
 import random
 import sys
 from collections.abc import Iterator
@@ -37,14 +36,14 @@ from arguments import (
     parse_arguments,
 )
 from data import SplicedSentences, TextData, load_text
-from environment import describe_command, without_folders
+from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
 from hf_eddpm.adapter_checkpoint import merge_adapter
 from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
 from hf_eddpm.lora import add_lora, count_parameters, describe_trainable
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE
+from hf_eddpm.model_card import EVALUATION_FILE
 from prior_baselines import LanguageModel
-from runs import describe_arguments, describe_run, find_checkpoint, set_up
+from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
 from text_card import write_text_card
 from vae import VariationalAutoencoder
 
@@ -108,9 +107,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_model_relation": "adapter" if lora_args.lora and lora_args.lora_save == "adapter" else "finetune",
             **facts_of_run,
         }
-        (folder / TRAINING_FILE).write_text(
-            json.dumps(without_folders(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_facts(folder, facts)
         write_text_card(pipe, folder)
         logger.info(f"Saved the pipeline in {folder}.")
         if training_args.push_to_hub:
