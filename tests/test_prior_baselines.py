@@ -106,7 +106,6 @@ def test_sampled_sentences_repeat_with_the_seed_and_differ_without(pipe):
 
 
 def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_text, "CONFIG", tmp_path / "config.json")
     small = EvaluationSettings(limit=4, num_inference_steps=[2], seeds=[0], path_steps=3, noise_scales=[])
     small.refinement_steps, small.edit_refinement_steps = [], 0
     monkeypatch.setattr(benchmark_text, "SETTINGS", small)
@@ -115,6 +114,9 @@ def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch)
     arguments = argparse.Namespace(train=files, dev=files, num_threads=1, use_cpu=True, max_steps=1)
     points = {run.prior: run for run in benchmark_text.runs()}
     assert set(points) == {"chain", "fitted", "standard", "language model"}
+    together = [points for points in benchmark_text.trainings() if len(points) > 1]
+    assert len(together) == len(benchmark_text.NOISE_VARIANCES)
+    assert all({run.prior for run in points} == {"chain", "fitted"} for points in together)
     files = []
     drawn = []
     draw_latents = PriorPipeline.__call__
@@ -122,7 +124,8 @@ def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch)
         PriorPipeline, "__call__", lambda self, *args, **kw: drawn.append(draw_latents(self, *args, **kw)) or drawn[-1]
     )
     for name, run in points.items():
-        result = benchmark_text.measure(run, 1, arguments, tmp_path / "run")
+        trained = benchmark_text.train(run, 1, arguments, tmp_path / name, tmp_path / "config.json")
+        result = benchmark_text.measure(run, 1, arguments, *trained)
         files.append(tmp_path / f"{name}.json")
         files[-1].write_text(json.dumps(result, allow_nan=False))
     assert not drawn[-1].latents.any() and drawn[0].latents.any()  # a language model knows no other latents than zero

@@ -10,12 +10,13 @@ which denoiser models them. One JSON per run is written as it ends, and a run wh
 import argparse
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmark_text import Run, measure
+from benchmark_text import Run, measure, train
 from evaluation import plus_minus
 from hf_eddpm.model_card import markdown_table
 
@@ -85,7 +86,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
             name = re.sub("[^a-z0-9.]+", "-", f"{arguments.name} {run.value} {run.recipe.lower()} seed {seed}")
             file = output / f"{name}.json"
             if not file.exists():
-                result = measure(run, seed, arguments, output / f".{name}", CONFIG, options)
+                folder = output / f".{name}"
+                result = measure(run, seed, arguments, *train(run, seed, arguments, folder, CONFIG, options))
+                shutil.rmtree(folder)
                 file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     files = sorted(output.glob(f"{arguments.name}-*.json"))
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -88,9 +88,10 @@ def runs() -> list[Run]:
     for recipe, share in (("batch, 0 (two-stage)", 0.0), ("batch, 0.1", 0.1), ("batch, 1", 1.0)):
         for variance in NOISE_VARIANCES:
             points.append(Run(recipe, NOISE, variance, {**BATCH, "encoder_gradient_scale": share, NOISE: variance}))
-    for variance in (0.005, 0.02, 0.1):
-        config = {**BATCH, "encoder_gradient_scale": 0.1, "decoder_noise_variance": 0.3, NOISE: variance}
-        points.append(Run("batch, 0.1, decoder noise 0.3", NOISE, variance, config))
+    for share, variances in ((0.1, (0.005, 0.02, 0.1)), (0.0, (0.02,))):
+        config = {**BATCH, "encoder_gradient_scale": share, "decoder_noise_variance": 0.3}
+        recipe = f"batch, {share:g}, decoder noise 0.3"
+        points += [Run(recipe, NOISE, variance, {**config, NOISE: variance}) for variance in variances]
     for weight in (0.003, 0.01, 0.03, 0.1):
         points.append(Run("VAE", "kl_weight", weight, {}, "standard"))
     points.append(
@@ -103,15 +104,24 @@ def runs() -> list[Run]:
     return sorted(points, key=lambda run: run.value != middles[run.swept])
 
 
-def measure(
+def trainings() -> list[list[Run]]:
+    """The points, those of one training together: the Gaussian is fitted to the two-stage autoencoder's latents."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs():
+        kind = "chain" if run.prior in ("chain", "fitted") else f"{run.prior} {run.value}"
+        groups.setdefault(kind + json.dumps(run.model_config, sort_keys=True), []).append(run)
+    return list(groups.values())
+
+
+def train(
     run: Run,
     seed: int,
     arguments: argparse.Namespace,
     folder: Path,
     config: Path = CONFIG,
     options: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Trains by the configuration and further options of train_text.py, and evaluates one point."""
+) -> tuple[Path, float]:
+    """Trains a point by the configuration and further options of train_text.py; the pipeline's folder, and seconds."""
     base = json.loads(config.read_text(encoding="utf-8"))["model_config"]
     values = {**base, **run.model_config}
     baseline = {"standard": ["--vae_kl_weight", str(run.value)], "language model": ["--no_latents", "true"]}
@@ -127,29 +137,37 @@ def measure(
             *options,
         ]
     )
-    train_seconds = time.perf_counter() - start
+    return pipeline, round(time.perf_counter() - start, 1)
+
+
+def measure(run: Run, seed: int, arguments: argparse.Namespace, pipeline: Path, seconds: float) -> dict[str, Any]:
+    """Evaluates one point that was trained with `seed` in so many `seconds`."""
     pipe = EDDPMPipeline.from_pretrained(pipeline)
     pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM, as all points
-    train, dev = load_text(arguments.train), load_text(arguments.dev)
+    train_data, dev = load_text(arguments.train), load_text(arguments.dev)
     if run.prior != "chain":
         pipe = PriorPipeline.around(pipe)
     if run.prior == "fitted":
-        pipe.fit(pipe.encode(train.sample(20_000, seed).sentences).latents)
+        pipe.fit(pipe.encode(train_data.sample(20_000, seed).sentences).latents)
     if run.prior == "language model":
         pipe.factor = torch.zeros_like(pipe.factor)  # it knows no other latents than zero
         pipe.decoding = {"do_sample": True, "top_k": 0}
-    result = evaluate(pipe, train, dev, replace(SETTINGS))
+    result = evaluate(pipe, train_data, dev, replace(SETTINGS))
     if run.prior in ("standard", "language model"):  # the measured distance is from an EDDPM's posterior
         for values in (*result["samples"].values(), result["reference"]["train"]):
             values.pop("latent_frechet")
     if run.prior == "language model":
         result = {name: value for name, value in result.items() if name not in UNMEASURED}
-    shutil.rmtree(folder)
     return {
-        **{**asdict(run), "seed": seed, "train_seconds": round(train_seconds, 1)},
+        **{**asdict(run), "seed": seed, "train_seconds": seconds},
         **result,
         **describe_environment(pipe.device),
     }
+
+
+def result_file(output: Path, run: Run, seed: int) -> Path:
+    """Where a point's result goes."""
+    return output / f"{re.sub('[^a-z0-9.]+', '-', f'{run.recipe} {run.value} seed {seed}'.lower())}.json"
 
 
 def main() -> None:
@@ -158,7 +176,8 @@ def main() -> None:
     parser.add_argument("--train", nargs="+", required=True, help="training sentences, `file=label`")
     parser.add_argument("--dev", nargs="+", required=True, help="held-out sentences, likewise")
     parser.add_argument("--output_dir", required=True, help="where the JSON files and the plot go")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="training seeds")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
+    parser.add_argument("--recipes", nargs="+", help="only what is trained for these recipes")
     parser.add_argument("--max_steps", type=int, help="training steps of each run, in place of the configuration's")
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
@@ -167,12 +186,19 @@ def main() -> None:
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
-        for run in runs():
-            name = re.sub("[^a-z0-9.]+", "-", f"{run.recipe} {run.value} seed {seed}".lower())
-            file = output / f"{name}.json"
-            if not file.exists():
-                result = measure(run, seed, arguments, output / f".{name}")
-                file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for points in trainings():
+            missing = {run.recipe: result_file(output, run, seed) for run in points}
+            missing = {recipe: file for recipe, file in missing.items() if not file.exists()}
+            if not missing or (arguments.recipes and not missing.keys() & set(arguments.recipes)):
+                continue
+            folder = output / f".{next(iter(missing.values())).stem}"
+            pipeline, seconds = train(points[0], seed, arguments, folder)
+            for run in points:
+                if run.recipe in missing:
+                    result = measure(run, seed, arguments, pipeline, seconds)
+                    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+                    missing[run.recipe].write_text(text, encoding="utf-8")
+            shutil.rmtree(folder)
             print(draw(sorted(output.glob("*.json")), output / "front.png"), flush=True)
 
 
