@@ -130,7 +130,8 @@ def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch)
         files[-1].write_text(json.dumps(result, allow_nan=False))
     assert not drawn[-1].latents.any() and drawn[0].latents.any()  # a language model knows no other latents than zero
     table = draw(files, tmp_path / "front.png")
-    rows = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in table.splitlines()[2:]}
+    quality = table.split("\n\n")[0].splitlines()[2:]
+    rows = {row.split("|")[1].strip(): row.split("|")[4].strip() for row in quality}
     assert rows["language model"] == "" and rows["VAE"] and rows["autoencoder, Gaussian prior"]
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 

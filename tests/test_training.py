@@ -534,25 +534,56 @@ def test_an_earlier_evaluation_of_the_same_weights_keeps_all_but_the_samples(mak
         evaluate(pipe, labelled, labelled, settings, earlier)
 
 
-def test_the_front_is_drawn_with_a_point_for_each_evaluation(evaluation, tmp_path, monkeypatch, capsys):
-    for name, variance, bleu in (("a", 0.1, 20.0), ("b", 0.3, 10.0)):
+def test_the_front_has_a_point_for_each_value_and_its_spread_over_the_evaluations(
+    evaluation, tmp_path, monkeypatch, capsys
+):
+    for name, variance, bleu in (("a", 0.1, 20.0), ("b", 0.3, 10.0), ("c", 0.1, 23.0)):
         result = json.loads(json.dumps(evaluation))
         result["config"]["encoder_noise_variance"] = variance
         result["reconstruction"]["bleu"] = bleu
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    files = [str(tmp_path / "b.json"), str(tmp_path / "a.json")]
+    files = [str(tmp_path / f"{name}.json") for name in "bac"]
     words = ["--output", str(tmp_path / "front.png"), "--swept", "encoder_noise_variance", "--recipe", "ours", *files]
     monkeypatch.setattr(sys, "argv", ["plot_front.py", *words])
     plot_front.main()
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
-    rows = (tmp_path / "front.md").read_text().splitlines()[2:]
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert [row[:3] for row in cells] == [["ours", "0.1", "20.0"], ["ours", "0.3", "10.0"]]
-    assert rows[0] in capsys.readouterr().out
+    written = (tmp_path / "front.md").read_text()
+    assert written in capsys.readouterr().out
+    quality, latents = (
+        [dict(zip(head, row, strict=True)) for row in rows]
+        for head, _, *rows in (
+            [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+            for table in written.split("\n\n")
+        )
+    )
+    assert [(row["recipe"], row["encoder_noise_variance"], row["seeds"], row["BLEU"]) for row in quality] == [
+        ("ours", "0.1", "2", "21.5 ± 2.1"),
+        ("ours", "0.3", "1", "10.0"),
+        ("real sentences", "", "", ""),
+    ]
+    assert quality[-1]["sample perplexity"] == f"{evaluation['reference']['dev']['perplexity']:.1f}"
+    ways = evaluation["edits"]["by_scale"]["2"].values()
+    assert latents[1]["edits in the class"] == f"{sum(way['accuracy'] for way in ways) / 2:.2f}"
+
+
+def test_what_an_evaluation_lacks_is_left_out_of_the_front(evaluation, tmp_path):
+    without = {name: value for name, value in evaluation.items() if name not in ("edits", "reconstruction")}
+    for name, result in (("whole", evaluation), ("part", without)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result | {"recipe": name, "value": 1}))
+    plot_front.draw([tmp_path / "whole.json", tmp_path / "part.json"], tmp_path / "front.png")
+    (row,) = [row for row in (tmp_path / "front.md").read_text().splitlines()[:4] if row.startswith("| part ")]
+    assert row.startswith("| part | 1 | 1 |  |  |")
+
+
+def test_files_that_the_front_cannot_place_are_refused(evaluation, tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(evaluation))
     with pytest.raises(ValueError, match="names no recipe"):
-        plot_front.read_point(files[0])
+        plot_front.read_result(file)
     with pytest.raises(ValueError, match="`swept` 'nothing' is not in the config"):
-        plot_front.read_point(files[0], "ours", "nothing")
+        plot_front.read_result(file, "ours", "nothing")
+    with pytest.raises(ValueError, match="has samples with 2, 4 steps, not 3"):
+        plot_front.read_result(file, "ours", num_inference_steps=3)
 
 
 # demo_text.py
