@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import readme_results
+from comparison import FRONTS, METHODS, REAL, compare
 from readme_results import BEGIN, END, ROWS, write_results
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,8 @@ def test_a_measurement_made_anew_changes_its_row_alone(tmp_path):
     for file in {row.file for row in ROWS} | {"model_cards/eddpm-yelp-mini/training.json"}:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, tmp_path / file)
+    for front in FRONTS:
+        shutil.copytree(ROOT / front.folder, tmp_path / front.folder, dirs_exist_ok=True)
     assert write_results(README, tmp_path) == README
     file = tmp_path / "model_cards/eddpm-digits/evaluation.json"
     result = json.loads(file.read_text())
@@ -55,6 +58,36 @@ def test_rows_of_a_file_that_is_not_there_yet_are_left_out(tmp_path):
     (tmp_path / file).parent.mkdir(parents=True)
     shutil.copyfile(ROOT / file, tmp_path / file)
     assert [row.count("|") for row in readme_results.table(tmp_path).splitlines()] == [4, 4, 4]
+
+
+def test_methods_are_compared_by_the_mean_over_their_seeds(tmp_path):
+    front = next(front for front in FRONTS if "Gifford" in front.title)
+    folder = tmp_path / front.folder
+    folder.mkdir(parents=True)
+    recipes = [
+        ("paper", 1.0, 0.2, 3.0),
+        ("paper", 1.0, 0.4, 5.0),
+        ("paper", 3.0, 0.9, 9.0),
+        ("language model", 5, None, 2),
+    ]
+    for number, (recipe, value, exact, frechet) in enumerate(recipes):
+        result = {"recipe": recipe, "value": value, "frechet": frechet, "real_frechet": 0.5}
+        result |= {} if exact is None else {"exact_match": exact}
+        (folder / f"{number}.json").write_text(json.dumps(result))
+    assert compare(tmp_path).splitlines() == [
+        f"| method | {front.title} |",
+        "| --- | --- |",
+        f"| {METHODS[1]} | 0.300 ± 0.141; 4.000 ± 1.414 |",
+        f"| {METHODS[-1]} | none; 2.000 |",
+        f"| {REAL} | 0.500 |",
+    ]
+
+
+def test_every_method_that_a_front_names_has_results():
+    for front in FRONTS:
+        files = [json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / front.folder).glob("*.json")]
+        for wanted in front.points.values():
+            assert any(wanted.items() <= file.items() for file in files), wanted
 
 
 def test_every_row_names_a_file_of_the_repository_and_the_script_that_writes_it():
