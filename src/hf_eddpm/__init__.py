@@ -3,8 +3,8 @@
 import diffusers
 from transformers import AutoConfig, AutoModel
 
+from .attribute_directions import linear_direction, orthogonalize
 from .configuration_eddpm import EDDPMConfig
-from .directions import linear_direction, orthogonalize
 from .guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
 from .modalities import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput

@@ -12,14 +12,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .argument_checks import check_count, check_number
-from .directions import linear_direction, orthogonalize
+from .attribute_directions import linear_direction, orthogonalize
 from .guidance import Guidance, Steering, check_guidable, follow_ode
-from .latent_directions import find_directions
 from .modeling_eddpm import EDDPMModel
 from .optimization import EDDPMOptimization, optimize
 from .pipeline_storage import PipelineStorage
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
+from .unsupervised_directions import find_directions
 
 Generators = torch.Generator | list[torch.Generator] | None
 
