@@ -173,7 +173,7 @@ def evaluate(
     fitted, real = train.sample(args.num_fitted, seed), train.sample(args.num, seed)
     if (found := len(np.unique(fitted.labels(label)))) < classes:
         raise ValueError(
-            f"`num_fitted` must be enough for images of all {classes} classes, got {args.num_fitted}, which has {found}."
+            f"`num_fitted` must be enough for images of all {classes} classes, got {args.num_fitted}: {found} classes."
         )
     latents = pipe.encode(list(fitted.images)).latents
     means = class_means(latents, fitted.labels(label))
