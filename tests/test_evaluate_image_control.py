@@ -138,7 +138,7 @@ def test_brightness_is_the_mean_of_all_pixels():
     [
         ({"num": 0}, "`num` must be at least 1"),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be at least 1"),
-        ({"brightness_scales": []}, "`brightness_scales` must hold at least one number"),
+        ({"num_fitted": 0}, "`num_fitted` must be at least 1"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(values, message):

@@ -61,7 +61,7 @@ class ImageControlArguments:
         default_factory=lambda: [1.0, 2.0, 4.0], metadata={"help": "Guidance scales of a model that knows classes."}
     )
     brightness_scales: list[float] = field(
-        default_factory=lambda: [10.0, 100.0], metadata={"help": "Scales of brightness; the last beside a class too."}
+        default_factory=lambda: [3.0, 10.0, 30.0], metadata={"help": "Scales of brightness."}
     )
     direction_scales: list[float] = field(
         default_factory=lambda: [0.5, 1.0, 1.5], metadata={"help": "Multiples of the direction in edits."}
@@ -69,6 +69,7 @@ class ImageControlArguments:
     strengths: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4], metadata={"help": "Strengths of edits."})
     edit_scale: float = field(default=3.0, metadata={"help": "Scale of the guide in edits and beside brightness."})
     edit_class_scale: float = field(default=2.0, metadata={"help": "Likewise of a model that knows classes."})
+    both_scale: float = field(default=10.0, metadata={"help": "Likewise of brightness beside a class."})
     num: int = field(default=300, metadata={"help": "Samples of each row, and images edited."})
     num_fitted: int = field(default=10_000, metadata={"help": "Training images for directions and the regression."})
     num_inference_steps: int = field(default=20, metadata={"help": "Steps of either chain."})
@@ -79,8 +80,6 @@ class ImageControlArguments:
         for name in ("num", "num_fitted", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not self.brightness_scales:
-            raise ValueError("`brightness_scales` must hold at least one number, got none.")
 
 
 def class_means(latents: torch.Tensor, labels: NDArray[np.integer]) -> torch.Tensor:
@@ -231,16 +230,16 @@ def evaluate(
     lit = {"no guidance": ways["no guidance"]}
     lit |= {f"scale {scale:g}": sample(brightness_scale=scale) for scale in args.brightness_scales}
 
-    strongest = args.brightness_scales[-1]
     together = {
         "no guidance": ways["no guidance"],
         "class": sample(args.edit_scale),
-        "brightness": lit[f"scale {strongest:g}"],
-        "both": sample(args.edit_scale, brightness_scale=strongest),
+        "brightness": sample(brightness_scale=args.both_scale),
+        "both": sample(args.edit_scale, brightness_scale=args.both_scale),
     }
     if pipe.model.config.num_classes:
-        together["told the class"] = sample(class_scale=args.edit_class_scale)
-        together["told the class, brightness"] = sample(class_scale=args.edit_class_scale, brightness_scale=strongest)
+        told = args.edit_class_scale
+        together["told the class"] = sample(class_scale=told)
+        together["told the class, brightness"] = sample(class_scale=told, brightness_scale=args.both_scale)
 
     edits, edited = _edit(pipe, guide, train, dev, judge, means, label, args)
     held = pipe.encode(list(dev.images)).latents
