@@ -61,7 +61,7 @@ class ImageControlArguments:
         default_factory=lambda: [1.0, 2.0, 4.0], metadata={"help": "Guidance scales of a model that knows classes."}
     )
     brightness_scales: list[float] = field(
-        default_factory=lambda: [3.0, 10.0, 30.0], metadata={"help": "Scales of brightness."}
+        default_factory=lambda: [3.0, 10.0, 30.0, 100.0], metadata={"help": "Guidance scales of brightness."}
     )
     direction_scales: list[float] = field(
         default_factory=lambda: [0.5, 1.0, 1.5], metadata={"help": "Multiples of the direction in edits."}
@@ -207,7 +207,8 @@ def evaluate(
         error = np.abs(brightness(images) - goals) / attribute.std
         means = [float(brightness(images[goals == level]).mean()) for level in levels if (goals == level).any()]
         at_goals = {f"at {quantile:g}": each for quantile, each in zip(QUANTILES, means, strict=False)}
-        return {**at_goals, "error": float(error.mean()), "near": float((error < NEAR).mean())}
+        near = float((error < NEAR).mean())
+        return {**at_goals, "error": float(error.mean()), "near": near, "Frechet": judge.frechet(images)}
 
     def of_both(images: NDArray[np.uint8]) -> dict[str, float]:
         right = judge.classes(images) == targets
