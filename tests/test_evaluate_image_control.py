@@ -61,7 +61,7 @@ def test_samples_and_edits_are_measured_by_every_way(run, tmp_path, capsys):
     for row in result["both"].values():
         assert row["both"] <= min(row["in class"], row["near"])
     edits = result["edits"]
-    told = [f"strength 0.5{way}" for way in ("", ", guide", ", told the class")]
+    told = [f"strength 0.5{way}" for way in ("", ", guided", ", told the class")]
     assert list(edits) == [
         *("none (reconstruction)", "direction, scale 1", *told),
         *("none (reconstruction), inverted", "direction, scale 1, inverted", "strength 0.5, told the class, inverted"),
@@ -73,7 +73,8 @@ def test_samples_and_edits_are_measured_by_every_way(run, tmp_path, capsys):
         with Image.open(output.parent / file) as picture:
             assert picture.height > SIZE * len(rows)
     assert result["pictures"]["control_edits.png"] == ["original", *edits]
-    assert "| brightness |" in capsys.readouterr().out
+    assert list(result["brightness"]["rows"]) == ["no guidance", "scale 9", "reconstruction"]
+    assert "| guided to |" in capsys.readouterr().out
 
 
 def test_a_decoder_in_one_pass_has_no_noise_to_invert_and_a_model_without_classes_is_told_none(run):

@@ -12,7 +12,8 @@ images' pixels, shares nothing with the model. What is measured:
   within the classes it sees, in units of that of real images.
 - **brightness**, the mean of all pixels in [0, 1]. Its regression on the latents of training images, linear, is the
   energy of `EnergyGuidance`, towards three goals: the 0.1, 0.5 and 0.9 quantile of training images. Measured on the
-  decoded images: the mean error in standard deviations of real images, and the share within a quarter of one.
+  decoded images: the mean error in standard deviations of real images, and the share within a quarter of one. Beside
+  them stand reconstructions of held-out images, whose goal is the original's: what the decoder alone misses.
 - **both**: every class with every goal, by one guidance, by the other and by their sum.
 - **edits** of held-out images to another class, drawn for each: along the difference of the two classes' mean latents,
   and by noise to a share of the chain, alone, under the guide, and told the class. Share in the new class and in the
@@ -203,16 +204,21 @@ def evaluate(
             "variety": variety(features, seen) / real_variety,
         }
 
-    def of_brightness(images: NDArray[np.uint8]) -> dict[str, float]:
-        error = np.abs(brightness(images) - goals) / attribute.std
-        means = [float(brightness(images[goals == level]).mean()) for level in levels if (goals == level).any()]
-        at_goals = {f"at {quantile:g}": each for quantile, each in zip(QUANTILES, means, strict=False)}
+    def misses(images: NDArray[np.uint8], wanted: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.abs(brightness(images) - wanted) / attribute.std
+
+    def of_brightness(images: NDArray[np.uint8], wanted: NDArray[np.floating] = goals) -> dict[str, float]:
+        error = misses(images, wanted)
         near = float((error < NEAR).mean())
-        return {**at_goals, "error": float(error.mean()), "near": near, "Frechet": judge.frechet(images)}
+        return {"error": float(error.mean()), "near": near, "Frechet": judge.frechet(images)}
+
+    def at_goals(images: NDArray[np.uint8]) -> dict[str, float]:
+        means = [float(brightness(images[goals == level]).mean()) for level in levels if (goals == level).any()]
+        return {f"at {quantile:g}": each for quantile, each in zip(QUANTILES, means, strict=False)}
 
     def of_both(images: NDArray[np.uint8]) -> dict[str, float]:
         right = judge.classes(images) == targets
-        error = np.abs(brightness(images) - goals) / attribute.std
+        error = misses(images, goals)
         return {
             "in class": float(right.mean()),
             "near": float((error < NEAR).mean()),
@@ -257,7 +263,8 @@ def evaluate(
             "goals": dict(zip(map(str, QUANTILES), levels.tolist(), strict=True)),
             "std": attribute.std,
             "explained_variance": float(explained),
-            "rows": {name: of_brightness(images) for name, images in lit.items()},
+            "rows": {name: {**at_goals(images), **of_brightness(images)} for name, images in lit.items()}
+            | {"reconstruction": of_brightness(edited["none (reconstruction)"], brightness(edited["original"]))},
         },
         "both": {name: of_both(images) for name, images in together.items()},
         "edits": edits,
@@ -307,7 +314,7 @@ def _edit(
 
     steerings: dict[str, dict[str, Any]] = {
         "": {},
-        ", guide": {"guidance": ClassifierGuidance(guide, targets.tolist(), args.edit_scale)},
+        ", guided": {"guidance": ClassifierGuidance(guide, targets.tolist(), args.edit_scale)},
     }
     if pipe.model.config.num_classes:
         told = {"class_labels": torch.from_numpy(targets), "guidance_scale": args.edit_class_scale}
@@ -350,7 +357,7 @@ def draw_pictures(pictures: dict[str, dict[str, NDArray[np.uint8]]], output: Pat
         file = output.with_name(f"{output.stem}_{table}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         size = next(iter(rows.values())).shape[1]
-        plot_grid([to_pictures(images) for images in rows.values()], scale=max(1, 48 // size)).save(file)
+        plot_grid([to_pictures(images) for images in rows.values()], scale=max(1, 64 // size)).save(file)
         rows_of[file.name] = list(rows)
     return rows_of
 
@@ -366,9 +373,9 @@ def markdown_report(result: dict[str, Any]) -> str:
     goals = {"the goals": {f"at {quantile}": value for quantile, value in result["brightness"]["goals"].items()}}
     return "\n\n".join(
         [
-            table("samples", result["samples"]),
-            table("brightness", {**result["brightness"]["rows"], **goals}),
-            table("both", result["both"]),
+            table("guidance", result["samples"]),
+            table("guidance to a brightness", {**result["brightness"]["rows"], **goals}),
+            table("guided to", result["both"]),
             table("edit", result["edits"]),
         ]
     )
