@@ -159,9 +159,8 @@ def table(results: list[dict[str, Any]]) -> str:
         }
         for name, (title, form) in MEASURES.items():
             values = [result[name] for result in group if name in result]
-            if values:
-                spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-                row[title] = f"{np.mean(values):{form}}{spread}"
+            spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+            row[title] = f"{np.mean(values):{form}}{spread}" if values else ""
         rows.append(row)
     real = np.mean([result["real_frechet"] for result in results])
     return markdown_table(rows) + f"\n\nReal images against real images: {real:.2f}."
