@@ -12,8 +12,9 @@ images' pixels, shares nothing with the model. What is measured:
   within the classes it sees, in units of that of real images.
 - **brightness**, the mean of all pixels in [0, 1]. Its regression on the latents of training images, linear, is the
   energy of `EnergyGuidance`, towards three goals: the 0.1, 0.5 and 0.9 quantile of training images. Measured on the
-  decoded images: the mean error in standard deviations of real images, and the share within a quarter of one. Beside
-  them stand reconstructions of held-out images, whose goal is the original's: what the decoder alone misses.
+  decoded images: the mean error in standard deviations of real images, and the share within a quarter of one; "own
+  error" is the regression's. Beside them stand reconstructions of held-out images, whose goal is the original's: what
+  the decoder alone misses.
 - **both**: every class with every goal, by one guidance, by the other and by their sum.
 - **edits** of held-out images to another class, drawn for each: along the difference of the two classes' mean latents,
   and by noise to a share of the chain, alone, under the guide, and told the class. Share in the new class and in the
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command
-from evaluate_image import Judge, decode, generate, pixel_errors, to_pictures, to_uint8
+from evaluate_image import Judge, decode, pixel_errors, sample_latents, to_pictures, to_uint8
 from evaluation import as_embeddings, finish_result
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, EnergyGuidance, Guidance, LatentGuide, plot_grid
 from hf_eddpm.model_card import markdown_table
@@ -183,9 +184,7 @@ def evaluate(
     goals = levels[np.arange(args.num) // classes % len(levels)]
     real_variety = variety(*extract(judge.model, real.images))
 
-    def sample(
-        scale: float = 0.0, class_scale: float | None = None, brightness_scale: float = 0.0
-    ) -> NDArray[np.uint8]:
+    def draw(scale: float = 0.0, class_scale: float | None = None, brightness_scale: float = 0.0) -> torch.Tensor:
         terms: list[Guidance] = []
         if scale:
             terms.append(ClassifierGuidance(guide, targets.tolist(), scale))
@@ -194,7 +193,10 @@ def evaluate(
         told = {"class_labels": None}
         if class_scale is not None:
             told = {"class_labels": torch.from_numpy(targets), "guidance_scale": class_scale}
-        return generate(pipe, args.num, args.num_inference_steps, seed, BATCH, guidance=terms or None, **told)
+        return sample_latents(pipe, args.num, args.num_inference_steps, seed, guidance=terms or None, **told)
+
+    def sample(**guidance: Any) -> NDArray[np.uint8]:
+        return decode(pipe, draw(**guidance), args.num_inference_steps, BATCH, seed)
 
     def of_class(images: NDArray[np.uint8], wanted: NDArray[np.int64]) -> dict[str, float]:
         features, seen = extract(judge.model, images)
@@ -212,9 +214,11 @@ def evaluate(
         near = float((error < NEAR).mean())
         return {"error": float(error.mean()), "near": near, "Frechet": judge.frechet(images)}
 
-    def at_goals(images: NDArray[np.uint8]) -> dict[str, float]:
+    def at_goals(latents: torch.Tensor, images: NDArray[np.uint8]) -> dict[str, float]:
         means = [float(brightness(images[goals == level]).mean()) for level in levels if (goals == level).any()]
-        return {f"at {quantile:g}": each for quantile, each in zip(QUANTILES, means, strict=False)}
+        own = attribute.energy(goals)(latents).mul(2).sqrt().mean()
+        at_levels = {f"at {quantile:g}": each for quantile, each in zip(QUANTILES, means, strict=False)}
+        return {**at_levels, "own error": float(own), **of_brightness(images)}
 
     def of_both(images: NDArray[np.uint8]) -> dict[str, float]:
         right = judge.classes(images) == targets
@@ -228,20 +232,23 @@ def evaluate(
         }
 
     ways = {"no guidance": sample()}
-    ways |= {f"guide, scale {scale:g}": sample(scale) for scale in args.scales}
+    ways |= {f"guide, scale {scale:g}": sample(scale=scale) for scale in args.scales}
     if pipe.model.config.num_classes:
         ways |= {f"told the class, scale {scale:g}": sample(class_scale=scale) for scale in args.class_scales}
     samples = {name: of_class(images, targets) for name, images in ways.items()}
     samples["real images"] = of_class(real.images, real.labels(label))
 
-    lit = {"no guidance": ways["no guidance"]}
-    lit |= {f"scale {scale:g}": sample(brightness_scale=scale) for scale in args.brightness_scales}
+    lit = {}
+    for scale in (0.0, *args.brightness_scales):
+        latents = draw(brightness_scale=scale)
+        images = decode(pipe, latents, args.num_inference_steps, BATCH, seed)
+        lit[f"scale {scale:g}" if scale else "no guidance"] = at_goals(latents, images)
 
     together = {
         "no guidance": ways["no guidance"],
-        "class": sample(args.edit_scale),
+        "class": sample(scale=args.edit_scale),
         "brightness": sample(brightness_scale=args.both_scale),
-        "both": sample(args.edit_scale, brightness_scale=args.both_scale),
+        "both": sample(scale=args.edit_scale, brightness_scale=args.both_scale),
     }
     if pipe.model.config.num_classes:
         told = args.edit_class_scale
@@ -263,7 +270,7 @@ def evaluate(
             "goals": dict(zip(map(str, QUANTILES), levels.tolist(), strict=True)),
             "std": attribute.std,
             "explained_variance": float(explained),
-            "rows": {name: {**at_goals(images), **of_brightness(images)} for name, images in lit.items()}
+            "rows": lit
             | {"reconstruction": of_brightness(edited["none (reconstruction)"], brightness(edited["original"]))},
         },
         "both": {name: of_both(images) for name, images in together.items()},
