@@ -202,8 +202,13 @@ def test_the_layouts_hold_equally_many_numbers():
 def test_each_layout_is_trained_once_and_stands_in_the_table(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def measure(run, seed, arguments, folder, config, options):
+    def train(run, seed, arguments, folder, config, options):
         asked.append((run.recipe, run.value, seed, options))
+        folder.mkdir()
+        return folder / "pipeline", 60.0
+
+    def measure(run, seed, arguments, pipeline, seconds):
+        assert pipeline.parent.is_dir()
         number = {"mean": 3.0, "std": 0.5}
         samples = {"perplexity": number, "reverse_perplexity": number, "latent_frechet": number}
         return {
@@ -217,14 +222,16 @@ def test_each_layout_is_trained_once_and_stands_in_the_table(tmp_path, monkeypat
                 "train": {"reverse_perplexity": 90.0, "latent_frechet": 0.01},
             },
             "num_parameters": 2_500_000,
-            "train_seconds": 60.0,
+            "train_seconds": seconds,
         }
 
+    monkeypatch.setattr(benchmark_longer_text, "train", train)
     monkeypatch.setattr(benchmark_longer_text, "measure", measure)
     words = ["--train", "a.txt", "--dev", "b.txt", "--output_dir", str(tmp_path), "--name", "captions"]
     benchmark_longer_text.main([*words, "--denoisers", "MLP", "--max_length", "40"])
     assert asked == [("MLP", 1, 1, ["--max_length", "40"]), ("MLP", 8, 1, ["--max_length", "40"])]
     benchmark_longer_text.main([*words, "--num_latents", "8", "--seeds", "1", "2"])
     assert asked[2:] == [("transformer", 8, 1, []), ("MLP", 8, 2, []), ("transformer", 8, 2, [])]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # what was trained does not stay
     table = (tmp_path / "captions.md").read_text()
     assert table.count("| 8 x 16 | transformer |") == 2 and "| 1 x 128 | MLP | 1 | 21.0 | 0.250 | 3.0 ± 0.5 |" in table

@@ -1,13 +1,18 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
+from images import SIZE, random_images, tiny_image_pipe
 from proteins import PROTEINS, tiny_protein_pipe
 
 import train_guide
-from hf_eddpm import ClassifierGuidance, LatentGuide
+from arguments import ImageDataArguments
+from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
+from raw_data import ColumnArguments, load_raw_data
 from train_guide import GuideArguments
+from train_image import load_data
 
 POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]
 QUICK = ["--num_steps", "3", "--batch_size", "4", "--hidden_size", "16"]
@@ -65,12 +70,59 @@ def test_sentences_without_labels_have_the_classes_of_their_lengths(checkpoint, 
         train_guide.main([*words, "--train", *labelled, "--dev", *labelled])
 
 
+@pytest.fixture
+def image_words(tmp_path):
+    """A checkpoint of images and 20 of them, of four classes that follow one another, with a factor 0 to 4."""
+    tiny_image_pipe().save_pretrained(tmp_path / "checkpoint")
+    images = np.stack([np.asarray(image) for image in random_images(20)])
+    arrays = {"images": images, "labels": np.arange(20) // 5, "factors": np.arange(20)[:, None] % 5}
+    np.savez(tmp_path / "data.npz", **arrays)
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--train", str(tmp_path / "data.npz"), *QUICK]
+    return [*words, "--output_dir", str(tmp_path / "guide")]
+
+
+def test_a_guide_of_image_classes_guides_its_checkpoint(image_words, tmp_path):
+    folder = train_guide.main([*image_words, "--label_column", "label", "--dev_last", "8"])
+    facts = json.loads((folder / "training.json").read_text())
+    assert (facts["num_train"], facts["num_dev"]) == (12, 8) and facts["largest_class"] == 5 / 8
+    pipe = EDDPMPipeline.from_pretrained(tmp_path / "checkpoint")
+    pipe.set_progress_bar_config(disable=True)
+    guidance = ClassifierGuidance(LatentGuide.from_pretrained(folder), [0, 2], 2.0)
+    images = pipe(2, 2, guidance=guidance, num_decoder_steps=2, output_type="np").samples
+    assert images.shape == (2, SIZE, SIZE, 1)
+    with pytest.raises(ValueError, match="`dev_last` must be in"):
+        train_guide.main([*image_words, "--label_column", "label", "--dev_last", "20"])
+
+
+def test_what_is_held_out_is_what_the_training_of_images_holds_out(image_words, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_guide, "find_classes", lambda data, *_: seen.append(data) or torch.arange(len(data)) % 2)
+    train_guide.main([*image_words, "--label_column", "label", "--dev_fraction", "0.3", "--seed", "5"])
+    source = ImageDataArguments(train=[str(tmp_path / "data.npz")], dev_fraction=0.3)
+    for ours, theirs in zip(seen, load_data(source, seed=5), strict=True):
+        np.testing.assert_array_equal(np.stack(ours.items), theirs.images)
+        assert ours.labels == theirs.labels("label").tolist()
+
+
+def test_an_attribute_of_images_has_the_classes_that_thresholds_make(image_words):
+    thresholds = ["--property_columns", "factor_0", "--thresholds", "0", "2"]
+    facts = json.loads((train_guide.main([*image_words, *thresholds]) / "training.json").read_text())
+    assert facts["num_classes"] == 3 and facts["num_train"] == 18
+    with pytest.raises(ValueError, match="`attribute` must be one of"):
+        train_guide.main([*image_words, "--label_column", "colour"])
+
+
+def test_scripts_that_take_no_images_say_so(tmp_path):
+    with pytest.raises(ValueError, match="text and proteins, and the checkpoint's modality is 'image'"):
+        load_raw_data(tiny_image_pipe(), ["digits"], ColumnArguments())
+
+
 def test_a_guide_learns_classes_that_the_latents_hold(model):
     means = torch.randn(200, 2, 8) * 0.1
     classes = torch.arange(200) % 2
     means[:, 0, 0] += 2.0 * classes - 1.0
     guide = LatentGuide.for_model(model, 2, hidden_size=32, num_layers=1)
-    args = GuideArguments("", [], [], "", num_steps=150, batch_size=128, learning_rate=1e-2)
+    args = GuideArguments("", [], "", num_steps=150, batch_size=128, learning_rate=1e-2)
     train_guide.train_guide(guide, model, means, classes, args)
     accuracy = train_guide.measure_accuracy(guide, model, means, classes, args)
     assert accuracy["0"] > 0.97 and accuracy["999"] < 0.75  # nothing is left of the latents there

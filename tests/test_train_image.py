@@ -238,6 +238,23 @@ def test_the_benchmark_trains_measures_and_tabulates_every_recipe(stack, tmp_pat
         benchmark_image.main([*words, "--recipes", "triple"])
 
 
+@pytest.mark.slow
+def test_one_training_has_a_second_stage_and_a_gaussian(stack, tmp_path, quick):
+    config = tmp_path / "front.json"
+    settings = {"model_config": TINY, "max_steps": 2, "label_column": "label", "dev_fraction": 0.5}
+    config.write_text(json.dumps({**settings, "report_to": "none"}))
+    words = [str(config), "--train", str(stack), "--output_dir", str(tmp_path / "front"), "--use_cpu", "--seeds", "1"]
+    recipes = ["two stages, one pass", "autoencoder, Gaussian prior, one pass"]
+    benchmark_image.main([*words, "--num_threads", "1", "--recipes", *recipes])
+    files = ("two-stages-one-pass", "autoencoder-gaussian-prior-one-pass")
+    chain, gaussian = (json.loads((tmp_path / "front" / f"{file}-seed-1.json").read_text()) for file in files)
+    # the same autoencoder, so that all but the samples is the same
+    for name in ("mse", "ssim", "probe", "edits_in_class", "edits_ssim", "interpolation_0.2"):
+        assert chain[name] == gaussian[name]
+    assert chain["frechet"] != gaussian["frechet"] and chain["num_parameters"] > gaussian["num_parameters"]
+    assert "| edits in class |" in (tmp_path / "front" / "table.md").read_text()
+
+
 def test_steps_are_compared_with_the_full_chain(stack, tmp_path, quick):
     make_image_pipe(tiny_image_model()).save_pretrained(tmp_path / "checkpoint")
     words = ["--train", str(stack), "--label_column", "label", "--use_cpu", "--num_samples", "16", "--seeds", "0", "1"]

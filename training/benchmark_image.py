@@ -5,11 +5,12 @@
 
 Recipes: the joint model (a share of 0.1 of the diffusion loss's gradient reaches the encoder), the same with the whole
 gradient or none, the paper's objective, a diffusion autoencoder whose prior is trained afterwards for as many steps
-("two stages"), pixel diffusion without latents; and with the decoder in one pass the joint model, two stages and a
-VAE. "As long" is joint training of 1.4 times the steps, which takes the time of both stages. With `--noise_variances`
-the recipes that have a chain over latents are swept over the encoder's noise, the front's knob. A run whose JSON
-exists is not repeated: an interrupted benchmark goes on where it stopped. The table and the plot (`front.png`) are of
-all JSON files in the folder.
+("two stages"), pixel diffusion without latents; and with the decoder in one pass the joint model, two stages, the same
+autoencoder with a Gaussian fitted to its latents in place of the chain, and a VAE. "As long" is joint training of 1.4
+times the steps, which takes the time of both stages. With `--noise_variances` the recipes that have a chain over
+latents are swept over the encoder's noise, the front's knob. Edits take held-out images to another class, drawn for
+each, by adding the difference of the two classes' mean latents. A run whose JSON exists is not repeated: an
+interrupted benchmark goes on where it stopped. The table and the plot (`front.png`) are of all JSON files there.
 """
 
 import argparse
@@ -17,21 +18,25 @@ import json
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from environment import describe_environment
 from evaluate_image import SHARES, Judge, decode, generate
+from evaluate_image_control import class_means, other_classes
 from evaluation import as_embeddings, latent_statistics
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import TRAINING_FILE, markdown_table
 from image_baselines import UnconditionalDiffusion, fit_prior
 from image_data import ImageData
 from image_metrics import linear_probe, mean_squared_error, structural_similarity
+from prior_baselines import PriorPipeline
 from train_image import main as train_image
 from train_image import parse_data
 from vae import VariationalAutoencoder
@@ -58,6 +63,8 @@ MEASURES = {
     "ssim": ("SSIM", ".3f"),
     "probe": ("latent probe", ".3f"),
     "pca_probe": ("PCA probe", ".3f"),
+    "edits_in_class": ("edits in class", ".3f"),
+    "edits_ssim": ("their SSIM", ".3f"),
     "train_cpu_seconds": ("training, CPU s", ".0f"),
 }
 
@@ -69,7 +76,7 @@ class Recipe:
     name: str
     model_config: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
-    second_stage: bool = False
+    prior: Literal["own", "second stage", "Gaussian"] = "own"  # what latents are drawn from; fitted after training
     own_decoder: bool = True  # the configuration's, rather than one in one pass
     swept: bool = True  # whether the encoder's noise variance means something
     length: float = 1.0  # training steps, in units of the others'
@@ -77,14 +84,15 @@ class Recipe:
 
 RECIPES = (
     Recipe("joint, 0.1"),
-    Recipe("two stages", TWO_STAGES, second_stage=True),
+    Recipe("two stages", TWO_STAGES, prior="second stage"),
     Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true"), swept=False),
     Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False, swept=False),
     Recipe("VAE, KL weight 10, one pass", {}, ("--vae_kl_weight", "10.0"), own_decoder=False, swept=False),
     Recipe("VAE, KL weight 0.1, one pass", {}, ("--vae_kl_weight", "0.1"), own_decoder=False, swept=False),
     Recipe("joint, 0.1, one pass", own_decoder=False),
     Recipe("joint, 0.1, one pass, as long", own_decoder=False, length=1.4),
-    Recipe("two stages, one pass", TWO_STAGES, second_stage=True, own_decoder=False),
+    Recipe("two stages, one pass", TWO_STAGES, prior="second stage", own_decoder=False),
+    Recipe("autoencoder, Gaussian prior, one pass", TWO_STAGES, prior="Gaussian", own_decoder=False),
     Recipe("paper", PAPER, swept=False),
     Recipe("paper, one pass", PAPER, own_decoder=False, swept=False),
     Recipe("joint, 1", {"encoder_gradient_scale": 1.0}),
@@ -96,7 +104,7 @@ RECIPES = (
 def measure(
     pipe: EDDPMPipeline, train: ImageData, dev: ImageData, judge: Judge, label: str | None
 ) -> dict[str, float]:
-    """Samples, reconstructions, interpolations and a probe of one model on the held-out images."""
+    """Samples, reconstructions, interpolations, edits and a probe of one model on the held-out images."""
     pipe.set_progress_bar_config(disable=True)
     some = dev.sample(NUM_IMAGES, SEED)
     batch = 250
@@ -131,6 +139,12 @@ def measure(
         pixels, held_pixels = (data.images.reshape(len(data), -1) / 255 for data in (fit, some))
         pca = PCA(known.shape[1], random_state=0).fit(pixels)
         result["pca_probe"] = linear_probe(pca.transform(pixels), labels, pca.transform(held_pixels), held)["accuracy"]
+        means = class_means(torch.from_numpy(known).view(len(known), *latents.shape[1:]), labels)
+        targets = other_classes(held, len(means), SEED)
+        moved = latents + (means[targets] - means[held]).to(latents)
+        edited = decode(pipe, moved, NUM_STEPS, batch, SEED)
+        result["edits_in_class"] = float((judge.classes(edited) == targets).mean())
+        result["edits_ssim"] = structural_similarity(edited / 255, some.images / 255)
     return result
 
 
@@ -145,9 +159,8 @@ def table(results: list[dict[str, Any]]) -> str:
         }
         for name, (title, form) in MEASURES.items():
             values = [result[name] for result in group if name in result]
-            if values:
-                spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-                row[title] = f"{np.mean(values):{form}}{spread}"
+            spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+            row[title] = f"{np.mean(values):{form}}{spread}" if values else ""
         rows.append(row)
     real = np.mean([result["real_frechet"] for result in results])
     return markdown_table(rows) + f"\n\nReal images against real images: {real:.2f}."
@@ -179,6 +192,15 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def trainings(points: Sequence[tuple[Recipe, float | None]]) -> list[list[tuple[Recipe, float | None]]]:
+    """Recipes with their noise variances, those of one training together: they differ in what is fitted afterwards."""
+    groups: dict[str, list[tuple[Recipe, float | None]]] = {}
+    for recipe, variance in points:
+        same = (recipe.model_config, recipe.words, recipe.own_decoder, recipe.length, variance)
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append((recipe, variance))
+    return list(groups.values())
+
+
 def _points(results: list[dict[str, Any]]) -> dict[tuple[str, float | None], list[dict[str, Any]]]:
     """The runs of each recipe and noise variance, in the recipes' order and by rising variance."""
     order = [recipe.name for recipe in RECIPES]
@@ -188,23 +210,18 @@ def _points(results: list[dict[str, Any]]) -> dict[tuple[str, float | None], lis
     return points
 
 
-def run(
+def train_recipe(
     recipe: Recipe,
     variance: float | None,
     seed: int,
     words: list[str],
-    train: ImageData,
-    dev: ImageData,
-    judge: Judge,
-    label: str | None,
     folder: Path,
     max_steps: int,
     extra: list[str],
-) -> dict[str, Any]:
-    """Trains and measures one model, with the encoder noise variance given, or the recipe's own."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    file = json.loads(Path(words[0]).read_text(encoding="utf-8"))
-    config = {**file.get("model_config", {}), **recipe.model_config}
+) -> tuple[Path, NDArray[np.float64]]:
+    """Trains one model, with the encoder noise variance given, or the recipe's own; its folder and the time."""
+    start = _clocks()
+    config = {**json.loads(Path(words[0]).read_text(encoding="utf-8")).get("model_config", {}), **recipe.model_config}
     if variance is not None:
         config["encoder_noise_variance"] = variance
     if not recipe.own_decoder:
@@ -220,13 +237,37 @@ def run(
             *extra,
         ]
     )
+    return pipeline, _clocks() - start
+
+
+def measure_recipe(
+    recipe: Recipe,
+    seed: int,
+    words: list[str],
+    pipeline: Path,
+    trained: NDArray[np.float64],
+    train: ImageData,
+    dev: ImageData,
+    judge: Judge,
+    label: str | None,
+) -> dict[str, Any]:
+    """Fits the prior that the recipe wants to a trained model's latents, and measures it."""
+    start = _clocks()
+    file = json.loads(Path(words[0]).read_text(encoding="utf-8"))
     facts = json.loads((pipeline / TRAINING_FILE).read_text(encoding="utf-8"))
     pipe = EDDPMPipeline.from_pretrained(pipeline)
-    if recipe.second_stage:
+    num_parameters = pipe.model.num_parameters()
+    if recipe.prior != "own":
         steps, batch = facts["steps"], facts["batch_size"]
         means = pipe.encode(list(train.sample(steps * batch, SEED).images)).latents
-        fit_prior(pipe.model, means, steps, batch, file.get("learning_rate", 1e-3), file.get("ema_decay", 0.998), seed)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        if recipe.prior == "Gaussian":
+            num_parameters -= sum(parameter.numel() for parameter in pipe.model.denoiser.parameters())
+            pipe = PriorPipeline.around(pipe)
+            pipe.fit(means)
+        else:
+            rate, decay = file.get("learning_rate", 1e-3), file.get("ema_decay", 0.998)
+            fit_prior(pipe.model, means, steps, batch, rate, decay, seed)
+    wall, cpu = trained + _clocks() - start
     return {
         "recipe": recipe.name,
         "encoder_noise_variance": pipe.model.config.encoder_noise_variance if recipe.swept else None,
@@ -234,12 +275,17 @@ def run(
         "steps": facts["steps"],
         "batch_size": facts["batch_size"],
         **measure(pipe, train, dev, judge, label),
-        "train_seconds": round(seconds, 1),
-        "train_cpu_seconds": round(cpu_seconds, 1),
-        "num_parameters": pipe.model.num_parameters(),
+        "train_seconds": round(wall, 1),
+        "train_cpu_seconds": round(cpu, 1),
+        "num_parameters": num_parameters,
         "extractor": judge.name,
         **describe_environment(pipe.device),
     }
+
+
+def _clocks() -> NDArray[np.float64]:
+    """Seconds by the clock, and of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 _SHAPE = ("block_out_channels", "layers_per_block", "norm_num_groups", "patch_size")
@@ -273,25 +319,31 @@ def main(args: list[str] | None = None) -> None:
     train, dev, data_args = parse_data(words)
     judge = Judge(train, dev, data_args.label_column, SEED)
     real = judge.frechet(train.sample(NUM_IMAGES, SEED).images)
-    chosen = [recipe for recipe in RECIPES if recipe.name in arguments.recipes]
-    runs = [
-        (recipe, variance, seed)
-        for seed in arguments.seeds
-        for recipe in chosen
+    points = [
+        (recipe, variance)
+        for recipe in RECIPES
         for variance in (arguments.noise_variances if recipe.swept else [None])
+        if recipe.name in arguments.recipes
     ]
-    for recipe, variance, seed in runs:
-        noise = "" if variance is None else f" noise {variance:g}"
-        name = re.sub("[^a-z0-9.]+", "-", f"{recipe.name}{noise} seed {seed}".lower())
-        file = output / f"{name}.json"
-        if file.exists():
-            continue
-        label = data_args.label_column
-        with tempfile.TemporaryDirectory() as folder:
-            result = run(recipe, variance, seed, words, train, dev, judge, label, Path(folder), max_steps, extra)
-        result["real_frechet"] = real
-        file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{name}: {result['frechet']:.3f}", flush=True)
+    for seed in arguments.seeds:
+        for group in trainings(points):
+            missing = {}
+            for recipe, variance in group:
+                noise = "" if variance is None else f" noise {variance:g}"
+                name = re.sub("[^a-z0-9.]+", "-", f"{recipe.name}{noise} seed {seed}".lower())
+                if not (output / f"{name}.json").exists():
+                    missing[name] = recipe
+            if not missing:
+                continue
+            label = data_args.label_column
+            with tempfile.TemporaryDirectory() as folder:
+                pipeline, trained = train_recipe(*group[0], seed, words, Path(folder), max_steps, extra)
+                for name, recipe in missing.items():
+                    result = measure_recipe(recipe, seed, words, pipeline, trained, train, dev, judge, label)
+                    result["real_frechet"] = real
+                    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+                    (output / f"{name}.json").write_text(text, encoding="utf-8")
+                    print(f"{name}: {result['frechet']:.3f}", flush=True)
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*.json"))]
     text = table(results)
     (output / "table.md").write_text(text + "\n", encoding="utf-8")

@@ -42,13 +42,9 @@ METHODS = (
 )
 
 
-def _points(*points: tuple[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+def _points(*points: tuple[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By method, in the order of `METHODS`: the recipe's name, and what else picks its files."""
-    return {
-        method: {"recipe": point[0], **point[1]}
-        for method, point in zip(METHODS, points, strict=True)
-        if point is not None
-    }
+    return {method: {"recipe": recipe, **rest} for method, (recipe, rest) in zip(METHODS, points, strict=True)}
 
 
 _PROTEINS: Any = {
@@ -95,7 +91,7 @@ FRONTS = (
             ("joint, 0.1, one pass, as long", {"encoder_noise_variance": 0.03}),
             ("paper, one pass", {}),
             ("two stages, one pass", {"encoder_noise_variance": 0.03}),
-            None,
+            ("autoencoder, Gaussian prior, one pass", {"encoder_noise_variance": 0.03}),
             ("VAE, one pass", {}),
             ("no latents", {}),
         ),

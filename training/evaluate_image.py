@@ -253,7 +253,11 @@ def evaluate(
     }
     with stopwatch("reconstruct"):
         images = decode(pipe, latents, most, batch, seed)
-    result["reconstruction"] = {**_errors(images, some.images), "frechet": judge.frechet(images), "num": len(some)}
+    result["reconstruction"] = {
+        **pixel_errors(images, some.images),
+        "frechet": judge.frechet(images),
+        "num": len(some),
+    }
     few = dev.sample(settings.num_inverted, seed)
     if pipe.decoder_scheduler is not None:
         with stopwatch("invert"):
@@ -264,7 +268,7 @@ def evaluate(
                 num_decoder_steps=settings.inverted_steps,
                 output_type="np",
             )
-        result["inverted"] = {**_errors(to_uint8(inverted), few.images), "num": len(few)}
+        result["inverted"] = {**pixel_errors(to_uint8(inverted), few.images), "num": len(few)}
     with stopwatch("interpolate"):
         result["interpolation"] = _interpolation(pipe, latents, judge, most, batch, seed)
     with stopwatch("score"):
@@ -296,7 +300,8 @@ def evaluate(
     return result
 
 
-def _errors(images: NDArray[np.uint8], references: NDArray[np.uint8]) -> dict[str, float]:
+def pixel_errors(images: NDArray[np.uint8], references: NDArray[np.uint8]) -> dict[str, float]:
+    """Mean squared error, PSNR and SSIM of images, uint8 (num, height, width, channels), in units of [0, 1]."""
     a, b = images.astype(np.float32) / 255, references.astype(np.float32) / 255
     return {
         "mse": mean_squared_error(a, b),
@@ -389,24 +394,26 @@ def _samples(
     return {name: spread([values[name] for values in by_seed]) for name in by_seed[0]}
 
 
+def to_pictures(images: NDArray[np.uint8]) -> list[Image.Image]:
+    """Images, uint8 (num, height, width, channels), as `plot_grid` takes them."""
+    return [Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in images]
+
+
 def draw_pictures(pipe: EDDPMPipeline, dev: ImageData, folder: Path, seed: int, steps: int) -> list[Path]:
     """Writes the pictures that a model card shows, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     scale = max(1, 48 // dev.image_size)
     few = dev.sample(10, seed).images
 
-    def pictures(images: NDArray[np.uint8]) -> list[Image.Image]:
-        return [Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in images]
-
-    grids = {"samples.png": [pictures(part) for part in np.split(generate(pipe, 40, steps, seed, 40), 4)]}
+    grids = {"samples.png": [to_pictures(part) for part in np.split(generate(pipe, 40, steps, seed, 40), 4)]}
     classes = pipe.model.config.num_classes
     if classes:
         rows = min(classes, 10)
         wanted = torch.arange(rows).repeat_interleave(10)
         guided = {"class_labels": wanted, "guidance_scale": GUIDANCE_SCALE}
         images = generate(pipe, len(wanted), steps, seed, 50, **guided)
-        grids["classes.png"] = [pictures(part) for part in np.split(images, rows)]
-    again = [pictures(few), pictures(decode(pipe, pipe.encode(list(few)).latents, steps, 50, seed))]
+        grids["classes.png"] = [to_pictures(part) for part in np.split(images, rows)]
+    again = [to_pictures(few), to_pictures(decode(pipe, pipe.encode(list(few)).latents, steps, 50, seed))]
     options: dict[str, Any] = {}
     if pipe.decoder_scheduler is not None:
         options = {"num_decoder_steps": steps, "generator": torch.Generator(device=pipe.device).manual_seed(seed)}

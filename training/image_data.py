@@ -182,6 +182,36 @@ def load_images(
     )
 
 
+def hold_out(
+    num: int, dev_last: int | None, dev_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits data into training and held-out ones.
+
+    Args:
+        num: How many there are.
+        dev_last: Hold out the last so many, in [1, num); `None` for a random share.
+        dev_fraction: That share, in (0, 1).
+        seed: Of the draw.
+
+    Returns:
+        The rows of each, ascending.
+
+    Raises:
+        ValueError: One of these is outside its range, or nothing is left to train on.
+    """
+    if dev_last is not None:
+        if not 1 <= dev_last < num:
+            raise ValueError(f"`dev_last` must be in [1, {num}), got {dev_last}.")
+        return np.arange(num - dev_last), np.arange(num - dev_last, num)
+    if not 0 < dev_fraction < 1:
+        raise ValueError(f"`dev_fraction` must be in (0, 1), got {dev_fraction}.")
+    order = np.random.default_rng(seed).permutation(num)
+    count = max(1, round(num * dev_fraction))
+    if count == num:
+        raise ValueError("`train` must hold at least two data where `dev` is not given.")
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
 def _collect(
     rows: Rows,
     source: str,

@@ -1,4 +1,4 @@
-"""Data for scripts that take a checkpoint of any modality: text by `data.py`, proteins by `protein_data.py`."""
+"""Data for scripts that take a checkpoint of any modality: by `data.py`, `protein_data.py` and `image_data.py`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from data import load_text
 from hf_eddpm import EDDPMPipeline
+from image_data import load_images
 from protein_data import load_proteins
 
 
@@ -17,9 +18,11 @@ class ColumnArguments:
     """Where in tables the data are."""
 
     text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column (of images attribute) of an integer label."}
+    )
     sequence_column: str = field(default="sequence", metadata={"help": "Column of the protein."})
-    property_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of a protein's properties."})
+    property_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of properties."})
     padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad proteins with."})
 
 
@@ -44,18 +47,27 @@ class RawData:
         """A random subset without replacement; all of the data, in their order, if there are no more."""
         if num >= len(self):
             return self
-        rows = np.random.default_rng(seed).permutation(len(self))[:num]
+        return self.take(np.random.default_rng(seed).permutation(len(self))[:num])
+
+    def take(self, rows: NDArray[np.integer]) -> "RawData":
+        """The data at `rows`, in that order."""
         labels = None if self.labels is None else [self.labels[row] for row in rows]
         return RawData([self.items[row] for row in rows], labels, self.properties[rows])
 
 
-def load_raw_data(pipe: EDDPMPipeline, source: Sequence[str], columns: ColumnArguments) -> RawData:
+def load_raw_data(
+    pipe: EDDPMPipeline, source: Sequence[str], columns: ColumnArguments, images: bool = False
+) -> RawData:
     """Reads data of the pipeline's modality.
 
     Args:
         pipe: The pipeline that shall take them.
         source: Files (of text `file=label` too) or a Hub id.
         columns: Where in tables they are.
+        images: Whether the script can take images, uint8 (height, width, channels) each.
+
+    Raises:
+        ValueError: The modality is none that the script takes.
     """
     modality = pipe.model.config.modality
     one_or_more: Any = source[0] if len(source) == 1 else list(source)
@@ -70,4 +82,10 @@ def load_raw_data(pipe: EDDPMPipeline, source: Sequence[str], columns: ColumnArg
             padding_symbol=columns.padding_symbol,
         )
         return RawData(proteins.sequences, None, proteins.properties)
+    if modality == "image" and images:
+        processor = pipe.processor
+        data = load_images(one_or_more, image_size=processor.image_size, num_channels=processor.num_channels)
+        labels = None if columns.label_column is None else data.labels(columns.label_column).tolist()
+        values = [data.attribute(name) for name in columns.property_columns]
+        return RawData(list(data.images), labels, np.stack(values, 1) if values else np.empty((len(data), 0)))
     raise ValueError(f"This script reads text and proteins, and the checkpoint's modality is {modality!r}.")

@@ -32,6 +32,10 @@ DIGITS = "model_cards/eddpm-digits/evaluation.json"
 FASHION = "model_cards/eddpm-fashion/evaluation.json"
 
 
+# Edits of images that change least beside the class
+DIRECTIONS = ("direction, scale 0.5, inverted", "direction, scale 1, inverted")
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table.
@@ -170,6 +174,39 @@ def _image_rows(name: str, file: str) -> list[Row]:
     ]
 
 
+def _image_control_rows(name: str, file: str) -> list[Row]:
+    def shares(result: dict[str, Any], table: str, measure: str, *rows: str) -> str:
+        return "; ".join(f"{result[table][row][measure]:.3f}" for row in rows)
+
+    return [
+        Row(
+            f"{name}: samples of a class by an independent classifier: no guidance; guide, scale 3; told the class, "
+            "scale 2; real images",
+            file,
+            lambda r: shares(
+                r, "samples", "in class", "no guidance", "guide, scale 3", "told the class, scale 2", "real images"
+            ),
+            "evaluate_image_control.py",
+        ),
+        Row(
+            f"{name}: samples of the class and near the brightness asked for: no guidance; class; brightness; both",
+            file,
+            lambda r: shares(r, "both", "both", "no guidance", "class", "brightness", "both"),
+            "evaluate_image_control.py",
+        ),
+        Row(
+            f"{name}: edits along the latents' direction (inverted noise), scale 0.5; 1: in the new class; SSIM to "
+            "the original; that of another image of the class",
+            file,
+            lambda r: (
+                f"{shares(r, 'edits', 'in class', *DIRECTIONS)}; "
+                f"{shares(r, 'edits', 'SSIM', *DIRECTIONS, 'another image of the class')}"
+            ),
+            "evaluate_image_control.py",
+        ),
+    ]
+
+
 def _refined(result: dict[str, Any], steps: int) -> str:
     values = result["refined_reconstruction"][str(steps)]
     return f"{values['bleu']:.1f}, {values['exact_match']:.3f}"
@@ -228,6 +265,8 @@ ROWS = [
         ),
         "evaluate_protein_control.py",
     ),
+    *_image_control_rows("handwritten digits", "training/results/control/digits.json"),
+    *_image_control_rows("clothes", "training/results/control/fashion.json"),
     *_protein_rows("antibody loops (Gifford)", GIFFORD),
     *_protein_rows("green fluorescent protein", GFP),
     *_image_rows("handwritten digits", DIGITS),

@@ -4,10 +4,13 @@
         --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --class_names negative positive
     python training/train_guide.py --checkpoint model_cards/eddpm-gifford --output_dir runs/enriched \\
         --train train.csv.gz --dev validation.csv.gz --padding_symbol J --property_columns fitness --thresholds 0
+    python training/train_guide.py --checkpoint model_cards/eddpm-fashion --output_dir runs/clothes \\
+        --train train-images-idx3-ubyte.gz --dev_last 6000 --label_column label
 
-The classes are the labels of sentences; or how many of `--thresholds` the first property of proteins exceeds, or the
-number of words of sentences without labels. The folder holds the guide (config.json, safetensors), `training.json`
-with its held-out accuracy by timestep, and a card.
+The classes are the labels of sentences or images; or how many of `--thresholds` the first property (of images an
+attribute) exceeds, or the number of words of sentences without labels. Where `--dev` is not given data are held out as
+train_image.py holds them out: with its `--dev_last`, or its `--dev_fraction` and `--seed`, the same. The folder holds
+the guide (config.json, safetensors), `training.json` with its held-out accuracy by timestep, and a card.
 """
 
 import json
@@ -26,6 +29,7 @@ from transformers import HfArgumentParser
 
 from environment import describe_command, describe_environment, without_folders
 from hf_eddpm import EDDPMModel, EDDPMPipeline, LatentGuide
+from image_data import hold_out
 from raw_data import ColumnArguments, RawData, load_raw_data
 
 
@@ -35,11 +39,18 @@ class GuideArguments:
 
     checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline whose latents are classified."})
     train: list[str] = field(metadata={"help": "Training data with classes: files, `file=label`, or a Hub id."})
-    dev: list[str] = field(metadata={"help": "Held-out data, likewise."})
     output_dir: str = field(metadata={"help": "Folder of the guide."})
+    dev: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
+    )
+    dev_last: int | None = field(
+        default=None, metadata={"help": "Hold out the last so many data instead of a random share."}
+    )
+    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
     thresholds: list[float] = field(
         default_factory=list,
-        metadata={"help": "Ascending bounds of classes in the first property of proteins, or in words of sentences."},
+        metadata={"help": "Ascending bounds of classes in the first property, or in words of sentences."},
     )
     class_names: list[str] = field(default_factory=list, metadata={"help": "Names of the classes, in order."})
     max_train: int = field(default=50_000, metadata={"help": "Most training data."})
@@ -161,10 +172,14 @@ def main(words: list[str] | None = None) -> Path:
     start = time.perf_counter()
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
     model = pipe.model
+    train = load_raw_data(pipe, args.train, columns, images=True)
+    if args.dev:
+        dev = load_raw_data(pipe, args.dev, columns, images=True)
+    else:
+        rest, held = hold_out(len(train), args.dev_last, args.dev_fraction, args.seed)
+        train, dev = train.take(rest), train.take(held)
     means, classes = {}, {}
-    for name, source in (("train", args.train), ("dev", args.dev)):
-        data = load_raw_data(pipe, source, columns)
-        data = data.sample(args.max_train, args.seed) if name == "train" else data
+    for name, data in (("train", train.sample(args.max_train, args.seed)), ("dev", dev)):
         found = find_classes(data, args.thresholds, model.config.modality)
         known = found >= 0
         means[name], classes[name] = pipe.encode(data.items).latents[known], found[known]

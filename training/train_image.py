@@ -35,7 +35,7 @@ from hf_eddpm import (
 from hf_eddpm.model_card import EVALUATION_FILE
 from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
-from image_data import ImageData, load_images
+from image_data import ImageData, hold_out, load_images
 from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
 from sampler import use_solver
 from vae import VariationalAutoencoder
@@ -186,17 +186,8 @@ def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, Imag
     train = load(data_args.train, data_args.train_split)
     if data_args.dev or data_args.dev_split:
         return train, load(data_args.dev or data_args.train, data_args.dev_split, train)
-    if data_args.dev_last is not None:
-        if not 1 <= data_args.dev_last < len(train):
-            raise ValueError(f"`dev_last` must be in [1, {len(train)}), got {data_args.dev_last}.")
-        return train.take(slice(-data_args.dev_last)), train.take(slice(-data_args.dev_last, None))
-    if not 0 < data_args.dev_fraction < 1:
-        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
-    order = np.random.default_rng(seed).permutation(len(train))
-    count = max(1, round(len(train) * data_args.dev_fraction))
-    if count == len(train):
-        raise ValueError("`train` must hold at least two images where `dev` is not given.")
-    return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+    rest, held = hold_out(len(train), data_args.dev_last, data_args.dev_fraction, seed)
+    return train.take(rest), train.take(held)
 
 
 def class_labels(data: ImageData, column: str | None, num_classes: int) -> NDArray[np.int64] | None:
