@@ -84,6 +84,26 @@ def test_inversion_and_decoding_take_as_many_steps(trained, monkeypatch):
     assert [each["num_decoder_steps"] for each in seen] == [7, 9]
 
 
+def test_the_checkpoints_own_decoder_steps_are_saved_and_taken_where_a_call_names_none(pipe, tmp_path, monkeypatch):
+    own = EDDPMPipeline(**pipe.components, default_num_decoder_steps=3)
+    own.save_pretrained(tmp_path / "pipeline")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "pipeline")
+    seen = []
+    for name in ("generate", "invert"):
+        method = getattr(loaded.model.decoder, name)
+        monkeypatch.setattr(
+            loaded.model.decoder,
+            name,
+            lambda *args, method=method, **kwargs: seen.append(kwargs["num_decoder_steps"]) or method(*args, **kwargs),
+        )
+    loaded(1, num_inference_steps=2)
+    loaded.reconstruct(random_images(1))
+    loaded.reconstruct(random_images(1), num_decoder_steps=4)
+    assert seen == [3, 3, 4]
+    loaded.reconstruct(random_images(1), invert_noise=True)  # inversion, and decoding from its noise
+    assert seen[3:] == [50, 50]
+
+
 @pytest.mark.parametrize("output_type", ["data", "pil", "np", "pt"])
 def test_samples_come_in_the_form_that_is_asked_for(pipe, conv_pipe, output_type):
     for each, steps in ((pipe, STEPS), (conv_pipe, {})):

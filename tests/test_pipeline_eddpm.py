@@ -780,7 +780,12 @@ def test_the_checkpoints_own_steps_and_noise_scale_are_saved_and_taken_where_a_c
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("default_num_inference_steps", 0), ("default_num_inference_steps", 2.5), ("default_noise_scale", 0.0)],
+    [
+        ("default_num_inference_steps", 0),
+        ("default_num_inference_steps", 2.5),
+        ("default_noise_scale", 0.0),
+        ("default_num_decoder_steps", 0),
+    ],
 )
 def test_defaults_outside_their_range_are_refused(pipe, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):

@@ -48,7 +48,11 @@ def test_the_choice_is_kept_by_a_checkpoint_that_brings_its_code(pipe, tmp_path)
 
 @pytest.mark.parametrize(
     ("words", "name"),
-    [(["--steps", "0"], "default_num_inference_steps"), (["--noise_scale", "-1"], "default_noise_scale")],
+    [
+        (["--steps", "0"], "default_num_inference_steps"),
+        (["--noise_scale", "-1"], "default_noise_scale"),
+        (["--decoder_steps", "5"], "decoder_steps"),
+    ],
 )
 def test_values_outside_their_range_are_refused_and_change_nothing(pipe, tmp_path, words, name):
     pipe.save_pretrained(tmp_path / "checkpoint")

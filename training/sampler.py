@@ -1,4 +1,4 @@
-"""What a checkpoint samples with where a call says nothing: its scheduler, number of steps and noise scale.
+"""What a checkpoint samples with where a call says nothing: its scheduler, numbers of steps and noise scale.
 
     python training/sampler.py model_cards/eddpm-gfp --steps 20 --noise_scale 1.2
     python training/sampler.py model_cards/eddpm-gfp --scheduler ddim --steps 100
@@ -33,6 +33,7 @@ def use_solver(pipe: EDDPMPipeline, steps: int = STEPS, noise_scale: float = 1.0
         pipe.decoder_scheduler = DPMSolverMultistepScheduler.from_config(
             pipe.decoder_scheduler.config, use_karras_sigmas=True, thresholding=True, sample_max_value=1.0
         )
+        pipe.register_to_config(default_num_decoder_steps=steps)
     pipe.register_to_config(default_num_inference_steps=steps, default_noise_scale=noise_scale)
 
 
@@ -42,6 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, help="folder of the pipeline")
     parser.add_argument("--scheduler", choices=("dpm", "ddim"), default="dpm", help="DPM-Solver++ or DDIM")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the chain")
+    parser.add_argument("--decoder_steps", type=int, help="steps of a decoder that is a chain; by default as many")
     parser.add_argument("--noise_scale", type=float, default=1.0, help="standard deviation of the first noise")
     arguments = parser.parse_args(words)
     folder = arguments.checkpoint
@@ -50,6 +52,11 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.scheduler == "ddim":
         pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)
     defaults = {"default_num_inference_steps": arguments.steps, "default_noise_scale": arguments.noise_scale}
+    if pipe.decoder_scheduler is not None:
+        decoder_steps = arguments.steps if arguments.decoder_steps is None else arguments.decoder_steps
+        defaults["default_num_decoder_steps"] = decoder_steps
+    elif arguments.decoder_steps is not None:
+        raise ValueError(f"`decoder_steps` is for a decoder that is a chain, and {folder} has none.")
     EDDPMPipeline(**pipe.components, **defaults)  # checks them
     pipe.scheduler.save_pretrained(folder / "scheduler")
     file = folder / "model_index.json"

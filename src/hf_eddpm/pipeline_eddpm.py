@@ -22,6 +22,7 @@ from .scheduling_eddpm import EDDPMScheduler
 from .unsupervised_directions import find_directions
 
 Generators = torch.Generator | list[torch.Generator] | None
+_INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
 
 
 @dataclass
@@ -88,6 +89,8 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
             By default the model's own; None for other decoders.
         default_num_inference_steps: Steps of the chain where a call names none; saved with the pipeline.
         default_noise_scale: Noise scale where a call names none, likewise.
+        default_num_decoder_steps: Steps of a decoder that is a chain itself, where a call names none, likewise; what
+            inverts that chain takes 50 (see `invert_decoder`).
 
     Raises:
         ValueError: If the processor does not fit the model, its decoder has no chain to schedule, or a default is
@@ -111,6 +114,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
         decoder_scheduler: SchedulerMixin | None = None,
         default_num_inference_steps: int = 50,
         default_noise_scale: float = 1.0,
+        default_num_decoder_steps: int = 50,
     ):
         super().__init__()
         self._loaded_from: str | None = None  # the folder whose card is this pipeline's
@@ -124,9 +128,12 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
             )
         check_count(default_num_inference_steps, "default_num_inference_steps")
         check_number(default_noise_scale, "default_noise_scale", above=0)
+        check_count(default_num_decoder_steps, "default_num_decoder_steps")
         model.eval()
         self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps, default_noise_scale=default_noise_scale
+            default_num_inference_steps=default_num_inference_steps,
+            default_noise_scale=default_noise_scale,
+            default_num_decoder_steps=default_num_decoder_steps,
         )
         self.register_modules(
             model=model, scheduler=scheduler, processor=processor, decoder_scheduler=decoder_scheduler
@@ -179,7 +186,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
             callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
             return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
             **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`, for
-                pixel diffusion `num_decoder_steps` and `decoder_noise`.
+                pixel diffusion `num_decoder_steps` (by default the checkpoint's own) and `decoder_noise`.
 
         Raises:
             ValueError: If an argument is outside its range.
@@ -318,7 +325,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
         self,
         data: Any,
         latents: torch.Tensor | None = None,
-        num_decoder_steps: int = 50,
+        num_decoder_steps: int = _INVERSION_STEPS,
         num_refinements: int = 2,
         batch_size: int = 256,
     ) -> torch.Tensor:
@@ -838,7 +845,11 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
                 arguments["decoder_noise"] = self.model.decoder.draw_noise(
                     len(latents), arguments.get("generator"), self._execution_device
                 )
-            arguments = {"scheduler": self.decoder_scheduler, **arguments, "progress_bar": self.progress_bar}
+            own = {
+                "scheduler": self.decoder_scheduler,
+                "num_decoder_steps": self.config.default_num_decoder_steps,
+            }
+            arguments = {**own, **arguments, "progress_bar": self.progress_bar}
         as_type = {} if output_type == "data" else {"output_type": output_type}
         parts: list[Any] = []
         for start in range(0, len(latents), batch_size):
@@ -861,12 +872,9 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
         """Return what decodes the data from `invert_decoder`'s noise, of as many steps, by the chain's own step."""
         if decode_arguments.get("decoder_noise") is not None:
             raise ValueError("Only one of `invert_noise` and `decoder_noise` may be given.")
-        names = ("num_decoder_steps",)
-        steps = {name: decode_arguments[name] for name in names if name in decode_arguments}
-        return {
-            "decoder_noise": self.invert_decoder(data, latents, batch_size=batch_size, **steps),
-            "scheduler": None,
-        }
+        steps = decode_arguments.get("num_decoder_steps", _INVERSION_STEPS)
+        noise = self.invert_decoder(data, latents, steps, batch_size=batch_size)
+        return {"decoder_noise": noise, "num_decoder_steps": steps, "scheduler": None}
 
     def _noise_of_paths(self, pairs: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
         """Return the decoder's noise for each pair, given or drawn."""
