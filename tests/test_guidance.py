@@ -25,6 +25,7 @@ from hf_eddpm import (
     PropertyGuidance,
     SimilarityGuidance,
 )
+from hf_eddpm.guidance import predict_guided
 
 LATENT = {"output_type": "latent"}
 OPTIMUM = torch.linspace(-1.0, 1.0, 16).view(2, 8)
@@ -86,6 +87,47 @@ def test_every_scheduler_draws_the_prior_weighted_by_a_quadratic_energy(pipe, na
     latents = sample(pipe, EnergyGuidance(bowl(), scale=3.0))
     torch.testing.assert_close(latents.mean(0), 0.75 * OPTIMUM, atol=0.07, rtol=0)
     torch.testing.assert_close(latents.var(0).mean(), torch.tensor(0.25), atol=0.05, rtol=0)
+
+
+def guided_step(pipe, jacobian, direction, scale, timestep=100):
+    """The clean estimate of noise pushed by -1/2 (direction . latents - 1)^2, and without; the denoiser is linear."""
+    scheduler = pipe.model.scheduler
+    alpha = scheduler.alphas_cumprod[timestep]
+    noisy = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+
+    def denoise(noisy, timestep):  # predicts the noise of clean latents that are `jacobian` times the noisy ones
+        clean = (noisy.flatten(1) @ jacobian.T).view_as(noisy)
+        return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    def objective(latents):
+        return -0.5 * (latents.flatten(1) @ direction - 1).square()
+
+    with torch.no_grad():
+        plain, _ = scheduler.predict(denoise(noisy, timestep), torch.tensor(timestep), noisy)
+    guided, _ = predict_guided(denoise, scheduler, noisy, torch.tensor(timestep), objective, scale=scale)
+    return plain.flatten(1), guided.flatten(1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 30.0, 1e6])
+def test_a_step_is_the_posterior_of_a_gaussian_prior_whose_deviations_differ(pipe, scale):
+    mixing = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
+    prior = mixing @ torch.diag(torch.linspace(0.2, 2.0, 16).square()) @ mixing.T
+    alpha = pipe.model.scheduler.alphas_cumprod[100]
+    jacobian = alpha.sqrt() * prior @ torch.linalg.inv(alpha * prior + (1 - alpha) * torch.eye(16))
+    direction = torch.ones(16) / 4
+    plain, guided = guided_step(pipe, jacobian, direction, scale)
+    covariance = (1 - alpha) / alpha.sqrt() * jacobian  # of the clean latents, given the noisy ones
+    gain = scale * covariance @ direction / (1 + scale * direction @ covariance @ direction)
+    torch.testing.assert_close(guided, plain + (1 - plain @ direction)[:, None] * gain, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_scale_moves_a_step_far_beyond_the_optimum_whatever_the_denoiser(pipe, seed):
+    jacobian = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))  # no covariance
+    direction = torch.ones(16) / 4
+    plain, guided = guided_step(pipe, jacobian, direction, 1e6)
+    distance = (1 - plain @ direction).abs()
+    assert ((guided - plain).norm(dim=1) <= 10.01 * distance).all()
 
 
 def test_terms_add_up(pipe):
