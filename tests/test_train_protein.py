@@ -358,6 +358,7 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
     for name in ("exact_match", "path_length", "edit_identity_1", "train_seconds"):
         assert results[0][name] == results[1][name]
     assert all(result["num_samples"] == 6 and result["oracle_pearson"] is not None for result in results)
+    assert ["solver_frechet" in result for result in results] == [False, True]  # a Gaussian has no solver
     for wrong, message in (
         (["--num_samples", "1"], "`num_samples` must be an integer of at least 2"),
         (["--values", "7"], "`values` must be among"),

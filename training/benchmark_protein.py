@@ -12,7 +12,8 @@ repeated: an interrupted benchmark goes on where it stopped.
 
 Of each training are measured: reconstruction and fitness of the held-out proteins, paths through the latents between
 pairs of them, and training proteins moved along the direction from the least to the most fit ones, scored by
-regressors of the held-out proteins, which no model has seen; of each point its samples.
+regressors of the held-out proteins, which no model has seen; of each point its samples: in fifty steps of DDIM, and
+those of a chain also by the pipeline's own solver and number of steps.
 """
 
 import argparse
@@ -94,6 +95,8 @@ MEASURES = {
     "spearman": "Spearman",
     "validity": "valid",
     "uniqueness": "unique",
+    "solver_frechet": "Frechet distance, own solver",
+    "solver_uniqueness": "unique, own solver",
 }
 WALK_MEASURES = {
     "path_validity": "valid between",
@@ -202,7 +205,6 @@ def select(points: Sequence[Run], recipes: Sequence[str] | None, values: Sequenc
 def measure(points: Sequence[Run], pipe: EDDPMPipeline, judges: Judges) -> list[dict[str, Any]]:
     """Measures one training by the held-out proteins, and the samples of each of its points."""
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)  # DDIM for all
     dev = judges.dev
     shared: dict[str, Any] = {}
     if points[0].prior != "language model":
@@ -220,22 +222,32 @@ def measure(points: Sequence[Run], pipe: EDDPMPipeline, judges: Judges) -> list[
 
 def measure_samples(run: Run, pipe: EDDPMPipeline, judges: Judges) -> dict[str, float]:
     """Samples of one point beside as many training proteins."""
-    if run.prior != "chain":
+    dev_frames = judges.frame(judges.dev.sequences)
+
+    def draw_samples(pipe: EDDPMPipeline, **arguments: Any) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(SAMPLING_SEED)
+        samples = pipe(judges.num_samples, generator=generator, **arguments).samples
+        distance = judges.frechet.distance(judges.frame(samples), dev_frames)
+        return {"frechet": distance, "validity": validity(samples), "uniqueness": uniqueness(samples)}
+
+    result: dict[str, float] = {}
+    if run.prior == "chain":
+        result |= {f"solver_{name}": value for name, value in draw_samples(pipe).items()}
+        ddim = EDDPMScheduler(**pipe.model.config.scheduler_config)
+        pipe = EDDPMPipeline(pipe.model, ddim, pipe.processor)
+        pipe.set_progress_bar_config(disable=True)
+    else:
         pipe = PriorPipeline.around(pipe)
     if run.prior == "fitted":
         pipe.fit(pipe.encode(judges.train.sample(20_000, SAMPLING_SEED).sequences).latents)
     if run.prior == "language model":
         pipe.decoding = {"do_sample": True, "top_k": 0}
-    generator = torch.Generator().manual_seed(SAMPLING_SEED)
-    samples = pipe(judges.num_samples, num_inference_steps=NUM_INFERENCE_STEPS, generator=generator).samples
     real = judges.train.sample(judges.num_samples, SAMPLING_SEED).sequences
-    dev_frames = judges.frame(judges.dev.sequences)
     return {
+        **result,
+        **draw_samples(pipe, num_inference_steps=NUM_INFERENCE_STEPS),
         "num_samples": judges.num_samples,
-        "frechet": judges.frechet.distance(judges.frame(samples), dev_frames),
         "real_frechet": judges.frechet.distance(judges.frame(real), dev_frames),
-        "validity": validity(samples),
-        "uniqueness": uniqueness(samples),
     }
 
 
