@@ -247,7 +247,7 @@ ROWS = [
         "evaluate_protein_control.py",
     ),
     Row(
-        "green fluorescent protein: samples above the best tenth, likewise: scale 0; 2; 10",
+        "green fluorescent protein: samples above the best tenth of real ones, by such an oracle: scale 0; 2; 10",
         "training/results/control/gfp.json",
         lambda r: "; ".join(f"{r['samples'][scale]['hits']:.3f}" for scale in ("0", "2", "10")),
         "evaluate_protein_control.py",
