@@ -228,10 +228,19 @@ def test_the_front_has_a_row_for_each_point_with_the_spread_over_its_seeds(tmp_p
 def test_paths_and_edits_have_a_table_of_their_own_for_the_points_that_measured_them(tmp_path):
     old = {"knob": "kl_weight", "seed": 1, "real_frechet": 0.03, "exact_match": 0.5, "frechet": 0.2}
     walked = {**old, "path_validity": 0.875, "edit_score_change_1": 0.125, "edit_score_change_2": None}
-    points = [{**old, "recipe": "VAE", "value": 0.1}, {**walked, "recipe": "default", "value": 0.3}]
+    points = [
+        {**old, "recipe": "VAE", "value": 0.1},
+        {**walked, "recipe": "default", "value": 0.3},
+        {**walked, "recipe": "two-stage", "value": 0.3, "largest_step": 0.25},
+    ]
     first, second = benchmark_protein.draw(points, tmp_path / "front.png").split("\n\n")
-    assert len(first.splitlines()) == 4 and "0.875" not in first
-    assert second.splitlines()[2:] == ["| default | kl_weight | 1 | 0.3 | 0.875 | 0.125 |"]
+    assert len(first.splitlines()) == 5 and "0.875" not in first
+    assert second.splitlines() == [
+        "| recipe | knob | seeds | value | valid between | largest step | score change, 1 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| default | kl_weight | 1 | 0.3 | 0.875 |  | 0.125 |",
+        "| two-stage | kl_weight | 1 | 0.3 | 0.875 | 0.250 | 0.125 |",
+    ]
 
 
 @pytest.mark.parametrize("name", ["protein_front", "protein_front_gfp"])

@@ -354,14 +354,15 @@ def draw(results: list[dict[str, Any]], output: Path) -> str:
 
 
 def table(points: Sequence[dict[str, Any]], measures: dict[str, str]) -> str:
-    """A row for each point that `summarize` returned, with those of the measures that it has."""
+    """A row for each point that `summarize` returned; a measure is a column, in their order, if any point has it."""
+    measures = {name: title for name, title in measures.items() if any(name in point for point in points)}
     rows = []
     for point in points:
         row = {name: point[name] for name in ("recipe", "knob", "seeds")} | {"value": f"{point['value']:g}"}
         for name, title in measures.items():
-            if name in point:
-                mean, std = point[name]
-                row[title] = f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+            mean, std = point.get(name, (None, None))
+            spread = "" if std is None else f" ± {std:.3f}"
+            row[title] = "" if mean is None else f"{mean:.3f}{spread}"
         rows.append(row)
     return markdown_table(rows)
 
