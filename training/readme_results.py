@@ -42,16 +42,6 @@ FRONT = (
 )
 
 
-# Likewise, in training/results/protein_front
-PROTEIN_FRONT = (
-    ("joint (the default)", "default-0.1"),
-    ("two stages", "two-stage-0.1"),
-    ("the paper's objective", "paper-1.0"),
-    ("autoencoder with a Gaussian prior", "autoencoder-gaussian-prior-0.1"),
-    ("VAE", "vae-0.01"),
-)
-
-
 @dataclass(frozen=True)
 class Row:
     """A row of the table.
@@ -288,19 +278,6 @@ ROWS = [
             "benchmark_text.py",
         )
         for recipe, file in FRONT
-    ),
-    *(
-        Row(
-            f"antibody loops, small nets, 600 steps, one seed: exact match at samples' Frechet distance; middle of paths; "
-            f"edits' gain of score: {recipe}",
-            f"training/results/protein_front/{file}-seed-1.json",
-            lambda r: (
-                f"{r['exact_match']:.3f} at {r['frechet']:.2f}; {r['middle_frechet']:.2f}; "
-                f"{r['edit_score_change_1']:.2f}"
-            ),
-            "benchmark_protein.py",
-        )
-        for recipe, file in PROTEIN_FRONT
     ),
     Row(
         "text, latents' distance: DDIM, 50 steps; DPM-Solver++, 5; 20; distilled, 1 step; real sentences",
