@@ -2,6 +2,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -19,6 +20,7 @@ from arguments import (
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
 from hf_eddpm.residues import RESIDUES
 from prior_baselines import LanguageModel, PriorPipeline
+from protein_data import ProteinData
 from vae import VariationalAutoencoder
 
 TINY = {
@@ -223,13 +225,155 @@ def test_the_front_has_a_row_for_each_point_with_the_spread_over_its_seeds(tmp_p
     assert (tmp_path / "front.md").read_text() == table + "\n"
 
 
-def test_every_recipe_of_the_front_is_a_valid_configuration():
+def test_paths_and_edits_have_a_table_of_their_own_for_the_points_that_measured_them(tmp_path):
+    old = {"knob": "kl_weight", "seed": 1, "real_frechet": 0.03, "exact_match": 0.5, "frechet": 0.2}
+    walked = {**old, "path_validity": 0.875, "edit_score_change_1": 0.125, "edit_score_change_2": None}
+    points = [
+        {**old, "recipe": "VAE", "value": 0.1},
+        {**walked, "recipe": "default", "value": 0.3},
+        {**walked, "recipe": "two-stage", "value": 0.3, "largest_step": 0.25},
+    ]
+    first, second = benchmark_protein.draw(points, tmp_path / "front.png").split("\n\n")
+    assert len(first.splitlines()) == 5 and "0.875" not in first
+    assert second.splitlines() == [
+        "| recipe | knob | seeds | value | valid between | largest step | score change, 1 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| default | kl_weight | 1 | 0.3 | 0.875 |  | 0.125 |",
+        "| two-stage | kl_weight | 1 | 0.3 | 0.875 | 0.250 | 0.125 |",
+    ]
+
+
+@pytest.mark.parametrize("name", ["protein_front", "protein_front_gfp"])
+def test_every_recipe_of_the_front_is_a_valid_configuration(name):
     points = benchmark_protein.runs()
     assert len({(run.recipe, run.value) for run in points}) == len(points) == 17
-    file = Path(train_protein.__file__).parent / "configs" / "protein_front.json"
-    base = json.loads(file.read_text(encoding="utf-8"))["model_config"]
+    file = Path(train_protein.__file__).parent / "configs" / f"{name}.json"
+    given = json.loads(file.read_text(encoding="utf-8"))
+    assert given["alignment"] in ("left", "center") and given["length"] > 0
     for run in points:
-        tiny_protein_model(**{**base, **run.model_config})
+        tiny_protein_model(**{**given["model_config"], **run.model_config})
+
+
+def test_the_gaussian_shares_its_training_with_the_two_stage_autoencoder():
+    groups = benchmark_protein.trainings(benchmark_protein.runs())
+    assert sum(map(len, groups)) == 17
+    shared = [group for group in groups if len(group) > 1]
+    assert [run.value for group in shared for run in group] == [0.1, 0.1, 0.03, 0.03, 0.3, 0.3]
+    for group in shared:
+        assert [run.recipe for run in group] == ["two-stage", "autoencoder, Gaussian prior"]
+        assert group[0].model_config == group[1].model_config
+
+
+def test_only_the_chosen_points_are_run_and_unknown_ones_refused():
+    points = benchmark_protein.runs()
+    assert benchmark_protein.select(points, None, None) == points
+    chosen = benchmark_protein.select(points, ["default", "VAE"], [0.03])
+    assert {(run.recipe, run.value) for run in chosen} == {("default", 0.03), ("VAE", 0.03)}
+    with pytest.raises(ValueError, match=r"`recipes` must be among \['paper', .*got \['defaults'\]"):
+        benchmark_protein.select(points, ["default", "defaults"], None)
+    with pytest.raises(ValueError, match=r"`values` must be among \[0.03, 0.1, 0.3\], .*got \[1.0\]"):
+        benchmark_protein.select(points, ["default"], [0.1, 1.0])
+
+
+UNFIT, FIT = "CW"
+
+
+def make_judges():
+    """Judges of forty proteins of eight sites: six unfit residues or six fit ones, and two that do not matter."""
+    rng = random.Random(0)
+    tails = ["".join(rng.choices("DEFGH", k=2)) for _ in range(20)]
+    proteins = [residue * 6 + tail for tail in tails for residue in (UNFIT, FIT)]
+    fitness = np.array([[float(protein.count(FIT))] for protein in proteins])
+    data = ProteinData(proteins, fitness, ["fitness"])
+    return benchmark_protein.Judges(data, data, benchmark_protein.Frame(8, "left"), num_samples=10)
+
+
+class SpelledPipeline:
+    """Latents that are the residues themselves: it edits and walks without a model, so that the result is known."""
+
+    def encode(self, proteins):
+        return torch.stack([torch.tensor([RESIDUES.index(letter) for letter in protein]) for protein in proteins])
+
+    def decode(self, latents):
+        return ["".join(RESIDUES[int(index)] for index in row) for row in latents.round()]
+
+    def direction(self, positives, negatives):
+        return self.encode(positives).double().mean(0) - self.encode(negatives).double().mean(0)
+
+    def edit(self, proteins, direction, scale):
+        moved = self.encode(proteins) + scale * direction.round()
+        return self.decode(moved.clamp(0, RESIDUES.index(FIT)))
+
+    def interpolate(self, starts, ends, num_steps, space):
+        assert space == "latents"
+        cuts = [round(8 * step / (num_steps - 1)) for step in range(num_steps)]
+        pairs = zip(starts, ends, strict=True)
+        return [[start[: 8 - cut] + end[8 - cut :] for cut in cuts] for start, end in pairs]
+
+
+def test_an_edit_along_fitness_raises_the_judges_score_and_its_price_is_the_residues_it_changes():
+    judges = make_judges()
+    result = benchmark_protein.measure_edits(SpelledPipeline(), judges, judges.oracle)
+    assert result["edit_score_change_0"] == 0 and result["edit_identity_0"] == 1
+    assert result["edit_score_change_1"] > 1  # half of the proteins rise by up to six, the others stay at the top
+    assert result["edit_identity_1"] == pytest.approx(1 - 6 / 8 / 2)
+    assert result["edit_validity_1"] == 1
+
+
+def test_edits_that_leave_nothing_valid_have_no_score():
+    judges = make_judges()
+    pipe = SpelledPipeline()
+    pipe.edit = lambda proteins, direction, scale: ["A-C" if scale else protein for protein in proteins]
+    result = benchmark_protein.measure_edits(pipe, judges, judges.oracle)
+    assert result["edit_score_change_1"] is None and result["edit_validity_1"] == 0
+    assert result["edit_score_change_0"] == 0
+
+
+def test_paths_that_change_a_residue_at_a_time_are_even_and_padding_within_is_counted_as_invalid():
+    judges = make_judges()
+    pipe = SpelledPipeline()
+    result = benchmark_protein.measure_paths(pipe, judges)
+    assert result["path_validity"] == 1 and result["path_length"] == pytest.approx(1)
+    assert result["largest_step"] < 1 and result["num_paths"] <= 20
+    straight = pipe.interpolate
+
+    def broken(*arguments, **others):
+        return [[*path[:5], "A-C", *path[6:]] for path in straight(*arguments, **others)]
+
+    pipe.interpolate = broken
+    worse = benchmark_protein.measure_paths(pipe, judges)
+    assert worse["path_validity"] == pytest.approx(8 / 9)
+    assert worse["middle_frechet"] != result["middle_frechet"] and worse["largest_step"] > result["largest_step"]
+
+
+def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(table, tmp_path, monkeypatch):
+    config = {"model_config": TINY, "property_columns": ["fitness"], "length": 8, "alignment": "left"}
+    (tmp_path / "front.json").write_text(json.dumps({**config, "report_to": "none", "card_name": "front"}))
+    trained = []
+
+    def count(words):
+        trained.append(words)
+        return train_protein.main(words)
+
+    monkeypatch.setattr(benchmark_protein, "train_protein", count)
+    data = ["--train", str(table), "--dev", str(table), "--output_dir", str(tmp_path / "out"), "--max_steps", "2"]
+    few = ["--seeds", "1", "--num_samples", "6", "--num_threads", "1", "--use_cpu"]
+    words = [str(tmp_path / "front.json"), *data, *few, "--recipes", "two-stage", "autoencoder, Gaussian prior"]
+    for _ in range(2):
+        benchmark_protein.main([*words, "--values", "0.1"])
+        assert len(trained) == 1
+    results = [json.loads(file.read_text()) for file in sorted((tmp_path / "out").glob("*.json"))]
+    assert [result["recipe"] for result in results] == ["autoencoder, Gaussian prior", "two-stage"]
+    for name in ("exact_match", "path_length", "edit_identity_1", "train_seconds"):
+        assert results[0][name] == results[1][name]
+    assert all(result["num_samples"] == 6 and result["oracle_pearson"] is not None for result in results)
+    assert ["solver_frechet" in result for result in results] == [False, True]  # a Gaussian has no solver
+    for wrong, message in (
+        (["--num_samples", "1"], "`num_samples` must be an integer of at least 2"),
+        (["--values", "7"], "`values` must be among"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            benchmark_protein.main([*words, *wrong])
 
 
 @pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])

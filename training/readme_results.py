@@ -265,6 +265,26 @@ ROWS = [
         ),
         "evaluate_protein_control.py",
     ),
+    Row(
+        "green fluorescent protein: samples above the best tenth of real ones, by such an oracle: scale 0; 2; 10",
+        "training/results/control/gfp.json",
+        lambda r: "; ".join(f"{r['samples'][scale]['hits']:.3f}" for scale in ("0", "2", "10")),
+        "evaluate_protein_control.py",
+    ),
+    Row(
+        "green fluorescent protein: score of edits of strength 0.2; guided; of no edit; distinct ones of the first",
+        "training/results/control/gfp.json",
+        lambda r: "; ".join(
+            [
+                *(
+                    f"{r['edits'][name]['score']:.2f}"
+                    for name in ("strength 0.2", "strength 0.2, guided at scale 2", "none (reconstruction)")
+                ),
+                f"{r['edits']['strength 0.2']['unique']:.2f}",
+            ]
+        ),
+        "evaluate_protein_control.py",
+    ),
     *_image_control_rows("handwritten digits", "training/results/control/digits.json"),
     *_image_control_rows("clothes", "training/results/control/fashion.json"),
     *_protein_rows("antibody loops (Gifford)", GIFFORD),
