@@ -18,7 +18,7 @@ class Front:
     Attributes:
         title: What the numbers are of.
         folder: Of the JSON files, from the repository's folder.
-        reconstruction: Keys that lead to it in a file, and how it is formatted.
+        latents: Keys that lead, in a file, to how much of the data the latents hold, and how that is formatted.
         samples: The same of the samples' quality.
         real: Keys that lead to what real data have of the latter.
         points: By method, the values by which its files are known.
@@ -26,7 +26,7 @@ class Front:
 
     title: str
     folder: str
-    reconstruction: tuple[tuple[str, ...], str]
+    latents: tuple[tuple[str, ...], str]
     samples: tuple[tuple[str, ...], str]
     real: tuple[str, ...]
     points: dict[str, dict[str, Any]]
@@ -51,11 +51,7 @@ def _points(*points: tuple[str, dict[str, Any]] | None) -> dict[str, dict[str, A
     }
 
 
-_PROTEINS: Any = {
-    "reconstruction": (("exact_match",), ".3f"),
-    "samples": (("frechet",), ".3f"),
-    "real": ("real_frechet",),
-}
+_PROTEINS: Any = {"samples": (("frechet",), ".3f"), "real": ("real_frechet",)}
 FRONTS = (
     Front(
         "sentences (Yelp): BLEU; perplexity of samples",
@@ -75,6 +71,7 @@ FRONTS = (
     Front(
         "antibody loops (Gifford): exact; Frechet distance of samples",
         "training/results/protein_front",
+        (("exact_match",), ".3f"),
         **_PROTEINS,
         points=_points(
             ("default", {"value": 0.1}),
@@ -86,8 +83,9 @@ FRONTS = (
         ),
     ),
     Front(
-        "green fluorescent protein: exact; Frechet distance of samples",
+        "green fluorescent protein: Pearson of fitness; Frechet distance of samples",
         "training/results/protein_front_gfp",
+        (("pearson",), ".3f"),
         **_PROTEINS,
         points=_points(
             ("default", {"value": 0.03}),
@@ -137,7 +135,7 @@ def compare(root: Path) -> str:
 
 def _cell(front: Front, group: list[dict[str, Any]]) -> str:
     shown = []
-    for keys, form in (front.reconstruction, front.samples):
+    for keys, form in (front.latents, front.samples):
         values = [_value(file, keys) for file in group]
         shown.append("none" if None in values else plus_minus(spread(values), form))
     return "; ".join(shown)
