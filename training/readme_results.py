@@ -435,8 +435,8 @@ def write_results(text: str, root: Path = ROOT) -> str:
     methods = (
         "The methods side by side, with nets, data and steps alike (a few minutes of one CPU core a run), each at the "
         "middle of its front: reconstruction of held-out data, or for green fluorescent protein, where these minutes "
-        "do not suffice for that, what the latents tell of its fitness; quality of samples. ± is the standard deviation "
-        "over training seeds, three wherever it stands; what has none has one seed."
+        "do not suffice for that, what the latents tell of its fitness; quality of samples. ± is the standard "
+        "deviation over training seeds, three wherever it stands; what has none has one seed."
     )
     more = (
         "One point can be made to favour any of them. The whole fronts, what they say of probes, paths and edits, and "
