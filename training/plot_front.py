@@ -20,7 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: no screen is needed)
-from matplotlib.ticker import ScalarFormatter  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: E402
 
 from evaluation import plus_minus, spread  # noqa: E402
 from hf_eddpm.model_card import markdown_table  # noqa: E402
@@ -215,8 +215,9 @@ def plot_front(lines: dict[str, list[FrontPoint]], real_perplexity: float, outpu
                 axes.annotate(f"{point.swept:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.axvline(real_perplexity, linestyle="--", color="grey", label=REAL)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(ScalarFormatter())  # 50, not 5 x 10^1
-    axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("perplexity of samples under a trigram model (log scale)")
     axes.set_ylabel("reconstruction BLEU")
     axes.grid(alpha=0.3, which="both")
