@@ -1,9 +1,10 @@
-"""What a measurement was made with: the hardware, the versions, and the command line as others can repeat it."""
+"""What a measurement was made with: hardware, versions, commit, and the command line as others can repeat it."""
 
 import os
 import platform
 import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,27 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 UNSAID = ("--hub_token", "--push_to_hub_token", "--resume_from_checkpoint", "--training_note")
 
 
+def find_commit(folder: Path) -> str | None:
+    """The commit that a repository's folder is at, and whether its files differ from it; None outside of one."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a repository
+        return None
+
+
+COMMIT = find_commit(REPOSITORY)  # at the start: a long run may outlive it
+
+
 def describe_environment(device: torch.device, libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """The hardware and the library versions.
+    """The hardware, the library versions and, in a clone of the repository, its commit.
 
     Args:
         device: Where the work is done.
@@ -30,7 +50,8 @@ def describe_environment(device: torch.device, libraries: Sequence[str] = ()) ->
         hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
     names = ("torch", "transformers", "diffusers", *libraries)
     versions = {"python": platform.python_version(), "hf_eddpm": hf_eddpm.__version__}
-    return {"hardware": hardware, "versions": versions | {name: version(name) for name in names}}
+    commit = {} if COMMIT is None else {"commit": COMMIT}
+    return {"hardware": hardware, **commit, "versions": versions | {name: version(name) for name in names}}
 
 
 def _processor_name() -> str:
