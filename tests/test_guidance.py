@@ -121,13 +121,15 @@ def test_a_step_is_the_posterior_of_a_gaussian_prior_whose_deviations_differ(pip
     torch.testing.assert_close(guided, plain + (1 - plain @ direction)[:, None] * gain, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_no_scale_moves_a_step_far_beyond_the_optimum_whatever_the_denoiser(pipe, seed):
-    jacobian = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))  # no covariance
+@pytest.mark.parametrize("turn", [0.0, 0.1, 2.0])
+def test_no_scale_moves_a_step_far_beyond_the_optimum_whatever_the_denoiser(pipe, turn):
+    # its derivative turns every slope almost to a right angle, exactly to one, or beyond: that of no covariance
+    skew = torch.triu(torch.ones(16, 16), 1)
+    jacobian = skew - skew.T - turn * torch.eye(16) + 1e-4 * torch.eye(16)
     direction = torch.ones(16) / 4
     plain, guided = guided_step(pipe, jacobian, direction, 1e6)
     distance = (1 - plain @ direction).abs()
-    assert ((guided - plain).norm(dim=1) <= 10.01 * distance).all()
+    assert ((guided - plain).norm(dim=1) <= 100.1 * distance).all()
 
 
 def test_terms_add_up(pipe):

@@ -25,8 +25,8 @@ logger = logging.get_logger(__name__)
 # Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
 _ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
 # Least cosine between a slope and its image by a covariance: that of a Gaussian whose standard deviations differ by a
-# factor of 20 (Wielandt's inequality). The derivative of a learned denoiser may turn a slope further, even around.
-_LEAST_COSINE = 0.1
+# factor of 200 (Wielandt's inequality). The derivative of a learned denoiser may turn a slope further, even around.
+_LEAST_COSINE = 0.01
 _TINY = 1e-12  # in the place of a zero that would be divided by
 # Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
 ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
@@ -322,9 +322,9 @@ def predict_guided(
     An objective of clean latents is evaluated at the clean estimate and differentiated through the denoiser (Chung et
     al. 2023, arXiv 2209.14687, section 3). The clean latents are uncertain, the more so the earlier the step, and
     where the objective is concave its weight is lowered by that, as in Boys et al. 2023 (arXiv 2310.06721): exact for
-    a quadratic objective along one direction and a Gaussian prior whose standard deviations differ at most 20-fold.
-    Whatever the scale and the denoiser, such an objective moves the clean estimate by no more than ten times its
-    distance from the optimum.
+    a quadratic objective along one direction and a Gaussian prior whose standard deviations differ at most 200-fold.
+    Whatever the scale and the denoiser, such an objective moves the clean estimate by no more than a hundred times
+    its distance from the optimum.
 
     Args:
         denoise: The denoiser as a function of noisy latents and a timestep.
