@@ -15,7 +15,6 @@ interrupted benchmark goes on where it stopped. The table and the plot (`front.p
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from environment import describe_environment
 from evaluate_image import SHARES, Judge, decode, generate
 from evaluate_image_control import class_means, other_classes
-from evaluation import as_embeddings, latent_statistics
+from evaluation import as_embeddings, latent_statistics, result_file
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import TRAINING_FILE, markdown_table
 from image_baselines import UnconditionalDiffusion, fit_prior
@@ -330,20 +329,20 @@ def main(args: list[str] | None = None) -> None:
             missing = {}
             for recipe, variance in group:
                 noise = "" if variance is None else f" noise {variance:g}"
-                name = re.sub("[^a-z0-9.]+", "-", f"{recipe.name}{noise} seed {seed}".lower())
-                if not (output / f"{name}.json").exists():
-                    missing[name] = recipe
+                file = result_file(output, f"{recipe.name}{noise} seed {seed}")
+                if not file.exists():
+                    missing[file] = recipe
             if not missing:
                 continue
             label = data_args.label_column
             with tempfile.TemporaryDirectory() as folder:
                 pipeline, trained = train_recipe(*group[0], seed, words, Path(folder), max_steps, extra)
-                for name, recipe in missing.items():
+                for file, recipe in missing.items():
                     result = measure_recipe(recipe, seed, words, pipeline, trained, train, dev, judge, label)
                     result["real_frechet"] = real
                     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-                    (output / f"{name}.json").write_text(text, encoding="utf-8")
-                    print(f"{name}: {result['frechet']:.3f}", flush=True)
+                    file.write_text(text, encoding="utf-8")
+                    print(f"{file.stem}: {result['frechet']:.3f}", flush=True)
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*.json"))]
     text = table(results)
     (output / "table.md").write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ which denoiser models them. One JSON per run is written as it ends, and a run wh
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmark_text import Run, measure, train
-from evaluation import plus_minus
+from evaluation import plus_minus, result_file
 from hf_eddpm.model_card import markdown_table
 
 CONFIG = Path(__file__).parent / "configs" / "text_longer.json"
@@ -83,10 +82,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         for run in runs():
             if run.recipe not in arguments.denoisers or run.value not in arguments.num_latents:
                 continue
-            name = re.sub("[^a-z0-9.]+", "-", f"{arguments.name} {run.value} {run.recipe.lower()} seed {seed}")
-            file = output / f"{name}.json"
+            file = result_file(output, f"{arguments.name} {run.value} {run.recipe} seed {seed}")
             if not file.exists():
-                folder = output / f".{name}"
+                folder = output / f".{file.stem}"
                 result = measure(run, seed, arguments, *train(run, seed, arguments, folder, CONFIG, options))
                 shutil.rmtree(folder)
                 file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

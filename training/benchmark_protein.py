@@ -19,7 +19,6 @@ those of a chain also by the pipeline's own solver and number of steps.
 import argparse
 import json
 import random
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: no screen is needed)
 
 from environment import describe_environment  # noqa: E402
+from evaluation import result_file  # noqa: E402
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler  # noqa: E402
 from hf_eddpm.argument_checks import check_count  # noqa: E402
 from hf_eddpm.model_card import TRAINING_FILE, markdown_table  # noqa: E402
@@ -367,9 +367,9 @@ def table(points: Sequence[dict[str, Any]], measures: dict[str, str]) -> str:
     return markdown_table(rows)
 
 
-def result_file(output: Path, run: Run, seed: int) -> Path:
+def point_file(output: Path, run: Run, seed: int) -> Path:
     """Where a point's result goes."""
-    return output / f"{re.sub('[^a-z0-9.]+', '-', f'{run.recipe} {run.value} seed {seed}'.lower())}.json"
+    return result_file(output, f"{run.recipe} {run.value} seed {seed}")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -400,11 +400,11 @@ def main(args: list[str] | None = None) -> None:
     judges = Judges(*parse_data(words), Frame(given["length"], given["alignment"]), arguments.num_samples)
     for seed in arguments.seeds:
         for group in chosen:
-            points = [run for run in group if not result_file(output, run, seed).exists()]
+            points = [run for run in group if not point_file(output, run, seed).exists()]
             if not points:
                 continue
             run = points[0]
-            folder = output / f".{result_file(output, run, seed).stem}"
+            folder = output / f".{point_file(output, run, seed).stem}"
             start = time.perf_counter()
             pipeline = train_protein(
                 [
@@ -427,7 +427,7 @@ def main(args: list[str] | None = None) -> None:
             for point, measured in zip(points, measure(points, pipe, judges), strict=True):
                 result = {**asdict(point), **about, **measured, "train_seconds": seconds, **machine}
                 text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-                result_file(output, point, seed).write_text(text, encoding="utf-8")
+                point_file(output, point, seed).write_text(text, encoding="utf-8")
                 print(f"{point.recipe} {point.value}, seed {seed}: Frechet {measured['frechet']:.3f}", flush=True)
             shutil.rmtree(folder)
     files = sorted(output.glob("*.json"))

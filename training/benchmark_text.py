@@ -14,7 +14,6 @@ where it stopped.
 
 import argparse
 import json
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import torch
 
 from data import load_text
 from evaluate_text import EvaluationSettings, describe_environment, evaluate
+from evaluation import result_file
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from plot_front import draw
 from prior_baselines import PriorPipeline
@@ -165,9 +165,9 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, pipeline: Path, 
     }
 
 
-def result_file(output: Path, run: Run, seed: int) -> Path:
+def point_file(output: Path, run: Run, seed: int) -> Path:
     """Where a point's result goes."""
-    return output / f"{re.sub('[^a-z0-9.]+', '-', f'{run.recipe} {run.value} seed {seed}'.lower())}.json"
+    return result_file(output, f"{run.recipe} {run.value} seed {seed}")
 
 
 def main() -> None:
@@ -187,7 +187,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for points in trainings():
-            missing = {run.recipe: result_file(output, run, seed) for run in points}
+            missing = {run.recipe: point_file(output, run, seed) for run in points}
             missing = {recipe: file for recipe, file in missing.items() if not file.exists()}
             if not missing or (arguments.recipes and not missing.keys() & set(arguments.recipes)):
                 continue

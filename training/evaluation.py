@@ -1,6 +1,7 @@
 """What the evaluation scripts share: timing, spreads over seeds, facts of the model and its latents."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,11 @@ def finish_result(result: dict[str, Any], start: float, output: str | Path | Non
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def result_file(folder: Path, name: str) -> Path:
+    """The JSON file of a run in a benchmark's folder: its name in lower case, hyphens for what no file should hold."""
+    return folder / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.json"
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
