@@ -1,23 +1,27 @@
-# Everything runs in the virtual environment .venv, made on first use and made afresh whenever pyproject.toml changes.
+# Everything runs in the virtual environment .venv. It is made on first use, with the exact versions of
+# requirements/lock.txt, and made afresh whenever that file or pyproject.toml changes.
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 
+lock := requirements/lock.txt
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types test test-slow demo demo-image demo-train clean
+.PHONY: install style quality types test test-slow test-newest test-lowest lock demo demo-image demo-train clean
 
-$(VENV)/.installed: pyproject.toml .ci/install_torch.sh
+$(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
 	.ci/install_torch.sh $(bin)/python
-	$(pip) --editable .
+	$(locked) hatchling editables
+	$(locked) --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed
-	$(pip) --editable ".[$*]"
+	$(locked) --no-build-isolation --editable ".[$*]"
 	touch $@
 
 install: $(VENV)/.installed-dev  ## everything a contributor needs
@@ -29,6 +33,7 @@ style: $(VENV)/.installed-dev  ## rewrite the code in the project's style
 quality: $(VENV)/.installed-dev  ## check the style, change nothing
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(VENV)/.installed-dev
 	$(bin)/mypy
@@ -38,6 +43,19 @@ test: quality types  ## style, types and the fast tests
 
 test-slow: $(VENV)/.installed-dev
 	$(bin)/python -m pytest -m "slow and not gpu and not network"
+
+# Both ends of every range, each in an environment of its own, whose name says when it was made.
+test-newest: $(VENV)/.installed-dev  ## the fast tests with the newest release of everything that the ranges admit
+	.ci/install_ends.sh $(PYTHON) newest .venv-newest $(bin)/uv
+	.venv-newest/bin/python -m pytest --versions newest
+
+test-lowest: $(VENV)/.installed-dev  ## the fast tests with the lowest direct versions
+	.ci/install_ends.sh $(PYTHON) lowest .venv-lowest $(bin)/uv
+	.venv-lowest/bin/python -m pytest --versions lowest
+
+lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges of pyproject.toml
+	UV_PYTHON_DOWNLOADS=never $(bin)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade \
+		--constraint requirements/pins.txt --custom-compile-command "make lock" pyproject.toml --output-file $(lock)
 
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/python training/demo_text.py
@@ -51,6 +69,6 @@ demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's do
 		--train $(docstrings)/sentences.txt --output_dir $(docstrings)
 	$(bin)/python training/demo_text.py --checkpoint $(docstrings)/pipeline --tour docstrings
 
-clean:  ## the environment and every cache; trained models in runs/ stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## the environments and every cache; trained models in runs/ stay
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +

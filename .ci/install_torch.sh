@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Installs torch for the given Python interpreter, in the range that pyproject.toml names, before anything else asks
-# for it: the ordinary wheel where there is an NVIDIA GPU, the much smaller CPU build elsewhere.
+# Installs torch for the given Python interpreter before anything else asks for it: the ordinary wheel where there is
+# an NVIDIA GPU, the much smaller CPU build elsewhere.
 #
-#   .ci/install_torch.sh .venv/bin/python
+#   .ci/install_torch.sh .venv/bin/python                  the version of requirements/lock.txt
+#   .ci/install_torch.sh .venv/bin/python 'torch>=2.6,<3'  the newest of a range
 set -euo pipefail
 
-python=${1:?usage: install_torch.sh PYTHON}
-pyproject="$(dirname "$0")/../pyproject.toml"
-requirement=$(sed -nE 's/^ *"(torch[<>=][^"]*)",?$/\1/p' "$pyproject")
+python=${1:?usage: install_torch.sh PYTHON [REQUIREMENT]}
+lock="$(dirname "$0")/../requirements/lock.txt"
+locked=$(sed -nE 's/^(torch==[^ ;]+).*/\1/p' "$lock")
+requirement=${2:-$locked}
 cpu_index=https://download.pytorch.org/whl/cpu
-fallback=torch==2.13.0
 
 install() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
@@ -30,7 +31,7 @@ elif cpu_index_answers; then
     echo "torch: no NVIDIA GPU, using the CPU build from $cpu_index"
     install --index-url "$cpu_index" "$requirement"
 else
-    echo "torch: $cpu_index does not answer, using $fallback from pip's own index (may be the larger CUDA build)"
-    install "$fallback"
+    echo "torch: $cpu_index does not answer, asking pip's own index (its wheel may be the larger CUDA build)"
+    install "$requirement"
 fi
 "$python" -c 'from importlib.metadata import version; print("torch:", version("torch"))'

@@ -14,8 +14,26 @@ from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
+from deprecations import Deprecations
 from pretrained_packages import HUB_IDS, PACKAGES, write_model
 from train_text import train_tokenizer
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--versions",
+        choices=("lock", "newest", "lowest"),
+        default="lock",
+        help="which versions are installed: with 'lock' upstream deprecations are errors, else listed at the end",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--versions") != "lock":
+        for category in ("DeprecationWarning", "FutureWarning"):
+            config.addinivalue_line("filterwarnings", f"default::{category}")
+    config.pluginmanager.register(Deprecations(config))
+
 
 settings.register_profile("eddpm", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("eddpm")

@@ -514,10 +514,3 @@ def test_targets_outside_what_training_saw_are_warned_of(pipe, monkeypatch):
     pipe.optimize(STARTS, target=[0.0, 7.0, -4.0], num_steps=1)
     (warning,) = warnings
     assert "7 is outside what training saw, -1 to 3" in warning
-
-
-@pytest.mark.parametrize(("package", "method"), [("torchdiffeq", "ode"), ("rapidfuzz.distance", "gradient")])
-def test_a_missing_extra_is_named(pipe, monkeypatch, package, method):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(ImportError, match=r"pip install hf_eddpm\[protein\]"):
-        pipe.optimize(STARTS, method)

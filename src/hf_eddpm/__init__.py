@@ -1,5 +1,7 @@
 """EDDPM: one model that generates, reconstructs and represents data (arXiv 2402.19009), for Hugging Face."""
 
+from typing import TYPE_CHECKING, Any
+
 import diffusers
 from transformers import AutoConfig, AutoModel
 
@@ -21,14 +23,16 @@ from .modeling_modality import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
 from .modeling_text import TextDecoder, TextEncoder
-from .optimization import EDDPMOptimization
-from .pipeline_eddpm import EDDPMEncoding, EDDPMPipeline, EDDPMPipelineOutput, EDDPMScore
+from .outputs import EDDPMEncoding, EDDPMOptimization, EDDPMPipelineOutput, EDDPMScore
+from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
 from .processing_image import EDDPMImageProcessor, plot_grid
 from .processing_protein import EDDPMProteinProcessor
 from .processing_text import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
-from .trainer import EDDPMTrainer
+
+if TYPE_CHECKING:
+    from .trainer import EDDPMTrainer
 
 __all__ = [
     "ClassifierGuidance",
@@ -80,3 +84,12 @@ AutoConfig.register("eddpm", EDDPMConfig, exist_ok=True)
 AutoModel.register(EDDPMConfig, EDDPMModel, exist_ok=True)
 # DiffusionPipeline.from_pretrained looks the class of a saved pipeline up in diffusers.
 diffusers.EDDPMPipeline = EDDPMPipeline
+
+
+def __getattr__(name: str) -> Any:
+    """Import what only training needs, and with it `transformers.Trainer`, on first use."""
+    if name == "EDDPMTrainer":
+        from .trainer import EDDPMTrainer
+
+        return EDDPMTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

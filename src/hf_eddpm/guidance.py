@@ -379,13 +379,10 @@ def follow_ode(
         Latents after each step, `(num_steps, batch, num_latents, latent_dim)`.
 
     Raises:
-        ImportError: If torchdiffeq is missing.
         ValueError: If `scale` is negative or `solver` is none of those.
     """
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError("The ODE needs torchdiffeq: run `pip install hf_eddpm[protein]`.") from error
+    from torchdiffeq import odeint  # here, as it imports scipy
+
     check_number(scale, "scale", at_least=0)
     if solver not in ODE_SOLVERS:
         raise ValueError(f"`solver` must be one of {ODE_SOLVERS}, got {solver!r}.")

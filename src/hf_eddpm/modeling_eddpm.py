@@ -18,6 +18,7 @@ from .modalities import get_modality
 from .modeling_denoiser import make_denoiser
 from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
+from .outputs import CompactRepr
 from .scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
@@ -25,8 +26,8 @@ _EVALUATION_DRAWS = 16
 _EVALUATION_SEED = 0
 
 
-@dataclass
-class EDDPMOutput(ModelOutput):
+@dataclass(repr=False)
+class EDDPMOutput(CompactRepr, ModelOutput):
     """Result of `EDDPMModel.forward`; every loss is a scalar.
 
     Args:
@@ -54,8 +55,8 @@ class EDDPMOutput(ModelOutput):
     properties: torch.Tensor | None = None
 
 
-@dataclass
-class EDDPMBound(ModelOutput):
+@dataclass(repr=False)
+class EDDPMBound(CompactRepr, ModelOutput):
     """Upper bound on the negative log-likelihood, in nats for each datum; every tensor is `(batch,)`.
 
     Args:

@@ -1,10 +1,12 @@
 """Text: any transformers encoder before the latents, any causal language model after them."""
 
 import contextlib
+import contextvars
 import copy
 import functools
 import inspect
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     GenerationConfig,
+    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -21,6 +24,31 @@ from transformers import (
 from .configuration_eddpm import EDDPMConfig
 from .modalities import Modality, register_modality
 from .modeling_modality import ModalityDecoder, ModalityEncoder
+
+
+def cache_argument(function: Callable[..., Any]) -> str:
+    """Return the name under which a function of transformers takes the key/value cache.
+
+    It is `cache` since transformers 5.24 and `past_key_values` before; a language model's output has it under the same
+    name.
+    """
+    return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
+
+
+_CACHE = cache_argument(GenerationMixin.prepare_inputs_for_generation)
+
+_decoding = contextvars.ContextVar("decoding", default=False)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for transformers' warning of a missing `attention_mask` while this module decodes.
+
+    `generate()` itself drops a mask of ones, and rows that have ended hold padding: there is nothing to mend.
+    """
+    return not (_decoding.get() and "passing in an `attention_mask`" in record.getMessage())
+
+
+logging.getLogger("transformers.modeling_utils").addFilter(_is_news)
 
 
 class TextEncoder(ModalityEncoder):
@@ -73,6 +101,15 @@ class TextEncoder(ModalityEncoder):
         scores = scores.masked_fill(attention_mask.unsqueeze(1) == 0, torch.finfo(torch.float32).min)
         weights = scores.softmax(-1).to(hidden_states.dtype)  # (batch, num_latents, seq)
         return weights @ hidden_states
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    token = _decoding.set(True)
+    try:
+        yield
+    finally:
+        _decoding.reset(token)
 
 
 class TextDecoder(ModalityDecoder):
@@ -161,7 +198,7 @@ class TextDecoder(ModalityDecoder):
         if self.training and checkpointing:  # transformers would drop the memory
             raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
         mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
-        return self.backbone(inputs_embeds=embeds, attention_mask=mask, past_key_values=self._memory(latents))
+        return self.backbone(inputs_embeds=embeds, attention_mask=mask, **{_CACHE: self._memory(latents)})
 
     @contextlib.contextmanager
     def _logits_only_at(self, counted: torch.Tensor) -> Iterator[None]:
@@ -208,7 +245,7 @@ class TextDecoder(ModalityDecoder):
         kwargs = generation_config.update(**kwargs)  # what is left goes to generate(), for example a streamer
         start = torch.full((len(latents), 1), self.start_token_id, dtype=torch.long, device=latents.device)
         shift = self._token_shift(latents)  # (batch, 1, hidden)
-        with self._shifted_embeddings(shift):
+        with self._shifted_embeddings(shift), _quietly():
             if self.conditioning == "prefix":
                 embeds = self.backbone.get_input_embeddings()(start)
                 embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
@@ -229,8 +266,8 @@ class TextDecoder(ModalityDecoder):
             output = self.backbone.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
-                past_key_values=memory,
                 generation_config=generation_config,
+                **{_CACHE: memory},
                 **kwargs,
             )
             return output[:, tokens.shape[1] :]
@@ -290,7 +327,7 @@ def _cache_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
         # Embeddings rather than ids: some families look for padding among the ids, which have no values here.
         embeds = torch.zeros(1, 1, probe.get_input_embeddings().embedding_dim)
         output = probe(inputs_embeds=embeds, use_cache=True)
-    cache = getattr(output, "past_key_values", None)
+    cache = getattr(output, _CACHE, None)
     layers = [layer for layer in getattr(cache, "layers", []) if getattr(layer, "keys", None) is not None]
     if len(layers) != config.get_text_config().num_hidden_layers:
         raise ValueError(

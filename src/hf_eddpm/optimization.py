@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from rapidfuzz.distance import Levenshtein
 
 from .argument_checks import check_count, check_number, is_integer
 from .guidance import (
@@ -23,34 +23,13 @@ from .guidance import (
 )
 from .modeling_property import PropertyHead
 from .modeling_protein import ProteinConvDecoder
+from .outputs import EDDPMOptimization
 from .scheduling_eddpm import EDDPMScheduler
 
 if TYPE_CHECKING:
     from .pipeline_eddpm import EDDPMPipeline
 
 _TINY = 1e-12  # in the place of a zero that would be divided by
-
-
-@dataclass
-class EDDPMOptimization(BaseOutput):
-    """Result of `EDDPMPipeline.optimize`.
-
-    Args:
-        samples: For each datum the best of the states visited, the start among them, by the model's own prediction.
-        predictions: The model's predictions for `samples`, encoded anew, in the data's unit; float32
-            `(batch, num_properties)`.
-        trajectory: For each datum the `num_steps + 1` states from the start on, as pairs of a sample and its
-            predictions `(num_properties,)`. A step whose sample breaks a limit repeats the state before.
-        edit_distances: Levenshtein distances of `samples` from the start, int64 `(batch,)`; None for data that are not
-            strings.
-        latents: Posterior means of `samples`, float32 `(batch, num_latents, latent_dim)`.
-    """
-
-    samples: list[Any]
-    predictions: torch.Tensor
-    trajectory: list[list[tuple[Any, torch.Tensor]]]
-    edit_distances: torch.Tensor | None
-    latents: torch.Tensor
 
 
 @dataclass
@@ -375,7 +354,7 @@ class SequenceLimits:
         self.frozen = frozenset(frozen)
         self.log_odds = log_odds
         self.placeholder = placeholder
-        self.distance = _levenshtein()
+        self.distance = Levenshtein.distance
 
     def apply(self, sequences: list[str], latents: torch.Tensor) -> list[str | None]:
         """Make sequences keep the limits.
@@ -602,14 +581,6 @@ def _accepted(pipe: "EDDPMPipeline", samples: list[Any]) -> list[bool]:
         if len(samples) == 1:
             return [False]
         return [_accepted(pipe, [sample])[0] for sample in samples]
-
-
-def _levenshtein() -> Callable[..., int]:
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise ImportError("Edit distances need rapidfuzz: run `pip install hf_eddpm[protein]`.") from error
-    return Levenshtein.distance
 
 
 def _check_generator(generator: Any, batch: int) -> None:

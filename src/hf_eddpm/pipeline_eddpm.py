@@ -1,21 +1,21 @@
 """EDDPMPipeline: generate, reconstruct, represent, interpolate and edit data. Inference only."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from tqdm.auto import tqdm
 
 from .argument_checks import check_count, check_number
 from .attribute_directions import linear_direction, orthogonalize
 from .guidance import Guidance, Steering, check_guidable, follow_ode
 from .modeling_eddpm import EDDPMModel
-from .optimization import EDDPMOptimization, optimize
+from .optimization import optimize
+from .outputs import EDDPMEncoding, EDDPMOptimization, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_storage import PipelineStorage
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
@@ -23,54 +23,6 @@ from .unsupervised_directions import find_directions
 
 Generators = torch.Generator | list[torch.Generator] | None
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
-
-
-@dataclass
-class EDDPMPipelineOutput(BaseOutput):
-    """Result of a call of the pipeline.
-
-    Args:
-        samples: Generated data, for text `list[str]`, for images what `output_type` says; with `output_type="latent"`
-            the latents.
-        latents: Their latents, float32 `(num_samples, num_latents, latent_dim)`.
-    """
-
-    samples: Any
-    latents: torch.Tensor
-
-
-@dataclass
-class EDDPMEncoding(BaseOutput):
-    """Result of `EDDPMPipeline.encode`.
-
-    Args:
-        latents: Posterior means, float32 `(batch, num_latents, latent_dim)`.
-        embeddings: The same as one vector for each datum, `(batch, num_latents * latent_dim)`.
-    """
-
-    latents: torch.Tensor
-    embeddings: torch.Tensor
-
-
-@dataclass
-class EDDPMScore(BaseOutput):
-    """Result of `EDDPMPipeline.score`; every tensor is float32 `(batch,)`, in nats unless said otherwise.
-
-    Args:
-        bound: Upper bound on -log p(datum), the sum of the terms below.
-        reconstruction: -log p(datum | latents).
-        alignment: KL from the encoder's posterior to the chain's end.
-        diffusion: The chain's other steps.
-        prior: KL of the noisiest latents from the standard Gaussian.
-        bits_per_unit: The bound in bits per token, site or pixel.
-    """
-
-    bound: torch.Tensor
-    reconstruction: torch.Tensor
-    alignment: torch.Tensor
-    diffusion: torch.Tensor
-    prior: torch.Tensor
-    bits_per_unit: torch.Tensor
 
 
 class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
@@ -138,6 +90,19 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
         self.register_modules(
             model=model, scheduler=scheduler, processor=processor, decoder_scheduler=decoder_scheduler
         )
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        """Show the progress of what takes more than a second; `set_progress_bar_config(disable=True)` shows none.
+
+        Args:
+            iterable: What to go through.
+            total: Its length, in the place of `iterable`.
+        """
+        settings = {"delay": 1.0, "leave": False} | getattr(self, "_progress_bar_config", {})
+        return tqdm(iterable, total=total, **settings)
+
+    def _batch_bar(self, starts: range) -> Iterable[int]:
+        return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
 
     @property
     def num_timesteps(self) -> int:
@@ -362,7 +327,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
                 chunk,
                 num_decoder_steps=num_decoder_steps,
                 num_refinements=num_refinements,
-                progress_bar=self.progress_bar,
+                progress_bar=self.progress_bar if len(items) <= batch_size else None,
                 **targets,
             )
             parts.append(noise)
@@ -717,7 +682,6 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
             The list of data, or latents.
 
         Raises:
-            ImportError: If torchdiffeq is missing: `pip install hf_eddpm[protein]`.
             ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
         """
         self._check_output_type(output_type, ("latent",))
@@ -807,7 +771,6 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
                 `num_neighbors`, `candidates`; for "ode" `scale`, `solver`.
 
         Raises:
-            ImportError: If rapidfuzz or torchdiffeq is missing: `pip install hf_eddpm[protein]`.
             TypeError: If the method does not take an argument, or an argument has the wrong type.
             ValueError: If the model has no property head, or an argument is outside its range.
         """
@@ -826,7 +789,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
 
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         _check_positive(batch_size, "batch_size")
-        for start in range(0, len(items), batch_size):
+        for start in self._batch_bar(range(0, len(items), batch_size)):
             batch = self.processor(items[start : start + batch_size])
             yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
 
@@ -849,10 +812,12 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
                 "scheduler": self.decoder_scheduler,
                 "num_decoder_steps": self.config.default_num_decoder_steps,
             }
-            arguments = {**own, **arguments, "progress_bar": self.progress_bar}
+            arguments = {**own, **arguments}
+            if len(latents) <= batch_size:  # otherwise the batches' own
+                arguments["progress_bar"] = self.progress_bar
         as_type = {} if output_type == "data" else {"output_type": output_type}
         parts: list[Any] = []
-        for start in range(0, len(latents), batch_size):
+        for start in self._batch_bar(range(0, len(latents), batch_size)):
             rows = slice(start, start + batch_size)
             chunk = latents[rows].to(self._execution_device)
             outputs = self.model.decode(chunk, **self._arguments_of(rows, len(latents), arguments))

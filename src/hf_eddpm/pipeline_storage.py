@@ -1,16 +1,20 @@
 """How a pipeline is saved, loaded, and exchanged with the Hub."""
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from .configuration_eddpm import EDDPMConfig
 from .modeling_eddpm import EDDPMModel
@@ -19,7 +23,24 @@ if TYPE_CHECKING:
     from .pipeline_eddpm import EDDPMPipeline
 
 _ADAPTER_FOLDER = "adapter"  # beside `model/`; see adapter_checkpoint.py
+_SLOW_TO_LOAD = 2**30  # bytes of weights that take more than about a second
 _DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md")
+
+
+@contextlib.contextmanager
+def _without_bars(folder: str) -> Iterator[None]:
+    """Within, diffusers and transformers show no progress of loading if it is a matter of a moment."""
+    weights = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+    libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    if weights < _SLOW_TO_LOAD:
+        for library in libraries:
+            library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if weights < _SLOW_TO_LOAD:
+            for library in libraries:
+                library.enable_progress_bar()
 
 
 class PipelineStorage:
@@ -161,7 +182,7 @@ class PipelineStorage:
             raise ValueError(f"`base_models` is for adapters, and {folder!r} holds none.")
         pipe: Any
         try:
-            if has_adapter:
+            if has_adapter:  # its base models may be large: they load with a bar
                 from .adapter_checkpoint import load_adapted_model
 
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
@@ -171,10 +192,11 @@ class PipelineStorage:
                 kwargs["model"] = EDDPMModel.from_pretrained(
                     os.path.join(folder, "model"), variant=variant, dtype=kwargs["dtype"]
                 )
-            if isinstance(index.get("_class_name"), list):  # with this package's code, which is here already
-                pipe = cls(**_load_components(folder, index, kwargs))
-            else:
-                pipe = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
+            with _without_bars(folder):
+                if isinstance(index.get("_class_name"), list):  # with this package's code, which is here already
+                    pipe = cls(**_load_components(folder, index, kwargs))
+                else:
+                    pipe = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
         pipe.register_to_config(_name_or_path=path)

@@ -1,0 +1,108 @@
+"""What the public methods return, and how it prints: a summary that fits a screen."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+
+_SHOWN_NUMBERS = 8  # a tensor of more is described, not printed
+_SHOWN_ITEMS = 4  # of a list
+_SHOWN_CHARACTERS = 120  # of an item
+
+
+def describe(value: Any) -> str:
+    """Return a short text for a value: small ones as they are, large ones by their type, shape and first items."""
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+        size = value.numel() if isinstance(value, torch.Tensor) else value.size
+        if 0 < size <= _SHOWN_NUMBERS:
+            return f"{kind}({[f'{number:.4g}' for number in value.reshape(-1).tolist()]})".replace("'", "")
+        return f"<{str(value.dtype).removeprefix('torch.')} {kind} of shape {tuple(value.shape)}>"
+    if isinstance(value, (list, tuple)):
+        shown = [describe(item) for item in value[:_SHOWN_ITEMS]]
+        more = [f"... ({len(value)} in all)"] if len(value) > _SHOWN_ITEMS else []
+        return f"[{', '.join(shown + more)}]"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+class CompactRepr:
+    """Prints a dataclass by `describe`; the dataclass needs `repr=False`, or it writes its own."""
+
+    def __repr__(self) -> str:
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        values = [f"{name}={describe(getattr(self, name))}" for name in names if getattr(self, name) is not None]
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+@dataclass(repr=False)
+class EDDPMPipelineOutput(CompactRepr, BaseOutput):
+    """Result of a call of the pipeline.
+
+    Args:
+        samples: Generated data, for text `list[str]`, for images what `output_type` says; with `output_type="latent"`
+            the latents.
+        latents: Their latents, float32 `(num_samples, num_latents, latent_dim)`.
+    """
+
+    samples: Any
+    latents: torch.Tensor
+
+
+@dataclass(repr=False)
+class EDDPMEncoding(CompactRepr, BaseOutput):
+    """Result of `EDDPMPipeline.encode`.
+
+    Args:
+        latents: Posterior means, float32 `(batch, num_latents, latent_dim)`.
+        embeddings: The same as one vector for each datum, `(batch, num_latents * latent_dim)`.
+    """
+
+    latents: torch.Tensor
+    embeddings: torch.Tensor
+
+
+@dataclass(repr=False)
+class EDDPMScore(CompactRepr, BaseOutput):
+    """Result of `EDDPMPipeline.score`; every tensor is float32 `(batch,)`, in nats unless said otherwise.
+
+    Args:
+        bound: Upper bound on -log p(datum), the sum of the terms below.
+        reconstruction: -log p(datum | latents).
+        alignment: KL from the encoder's posterior to the chain's end.
+        diffusion: The chain's other steps.
+        prior: KL of the noisiest latents from the standard Gaussian.
+        bits_per_unit: The bound in bits per token, site or pixel.
+    """
+
+    bound: torch.Tensor
+    reconstruction: torch.Tensor
+    alignment: torch.Tensor
+    diffusion: torch.Tensor
+    prior: torch.Tensor
+    bits_per_unit: torch.Tensor
+
+
+@dataclass(repr=False)
+class EDDPMOptimization(CompactRepr, BaseOutput):
+    """Result of `EDDPMPipeline.optimize`.
+
+    Args:
+        samples: For each datum the best of the states visited, the start among them, by the model's own prediction.
+        predictions: The model's predictions for `samples`, encoded anew, in the data's unit; float32
+            `(batch, num_properties)`.
+        trajectory: For each datum the `num_steps + 1` states from the start on, as pairs of a sample and its
+            predictions `(num_properties,)`. A step whose sample breaks a limit repeats the state before.
+        edit_distances: Levenshtein distances of `samples` from the start, int64 `(batch,)`; None for data that are not
+            strings.
+        latents: Posterior means of `samples`, float32 `(batch, num_latents, latent_dim)`.
+    """
+
+    samples: list[Any]
+    predictions: torch.Tensor
+    trajectory: list[list[tuple[Any, torch.Tensor]]]
+    edit_distances: torch.Tensor | None
+    latents: torch.Tensor
