@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from deprecations import Deprecations
 from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
-from deprecations import Deprecations
 from pretrained_packages import HUB_IDS, PACKAGES, write_model
 from train_text import train_tokenizer
 

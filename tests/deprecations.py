@@ -1,4 +1,4 @@
-"""Deprecations of the packages we build on: errors with the locked versions, a list at the end of a run with others."""
+"""Deprecations of the packages we build on: errors under the lock, else listed at the end."""
 
 import logging
 

@@ -220,6 +220,9 @@ def test_both_chains_show_their_progress(capsys):
     pipe = tiny_image_pipe()
     pipe.set_progress_bar_config(disable=False)
     pipe(1, num_inference_steps=3, num_decoder_steps=5)
+    assert not capsys.readouterr().err, "a bar for what takes less than a second"
+    pipe.set_progress_bar_config(delay=0, leave=True)
+    pipe(1, num_inference_steps=3, num_decoder_steps=5)
     shown = capsys.readouterr().err
     assert "3/3" in shown and "5/5" in shown
 

@@ -61,8 +61,7 @@ def test_the_lock_has_a_version_within_the_range_of_everything_we_name(python):
     outside = [
         f"{each} has {versions.get(canonicalize_name(each.name))}"
         for each in declared()
-        if applies(each, python)
-        and not each.specifier.contains(versions.get(canonicalize_name(each.name), "0"))
+        if applies(each, python) and not each.specifier.contains(versions.get(canonicalize_name(each.name), "0"))
     ]
     assert not outside
 

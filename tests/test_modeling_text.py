@@ -1,10 +1,13 @@
 import pytest
 import torch
+import transformers
 from conftest import DECODERS, SPECIAL_IDS, VOCAB_SIZE, enable_checkpointing, tiny_config, tiny_model
+from packaging.version import Version
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from hf_eddpm import EDDPMModel
+from hf_eddpm.modeling_text import cache_argument
 
 CONDITIONINGS = ["prefix", "memory"]
 MAMBA = {
@@ -64,6 +67,19 @@ def _greedy_from_scratch(decoder, latents, num_tokens):
 
 
 # ------------------------------------------------------------------------------------------------------ decoder
+
+
+def test_the_cache_has_the_name_that_the_installed_release_of_transformers_gives_it():
+    def until_5_23(input_ids, past_key_values=None): ...
+
+    def since_5_24(input_ids, cache=None, **kwargs): ...
+
+    assert cache_argument(until_5_23) == "past_key_values"
+    assert cache_argument(since_5_24) == "cache"
+    renamed = Version(transformers.__version__) >= Version("5.24")
+    assert cache_argument(GenerationMixin.prepare_inputs_for_generation) == ("cache" if renamed else "past_key_values")
+    backbone = tiny_model(decoder="gpt2").decoder.backbone
+    assert cache_argument(backbone.forward) == cache_argument(GenerationMixin.prepare_inputs_for_generation)
 
 
 @every_decoder

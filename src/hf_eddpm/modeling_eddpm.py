@@ -18,7 +18,7 @@ from .modalities import get_modality
 from .modeling_denoiser import make_denoiser
 from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
-from .outputs import CompactRepr
+from .outputs import compact_repr
 from .scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for a datum alone and in any batch.
@@ -26,8 +26,8 @@ _EVALUATION_DRAWS = 16
 _EVALUATION_SEED = 0
 
 
-@dataclass(repr=False)
-class EDDPMOutput(CompactRepr, ModelOutput):
+@dataclass
+class EDDPMOutput(ModelOutput):
     """Result of `EDDPMModel.forward`; every loss is a scalar.
 
     Args:
@@ -54,9 +54,11 @@ class EDDPMOutput(CompactRepr, ModelOutput):
     property_loss: torch.Tensor | None = None
     properties: torch.Tensor | None = None
 
+    __repr__ = compact_repr
 
-@dataclass(repr=False)
-class EDDPMBound(CompactRepr, ModelOutput):
+
+@dataclass
+class EDDPMBound(ModelOutput):
     """Upper bound on the negative log-likelihood, in nats for each datum; every tensor is `(batch,)`.
 
     Args:
@@ -75,6 +77,8 @@ class EDDPMBound(CompactRepr, ModelOutput):
     diffusion: torch.Tensor | None = None
     prior: torch.Tensor | None = None
     num_units: torch.Tensor | None = None
+
+    __repr__ = compact_repr
 
 
 class LatentPosterior:

@@ -29,17 +29,15 @@ def describe(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
-class CompactRepr:
-    """Prints a dataclass by `describe`; the dataclass needs `repr=False`, or it writes its own."""
-
-    def __repr__(self) -> str:
-        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-        values = [f"{name}={describe(getattr(self, name))}" for name in names if getattr(self, name) is not None]
-        return f"{type(self).__name__}({', '.join(values)})"
+def compact_repr(output: Any) -> str:
+    """Return a dataclass's fields by `describe`, those that are None left out; classes take it as their `__repr__`."""
+    names = [field.name for field in dataclasses.fields(output)]
+    values = [f"{name}={describe(getattr(output, name))}" for name in names if getattr(output, name) is not None]
+    return f"{type(output).__name__}({', '.join(values)})"
 
 
-@dataclass(repr=False)
-class EDDPMPipelineOutput(CompactRepr, BaseOutput):
+@dataclass
+class EDDPMPipelineOutput(BaseOutput):
     """Result of a call of the pipeline.
 
     Args:
@@ -51,9 +49,11 @@ class EDDPMPipelineOutput(CompactRepr, BaseOutput):
     samples: Any
     latents: torch.Tensor
 
+    __repr__ = compact_repr
 
-@dataclass(repr=False)
-class EDDPMEncoding(CompactRepr, BaseOutput):
+
+@dataclass
+class EDDPMEncoding(BaseOutput):
     """Result of `EDDPMPipeline.encode`.
 
     Args:
@@ -64,9 +64,11 @@ class EDDPMEncoding(CompactRepr, BaseOutput):
     latents: torch.Tensor
     embeddings: torch.Tensor
 
+    __repr__ = compact_repr
 
-@dataclass(repr=False)
-class EDDPMScore(CompactRepr, BaseOutput):
+
+@dataclass
+class EDDPMScore(BaseOutput):
     """Result of `EDDPMPipeline.score`; every tensor is float32 `(batch,)`, in nats unless said otherwise.
 
     Args:
@@ -85,9 +87,11 @@ class EDDPMScore(CompactRepr, BaseOutput):
     prior: torch.Tensor
     bits_per_unit: torch.Tensor
 
+    __repr__ = compact_repr
 
-@dataclass(repr=False)
-class EDDPMOptimization(CompactRepr, BaseOutput):
+
+@dataclass
+class EDDPMOptimization(BaseOutput):
     """Result of `EDDPMPipeline.optimize`.
 
     Args:
@@ -106,3 +110,5 @@ class EDDPMOptimization(CompactRepr, BaseOutput):
     trajectory: list[list[tuple[Any, torch.Tensor]]]
     edit_distances: torch.Tensor | None
     latents: torch.Tensor
+
+    __repr__ = compact_repr
