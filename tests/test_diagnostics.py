@@ -234,6 +234,13 @@ def test_a_card_shows_the_latents_and_how_far_samples_lie_from_them():
     assert f"{reach['neighbor_ratio']:.2f}" in text and f"of {SIZE}" in text and "Effective rank" in text
 
 
+def test_the_order_of_real_latents_does_not_make_the_halves_differ():
+    means = _gaussian(400)
+    ordered = means[means[:, 0].argsort()]
+    reach = reach_statistics(_gaussian(200, seed=1), _gaussian(40, seed=2), ordered)
+    assert reach["real_frechet"] < 0.5 and reach["frechet"] < 0.5  # halves in order: more than 2
+
+
 def test_what_cannot_be_measured_is_left_out():
     means = _gaussian(20)
     assert "neighbor_ratio" not in reach_statistics(_gaussian(5, seed=1), means[:5], means)

@@ -207,7 +207,9 @@ def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Te
             half of them, or as there are samples.
     """
     num = min(len(sampled), len(real) // 2)
-    distance, floor = frechet_beside_real(sampled[:num], real[:num], real[num : 2 * num])
+    # Drawn: data may be in an order, and then their first half is not like their second.
+    drawn = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0)).to(real.device)]
+    distance, floor = frechet_beside_real(sampled[:num], drawn[:num], drawn[num : 2 * num])
     result = {
         "num": num,
         "std": float(sampled.flatten(1).std(0).mean()),
