@@ -147,7 +147,7 @@ def one(train):
 def test_two_processes_follow_the_loss_curve_of_one_with_the_same_global_batch(one, two):
     assert len(_curve(one)) == 6
     torch.testing.assert_close(_curve(two), _curve(one), atol=2e-4, rtol=0)  # of about 6 nats; logs have 4 digits
-    for name in ("latent_std", "latent_norm", "kl_per_dim"):
+    for name in ("latent_std", "latent_norm", "kl_per_dim", "effective_rank", "rate"):
         torch.testing.assert_close(_curve(two, name), _curve(one, name), atol=1e-3, rtol=1e-3)
     states = [load_file(folder / "pipeline" / "model" / "model.safetensors") for folder in (one, two)]
     for name, value in states[0].items():

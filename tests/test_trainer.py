@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, modeling_eddpm, trainer
+from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, diagnostics, modeling_eddpm, trainer
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.trainer import RawDataCollator
 
 NO_DROPOUT = {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -79,6 +80,7 @@ def _diagnostics(means, noise_variance):
         "active_dims": float((std > 0.1).sum()),
         "latent_norm": float(means.norm(dim=1).mean()),
         "kl_per_dim": float(kl.mean()),
+        **spectrum_statistics(covariance_eigenvalues(means), noise_variance),
     }
 
 
@@ -150,6 +152,21 @@ def test_a_collapsed_encoder_shows_in_the_log(make_trainer):
     (entry,) = _entries(run, "loss")
     assert entry["latent_std"] == pytest.approx(0, abs=1e-6) and entry["active_dims"] == 0
     assert entry["latent_norm"] == pytest.approx(0.5 * 16**0.5)
+
+
+def test_an_evaluation_warns_of_held_out_latents_on_a_line(make_trainer, processor, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(diagnostics.logger, "warning", warnings.append)
+    model = tiny_model()
+    held_out = SENTENCES * 10
+    make_trainer(model, trainer_values={"eval_dataset": held_out}).evaluate()
+    assert warnings == []
+    with torch.no_grad():
+        for projection in model.bottleneck.projection:
+            projection.weight.copy_(model.bottleneck.projection[0].weight[:1].expand_as(projection.weight))
+    metrics = make_trainer(model, trainer_values={"eval_dataset": held_out}).evaluate()
+    assert metrics["eval_active_dims"] == 16 and metrics["eval_effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert len(warnings) == 1 and "of 16" in warnings[0]
 
 
 # Gradients

@@ -14,6 +14,8 @@ checkpoint's folder, and its model card is written anew. What is measured:
   whose class a classifier confirms, without and with guidance; seconds per image. Beside them as many training images.
 - **reconstruction**: mean squared error, PSNR, SSIM, Frechet distance; where the decoder is a chain also from inverted
   noise.
+- **latents**: how they fill their space, over all held-out images; **reach**: how far sampled latents lie from real
+  ones, for each number of steps.
 - **interpolation** in the latents at 0.2 and 0.4 of the way: the Frechet distance.
 - **probes**: linear classifiers of attributes on the latents, and on as many principal components of the pixels.
 - **factors** (`--factors`): DCI, MIG and SAP.
@@ -41,7 +43,15 @@ from transformers.utils import logging
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command, describe_environment
-from evaluation import Stopwatch, as_embeddings, latent_statistics, plain_config, spread
+from evaluation import (
+    NUM_REAL,
+    Stopwatch,
+    as_embeddings,
+    latent_statistics,
+    plain_config,
+    reach_statistics,
+    spread,
+)
 from hf_eddpm import EDDPMPipeline, plot_grid
 from hf_eddpm.metrics.disentanglement import disentanglement
 from hf_eddpm.metrics.frechet_distance import frechet_distance
@@ -242,6 +252,8 @@ def evaluate(
     some = dev.sample(settings.num_reconstructions, seed)
     with stopwatch("encode"):
         latents = pipe.encode(list(some.images), batch).latents
+        unseen = pipe.encode(list(dev.images), batch).latents
+        real_latents = pipe.encode(list(train.sample(NUM_REAL, seed).images), batch).latents
     result: dict[str, Any] = {
         "settings": {"seeds": settings.sampling_seeds, **asdict(settings)},
         "config": plain_config(pipe),
@@ -249,7 +261,7 @@ def evaluate(
         "num_dev_images": len(dev),
         "num_samples": settings.num_samples,
         "extractor": judge.name,
-        "latents": latent_statistics(as_embeddings(latents)),
+        "latents": latent_statistics(as_embeddings(unseen), pipe.model.config.encoder_noise_variance),
     }
     with stopwatch("reconstruct"):
         images = decode(pipe, latents, most, batch, seed)
@@ -292,6 +304,11 @@ def evaluate(
         str(steps): _samples(pipe, judge, steps, settings, label, stopwatch)
         for steps in tqdm(settings.sampling_steps, desc="samples", unit="number of steps")
     }
+    with stopwatch("reach"):
+        result["reach"] = {
+            str(steps): reach_statistics(sample_latents(pipe, settings.num_samples, steps, seed), unseen, real_latents)
+            for steps in settings.sampling_steps
+        }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if pipe.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(pipe.device) / 2**20

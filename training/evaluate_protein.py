@@ -39,12 +39,15 @@ from transformers import HfArgumentParser
 from ehrlich import EhrlichFunction
 from environment import describe_command, describe_environment
 from evaluation import (
+    NUM_REAL,
     Parts,
     Stopwatch,
     as_embeddings,
     describe_sampler,
+    draw_latents,
     latent_statistics,
     plain_config,
+    reach_statistics,
     read_evaluation,
     spread,
     with_earlier,
@@ -205,6 +208,7 @@ def evaluate(
 
     with stopwatch("encode"):
         latents = pipe.encode(dev.sequences, batch_size=settings.batch_size).latents
+        real_latents = pipe.encode(train.sample(NUM_REAL, seed).sequences, batch_size=settings.batch_size).latents
     embeddings = as_embeddings(latents)
     result: dict[str, Any] = {
         "settings": asdict(settings),
@@ -213,7 +217,7 @@ def evaluate(
         "num_parameters": pipe.model.num_parameters(),
         "sampler": describe_sampler(pipe),
         "config": plain_config(pipe),
-        "latents": latent_statistics(embeddings),
+        "latents": latent_statistics(embeddings, pipe.model.config.encoder_noise_variance),
     }
     parts = Parts(result, earlier)
     with stopwatch("reconstruct"):
@@ -233,6 +237,13 @@ def evaluate(
         str(steps): _samples(pipe, train, dev, dev_frames, frechet, steps, settings, stopwatch)
         for steps in tqdm(settings.num_inference_steps, desc="samples", unit="number of steps")
     }
+    with stopwatch("reach"):
+        result["reach"] = {
+            str(steps): reach_statistics(
+                draw_latents(pipe, settings.num_samples, steps, seed, settings.batch_size), latents, real_latents
+            )
+            for steps in settings.num_inference_steps
+        }
     if num_properties and not settings.no_optimize:
         result["optimization"] = _optimization(pipe, train, dev, ehrlich, settings, stopwatch, earlier)
     parts.finish(stopwatch.seconds)
@@ -386,17 +397,7 @@ def _samples(
 def _generate(
     pipe: EDDPMPipeline, num_samples: int, num_inference_steps: int, seed: int, settings: EvaluationSettings
 ) -> tuple[list[str], NDArray[np.uint8]]:
-    generator = torch.Generator(device=pipe.device).manual_seed(seed)
-    latents = [
-        pipe(
-            num_samples=min(settings.batch_size, num_samples - done),
-            num_inference_steps=num_inference_steps,
-            generator=generator,
-            output_type="latent",
-        ).latents
-        for done in range(0, num_samples, settings.batch_size)
-    ]
-    return _decode(pipe, torch.cat(latents), settings)
+    return _decode(pipe, draw_latents(pipe, num_samples, num_inference_steps, seed, settings.batch_size), settings)
 
 
 def _statistics(

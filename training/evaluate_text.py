@@ -43,8 +43,10 @@ from evaluation import (
     Stopwatch,
     as_embeddings,
     describe_sampler,
+    draw_latents,
     latent_statistics,
     plain_config,
+    reach_statistics,
     read_evaluation,
     spread,
     with_earlier,
@@ -191,9 +193,8 @@ def evaluate(
     with stopwatch("encode"):
         latents = pipe.encode(dev.sentences, batch_size=settings.batch_size).latents
         dev_embeddings = as_embeddings(latents)
-        if earlier is None:
-            embeddings = pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents
-            train_embeddings = as_embeddings(embeddings)
+        train_latents = pipe.encode(encoded_train.sentences, batch_size=settings.batch_size).latents
+        train_embeddings = as_embeddings(train_latents)
     rng = np.random.default_rng(seed)
     noise_std = pipe.model.config.encoder_noise_variance**0.5
 
@@ -217,7 +218,7 @@ def evaluate(
     parts.check_weights(reconstruction)
     parts.add("reconstruction", lambda: reconstruction)
     parts.add("refined_reconstruction", lambda: _refined_reconstructions(pipe, dev, settings, stopwatch))
-    result["latents"] = latent_statistics(dev_embeddings)
+    result["latents"] = latent_statistics(dev_embeddings, pipe.model.config.encoder_noise_variance)
     parts.add(
         "reference",
         lambda: _reference(
@@ -239,6 +240,13 @@ def evaluate(
         )
         for scale in tqdm(settings.noise_scales, desc="samples", unit="noise scale")
     }
+    with stopwatch("reach"):
+        result["reach"] = {
+            str(steps): reach_statistics(
+                draw_latents(pipe, settings.num_samples, steps, seed, settings.batch_size), latents, train_latents
+            )
+            for steps in settings.num_inference_steps
+        }
     with stopwatch("interpolate"):
         parts.add("interpolation", lambda: _interpolation(pipe, judge, dev, settings))
     if train.labels is not None and dev.labels is not None:

@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from environment import describe_environment
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.diagnostics import (
+    covariance_eigenvalues,
+    frechet_beside_real,
+    nearest_distances,
+    nearest_neighbor_ratio,
+    spectrum_statistics,
+)
 
 ACTIVE_STD = 0.1  # a latent dimension is active if its posterior mean varies more than this over the data
+NUM_REAL = 5000  # training data whose latents those of samples are compared with
 
 
 class Stopwatch:
@@ -153,15 +161,65 @@ def sampler_sentence(evaluation: dict[str, Any]) -> str:
     return f" Sampled with the pipeline's own `{sampler['scheduler']}`{scaled}."
 
 
-def latent_statistics(embeddings: NDArray[np.floating]) -> dict[str, float | int]:
-    """How the posterior means (num, dim) fill their space."""
+def latent_statistics(embeddings: NDArray[np.floating], noise_variance: float) -> dict[str, float | int]:
+    """How the posterior means fill their space.
+
+    `std`, `active_dims` and `norm` cannot see dimensions that copy each other; `effective_rank`, `largest_share` and
+    `rate` do (`hf_eddpm.diagnostics`).
+
+    Args:
+        embeddings: Posterior means (num, dim).
+        noise_variance: The encoder's.
+    """
     std = embeddings.std(axis=0)
     return {
         "std": float(std.mean()),
         "active_dims": int((std > ACTIVE_STD).sum()),
         "dims": embeddings.shape[1],
         "norm": float(np.linalg.norm(embeddings, axis=1).mean()),
+        **spectrum_statistics(covariance_eigenvalues(torch.from_numpy(embeddings)), noise_variance),
     }
+
+
+def draw_latents(pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, batch_size: int) -> torch.Tensor:
+    """Latents of samples, drawn in batches, `(num_samples, num_latents, latent_dim)`."""
+    generator = torch.Generator(device=pipe.device).manual_seed(seed)
+    return torch.cat(
+        [
+            pipe(
+                num_samples=min(batch_size, num_samples - done),
+                num_inference_steps=steps,
+                generator=generator,
+                output_type="latent",
+            ).latents
+            for done in range(0, num_samples, batch_size)
+        ]
+    )
+
+
+def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Tensor) -> dict[str, float | int]:
+    """Whether the chain's latents lie where the data's do.
+
+    Args:
+        sampled: Latents of samples, `(num_sampled, num_latents, latent_dim)`.
+        unseen: Posterior means of held-out data, shaped likewise.
+        real: Posterior means of training data, shaped likewise; the Frechet distances are those of as many vectors as
+            half of them, or as there are samples.
+    """
+    num = min(len(sampled), len(real) // 2)
+    # Drawn: data may be in an order, and then their first half is not like their second.
+    drawn = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0)).to(real.device)]
+    distance, floor = frechet_beside_real(sampled[:num], drawn[:num], drawn[num : 2 * num])
+    result = {
+        "num": num,
+        "std": float(sampled.flatten(1).std(0).mean()),
+        "real_std": float(real.flatten(1).std(0).mean()),
+        "frechet": distance,
+        "real_frechet": floor,
+    }
+    if bool(nearest_distances(unseen, real).any()):  # else the held-out data are training data
+        result["neighbor_ratio"] = nearest_neighbor_ratio(sampled, unseen, real)
+    return result
 
 
 def as_embeddings(latents: torch.Tensor) -> NDArray[np.float64]:

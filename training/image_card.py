@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from card_facts import card_arguments, read_facts
+from card_facts import card_arguments, latent_tables, read_facts
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import build_model_card, save_model_card
 from image_tables import how_to_read, markdown_tables
@@ -85,7 +85,8 @@ def _results(evaluation: dict[str, Any], folder: Path) -> str:
         f"steps and sampling seed ({seeds})."
     )
     pictures = [f"![{text}]({name})\n\n{text}" for name, text in PICTURES.items() if (folder / name).is_file()]
-    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation), *pictures])
+    tables = [markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)]
+    return "\n\n".join([counts, *tables, *pictures])
 
 
 def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from card_facts import card_arguments, read_facts
+from card_facts import card_arguments, latent_tables, read_facts
 from evaluation import sampler_sentence
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import build_model_card, save_model_card
@@ -75,7 +75,7 @@ def _results(evaluation: dict[str, Any]) -> str:
         f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
         f"of steps and sampling seed ({seeds}).{sampler_sentence(evaluation)}"
     )
-    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation)])
+    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)])
 
 
 def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from card_facts import card_arguments, read_facts
+from card_facts import card_arguments, latent_tables, read_facts
 from evaluation import plus_minus, sampler_sentence
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.model_card import (
@@ -129,7 +129,7 @@ def _results(evaluation: dict[str, Any]) -> str:
             for title, values in (("this model", evaluation), ("the other", evaluation["beside"]))
         ]
         parts += [f"Beside another checkpoint, evaluated by `{command}`:", markdown_table(rows)]
-    parts += [HOW_TO_READ, *_examples(evaluation)]
+    parts += [HOW_TO_READ, *latent_tables(evaluation), *_examples(evaluation)]
     return "\n\n".join(parts)
 
 

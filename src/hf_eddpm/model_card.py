@@ -19,7 +19,10 @@ EVALUATION_FILE = "evaluation.json"
 # the pipeline without importing this package, and fails.
 _LIBRARY_NAME = "hf_eddpm"
 _TAGS = ("eddpm", "diffusers", "latent-diffusion", "autoencoder", "representation-learning", "arxiv:2402.19009")
-_TERMS = ("loss", "reconstruction_loss", "diffusion_loss", "alignment_loss", "latent_std", "active_dims", "kl_per_dim")
+_TERMS = (
+    *("loss", "reconstruction_loss", "diffusion_loss", "alignment_loss"),
+    *("latent_std", "active_dims", "kl_per_dim", "effective_rank", "largest_share", "rate"),
+)
 
 _CITATION = """\
 @inproceedings{liu2024unified,
@@ -225,7 +228,13 @@ def _losses(training: dict[str, Any]) -> list[str]:
     ]
     if not rows:
         return []
-    return [markdown_table(rows), f"`{TRAINING_FILE}` has the arguments and the course of these values."]
+    note = f"`{TRAINING_FILE}` has the arguments and the course of these values."
+    if "eval_effective_rank" in held_out:
+        note += (
+            " Active dimensions and KL look at one dimension at a time; the effective rank counts the directions in "
+            "which the latents vary, the largest share is that of the first of them, and the rate is in nats."
+        )
+    return [markdown_table(rows), note]
 
 
 def _measured_with(evaluation: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from .diagnostics import moment_eigenvalues, spectrum_statistics, warn_of_low_rank
 from .hub import upload_checkpoint
 from .modeling_eddpm import EDDPMModel, EDDPMOutput
 from .pipeline_eddpm import EDDPMPipeline
@@ -32,6 +33,7 @@ logger = logging.get_logger(__name__)
 _EMA_FILE = "ema.safetensors"
 _CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
 _ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
+_MAX_SPECTRUM = 4096  # wider latents have no spectrum in the log: the covariance would be too large
 
 
 class TrainingMonitor:
@@ -39,11 +41,15 @@ class TrainingMonitor:
 
     Args:
         noise_variance: The encoder's noise variance.
+
+    Attributes:
+        count: Data that the averages last collected are of.
     """
 
     def __init__(self, noise_variance: float):
         self.noise_variance = noise_variance
         self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
 
     def update(self, output: EDDPMOutput) -> None:
         """Add a batch, in float64 and without gradient."""
@@ -56,6 +62,8 @@ class TrainingMonitor:
             "square": mean.square().sum(0),
             "norm": mean.norm(dim=1).sum(),
         }
+        if mean.shape[1] <= _MAX_SPECTRUM:
+            values["products"] = mean.T @ mean
         for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss"):
             if output.get(name) is not None:
                 values[name] = output[name].detach().double() * batch
@@ -71,14 +79,21 @@ class TrainingMonitor:
         Returns:
             The loss terms, and the collapse diagnostics: `latent_std` (mean over dimensions of the posterior mean's
             standard deviation), `active_dims` (dimensions where it exceeds 0.1), `latent_norm`, and `kl_per_dim`
-            (KL of the posterior from the standard Gaussian, nats).
+            (KL of the posterior from the standard Gaussian, nats). These look at one dimension at a time: of
+            dimensions that copy each other each counts as active and pays its KL. What sees it are `effective_rank`,
+            `largest_share` and `rate` (nats), see `spectrum_statistics`; they are left out of latents of more than
+            4,096 numbers, of a single datum, and where latents are not finite.
         """
         if not self.sums:
             return {}
         sums = {name: reduce(value) for name, value in self.sums.items()}
         self.sums = {}
-        count = sums.pop("count")
-        mean, square = sums.pop("mean") / count, sums.pop("square") / count
+        count, total, products = sums.pop("count"), sums.pop("mean"), sums.pop("products", None)
+        mean, square = total / count, sums.pop("square") / count
+        self.count = int(count)
+        spectrum = {}
+        if products is not None and self.count > 1 and bool(products.isfinite().all()):
+            spectrum = spectrum_statistics(moment_eigenvalues(self.count, total, products), self.noise_variance)
         std = (square - mean.square()).clamp(min=0).sqrt()
         variance = torch.tensor(self.noise_variance, dtype=torch.float64)
         return {
@@ -87,6 +102,7 @@ class TrainingMonitor:
             "active_dims": float((std > _ACTIVE_STD).sum()),
             "latent_norm": float(sums["norm"] / count),
             "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
+            **spectrum,
         }
 
 
@@ -212,7 +228,8 @@ class _Preview(TrainerCallback):
 class EDDPMTrainer(Trainer):
     """Trainer for [`EDDPMModel`]; a plain `Trainer` gives the same gradients.
 
-    Added to it: each loss term and the collapse diagnostics in the log, an exponential moving average of the
+    Added to it: each loss term and the collapse diagnostics in the log (see `TrainingMonitor.collect`), with a warning
+    where held-out latents have lost their rank, an exponential moving average of the
     weights (used for evaluation and left in the model when training ends), previews at each evaluation, and
     checkpoints that appear whole or not at all.
 
@@ -337,6 +354,8 @@ class EDDPMTrainer(Trainer):
         if prefix is not None:
             terms = self.monitors[prefix].collect(self._sum_over_processes)
             logs.update({name if prefix == "train" else f"eval_{name}": value for name, value in terms.items()})
+            if prefix == "eval" and "effective_rank" in terms and self.is_world_process_zero():
+                warn_of_low_rank(terms["effective_rank"], self._eddpm.config.latent_size, self.monitors["eval"].count)
         super().log(logs, start_time)
 
     def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
