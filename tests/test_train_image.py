@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from images import (
     tiny_image_model,
 )
 from PIL import Image
+from safetensors.torch import load_file
 
 import benchmark_image
 import benchmark_image_steps
@@ -25,6 +27,7 @@ import demo_image
 import evaluate_image
 import train_image
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
+from finishing import finish_denoiser
 from hf_eddpm import EDDPMPipeline, ImageConvDecoder, ImageDiffusionDecoder
 from image_baselines import UnconditionalDiffusion, fit_prior
 from image_card import write_image_card
@@ -287,6 +290,44 @@ def test_a_prior_trained_afterwards_learns_the_latents(generator):
     pipe = make_image_pipe(model)
     latents = pipe(200, num_inference_steps=20, generator=generator, output_type="latent").latents
     torch.testing.assert_close(latents.mean(0), means.mean(0), atol=0.2, rtol=0)
+
+
+def test_a_finished_denoiser_reaches_the_means_and_nothing_else_changes(generator):
+    model = tiny_image_model(denoiser_num_layers=2, denoiser_hidden_size=32)
+    model.config.encoder_noise_variance = 0.3
+    means = torch.randn(500, 1, 6, generator=generator) * 0.1 + torch.tensor([1.0, -1, 0, 1, -1, 0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    finish_denoiser(model, means, None, 300, 64, 3e-3, 0.9, seed=0)
+    changed = {
+        name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"denoiser"}
+    latents = make_image_pipe(model)(200, num_inference_steps=50, generator=generator, output_type="latent").latents
+    torch.testing.assert_close(latents.mean(0), means.mean(0), atol=0.2, rtol=0)
+    assert latents.std(0).mean() < 0.3  # samples of the posterior would have 0.55
+
+
+def test_a_training_ends_with_the_denoiser_alone_where_that_is_asked_for(train, tmp_path):
+    words = ["--label_column", "label", "--ema_decay", "0.9"]
+    plain, plain_facts = _run(train, tmp_path / "run", *words)
+    finished, facts = _run(train, tmp_path / "run", *words, "--finish_steps", "5", "--finish_batch_size", "8")
+    changed = {name.split(".")[0] for name, value in finished.items() if not torch.equal(value, plain[name])}
+    assert changed == {"denoiser"}
+    assert facts["settings"]["finishing"].startswith("5 steps of 8") and "finishing" not in plain_facts["settings"]
+    assert facts["metrics"]["eval_reconstruction_loss"] == plain_facts["metrics"]["eval_reconstruction_loss"]
+    assert facts["metrics"]["eval_diffusion_loss"] != plain_facts["metrics"]["eval_diffusion_loss"]
+    with pytest.raises(ValueError, match="`finish_steps` must be 0 for a baseline"):
+        train("--finish_steps", "1", "--no_latents", "true")
+    with pytest.raises(ValueError, match="`finish_batch_size`"):
+        train("--finish_batch_size", "0")
+
+
+def _run(train, output, *words):
+    folder = train(*words, num_classes=4)
+    weights = load_file(folder / "model" / "model.safetensors")
+    facts = json.loads((folder / "training.json").read_text())
+    shutil.rmtree(output)
+    return weights, facts
 
 
 def test_baselines_refuse_what_they_are_not_made_for():

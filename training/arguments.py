@@ -160,10 +160,22 @@ class ImageModelArguments(_BaselineChoice):
     no_latents: bool = field(
         default=False, metadata={"help": "Train the pixel diffusion alone instead: no encoder, latents of zero."}
     )
+    finish_steps: int = field(
+        default=0,
+        metadata={"help": "Steps at the end in which the denoiser alone learns the latents of the training images."},
+    )
+    finish_batch_size: int = field(default=256, metadata={"help": "Latents of such a step."})
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
         self.check_baseline()
+        if self.finish_steps < 0 or self.finish_batch_size < 1:
+            raise ValueError(
+                "`finish_steps` must be at least 0 and `finish_batch_size` at least 1, "
+                f"got {self.finish_steps} and {self.finish_batch_size}."
+            )
+        if self.finish_steps and self.baseline:
+            raise ValueError("`finish_steps` must be 0 for a baseline: it has no chain over latents.")
 
 
 @dataclass

@@ -11,6 +11,7 @@ with `--resume_from_checkpoint auto`.
 """
 
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers.utils import logging
 
 from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from environment import describe_command
+from finishing import finish_denoiser
 from hf_eddpm import (
     EDDPMConfig,
     EDDPMImageProcessor,
@@ -43,6 +45,7 @@ from vae import VariationalAutoencoder
 logger = logging.get_logger(__name__)
 
 PREVIEW_STEPS = 20
+FINISH_EMA_DECAY = 0.998
 _OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
 
 
@@ -107,7 +110,9 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
-    set_up(training_args, __name__, load_images.__module__)
+    if model_args.finish_steps and training_args.world_size > 1:
+        raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
+    set_up(training_args, __name__, load_images.__module__, finish_denoiser.__module__)
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, train)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
@@ -127,6 +132,7 @@ def main(args: list[str] | None = None) -> Path:
     )
     pictures.trainer = trainer
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    finishing = _finish(trainer, model_args, train, labels[0])
     metrics = trainer.evaluate()
 
     folder = Path(training_args.output_dir) / "pipeline"
@@ -146,12 +152,42 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [model_args.encoder] if model_args.encoder else [],
             **describe_run(trainer, metrics),
         }
+        if finishing is not None:
+            facts["settings"]["finishing"], seconds = finishing
+            facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
         write_facts(folder, facts)
         write_image_card(pipe, folder)
         logger.info(f"Saved the pipeline in {folder}.")
         if training_args.push_to_hub:
             trainer.push_to_hub()
     return folder
+
+
+def _finish(
+    trainer: EDDPMTrainer, model_args: ImageModelArguments, train: ImageData, labels: NDArray[np.int64] | None
+) -> tuple[str, float] | None:
+    """Lets the denoiser learn the final latents, if that is asked for; says what was done, and the seconds."""
+    steps, batch, args = model_args.finish_steps, model_args.finish_batch_size, trainer.args
+    if not steps:
+        return None
+    start = time.perf_counter()
+    pipe = trainer.build_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    means = pipe.encode(list(train.images), args.per_device_eval_batch_size).latents.float()
+    finish_denoiser(
+        pipe.model,
+        means,
+        None if labels is None else torch.from_numpy(labels),
+        steps,
+        batch,
+        args.learning_rate,
+        FINISH_EMA_DECAY,
+        args.seed,
+        args.bf16,
+    )
+    trainer.ema = None  # the model has its averages already, and the denoiser newer ones
+    what = f"{steps:,} steps of {batch} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
+    return what, time.perf_counter() - start
 
 
 def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:
