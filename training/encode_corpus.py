@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow
 import torch
 from datasets import load_dataset
@@ -151,23 +152,29 @@ class Encoder:
         columns["row"] = pyarrow.array(columns["row"], pyarrow.int64())
         if self.arguments.keep_data:
             columns[self.arguments.column] = pyarrow.array(rows)
-        # Where each row's value lies among those made, null for the empty ones
-        places: list[int | None] = [None] * len(rows)
-        for made, place in enumerate(whole):
-            places[place] = made
-        order = pyarrow.array(places, pyarrow.int64())
-        return columns | {name: value.take(order) for name, value in values.items()}
+        return columns | {name: _column(value, whole, len(rows)) for name, value in values.items()}
 
-    def _values(self, part: int, data: list[Any]) -> dict[str, pyarrow.Array]:
+    def _values(self, part: int, data: list[Any]) -> dict[str, np.ndarray]:
         batch_size = self.arguments.batch_size
         if self.arguments.task == "encode":
             embeddings = self.pipe.encode(data, batch_size).embeddings.cpu()
-            flat = pyarrow.array(embeddings.flatten().numpy())
-            return {"embedding": pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])}
+            return {"embedding": embeddings.numpy()}
         # A seed for each part: the same values whoever makes it, and whenever
         generator = torch.Generator().manual_seed(self.arguments.seed * 1_000_003 + part)
         score = self.pipe.score(data, self.arguments.num_timesteps, generator, batch_size)
-        return {name: pyarrow.array(value.cpu().numpy()) for name, value in score.items()}
+        return {name: value.cpu().numpy() for name, value in score.items()}
+
+
+def _column(values: np.ndarray, places: list[int], count: int) -> pyarrow.Array:
+    """Return a column of `count` rows that has the values, `(made, ...)`, at their places and is null elsewhere."""
+    rows = np.zeros((count, *values.shape[1:]), values.dtype)
+    rows[places] = values
+    missing = np.ones(count, dtype=bool)
+    missing[places] = False
+    if rows.ndim == 1:
+        return pyarrow.array(rows, mask=missing)
+    # With a mask of its own: what `take` makes of null lists, pyarrow before 26 writes but does not read back.
+    return pyarrow.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1], mask=pyarrow.array(missing))
 
 
 if __name__ == "__main__":
