@@ -304,7 +304,10 @@ def test_a_finished_denoiser_reaches_the_means_and_nothing_else_changes(generato
     assert changed == {"denoiser"}
     latents = make_image_pipe(model)(200, num_inference_steps=50, generator=generator, output_type="latent").latents
     torch.testing.assert_close(latents.mean(0), means.mean(0), atol=0.2, rtol=0)
-    assert latents.std(0).mean() < 0.3  # samples of the posterior would have 0.55
+    assert latents.std(0).mean() < 0.3
+    finish_denoiser(model, means, None, 300, 64, 3e-3, 0.9, seed=0, noise_variance=0.3)
+    latents = make_image_pipe(model)(200, num_inference_steps=50, generator=generator, output_type="latent").latents
+    assert latents.std(0).mean() > 0.45  # samples of the posterior have 0.56
 
 
 def test_a_training_ends_with_the_denoiser_alone_where_that_is_asked_for(train, tmp_path):
