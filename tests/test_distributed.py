@@ -207,7 +207,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 
 from hf_eddpm import EDDPMTextProcessor, EDDPMTrainer
-from hf_eddpm.lora import add_lora
+from hf_eddpm.hub.lora import add_lora
 from train_text import train_tokenizer
 
 torch.set_num_threads(1)

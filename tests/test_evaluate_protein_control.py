@@ -4,7 +4,7 @@ from proteins import PROTEINS, tiny_protein_pipe
 
 import evaluate_protein_control
 from evaluate_protein_control import ProteinControlArguments, identity
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 
 @pytest.fixture

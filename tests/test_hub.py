@@ -24,8 +24,8 @@ from transformers import AutoModel, TrainingArguments
 from transformers.utils import logging as transformers_logging
 from conftest import SENTENCES
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextEncoder
-from hf_eddpm.backbones import load_backbone
-from hf_eddpm.lora import add_lora
+from hf_eddpm.modalities.backbones import load_backbone
+from hf_eddpm.hub.lora import add_lora
 
 report_file, folder = sys.argv[1:]
 torch.set_num_threads(1)

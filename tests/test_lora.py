@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextEncoder
-from hf_eddpm.adapter_checkpoint import load_adapted_model, merge_adapter, save_adapter
-from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
-from hf_eddpm.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
-from hf_eddpm.model_card import build_model_card
+from hf_eddpm.hub.adapters import load_adapted_model, merge_adapter, save_adapter
+from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
+from hf_eddpm.hub.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
+from hf_eddpm.hub.card import build_model_card
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma", "mistral"]
 

@@ -10,7 +10,7 @@ import runs
 import train_text
 from environment import describe_command
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import build_model_card, markdown_table, save_model_card
+from hf_eddpm.hub.card import build_model_card, markdown_table, save_model_card
 from text_card import markdown_tables, write_text_card
 
 SPREAD_KEYS = ("perplexity", "reverse_perplexity", "bigram_divergence", "length_distance", "latent_frechet")

@@ -18,8 +18,8 @@ from hf_eddpm import (
     guidance,
     optimization,
 )
-from hf_eddpm.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
-from hf_eddpm.residues import VOCAB_SIZE
+from hf_eddpm.control.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
+from hf_eddpm.modalities.protein.residues import VOCAB_SIZE
 
 LENGTH = 12
 STARTS = ["ACDEFGHIKLMN", "CCWWYYAAGG", "AAAAYDYWFDY"]

@@ -8,7 +8,7 @@ from conftest import SENTENCES
 
 import train_text
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.adapter_checkpoint import merge_adapter
+from hf_eddpm.hub.adapters import merge_adapter
 from pretrained_packages import HUB_IDS
 
 REAL = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 from protein_data import ProteinData, load_proteins
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "protein"

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from hf_eddpm.metrics.frechet_distance import frechet_distance
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 from protein_data import load_proteins
 from protein_metrics import (
     SYMBOLS,

@@ -11,8 +11,8 @@ from conftest import SENTENCES
 from hub_server import HubServer
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline
-from hf_eddpm.lora import add_lora
-from hf_eddpm.remote_code import BUNDLE, write_code
+from hf_eddpm.hub.lora import add_lora
+from hf_eddpm.hub.remote_code import BUNDLE, write_code
 
 # Names the classes by the libraries alone. The tests' own environment has the package, so the subprocess takes it out
 # of the sight of every finder that was there at the start.

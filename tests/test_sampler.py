@@ -6,7 +6,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 import sampler
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
-from hf_eddpm.remote_code import write_code
+from hf_eddpm.hub.remote_code import write_code
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -18,7 +18,7 @@ from arguments import (
     parse_arguments,
 )
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 from prior_baselines import LanguageModel, PriorPipeline
 from protein_data import ProteinData
 from vae import VariationalAutoencoder

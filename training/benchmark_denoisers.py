@@ -32,7 +32,7 @@ from benchmark_speed import SCHEDULERS
 from environment import describe_command, describe_environment
 from evaluation import as_embeddings, plus_minus, spread
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from raw_data import ColumnArguments, load_raw_data
 from text_metrics import latent_frechet
 

@@ -31,7 +31,7 @@ from evaluate_image import SHARES, Judge, decode, generate
 from evaluate_image_control import class_means, other_classes
 from evaluation import as_embeddings, result_file
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import TRAINING_FILE, markdown_table
+from hf_eddpm.hub.card import TRAINING_FILE, markdown_table
 from image_baselines import UnconditionalDiffusion, fit_prior
 from image_data import ImageData
 from image_metrics import linear_probe, mean_squared_error, structural_similarity

@@ -27,7 +27,7 @@ from environment import describe_command
 from evaluate_image import Judge, decode, sample_latents
 from evaluation import finish_result, plus_minus, spread
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from image_data import ImageData
 from train_image import load_data
 

@@ -17,7 +17,7 @@ import torch
 
 from benchmark_text import Run, measure, train
 from evaluation import plus_minus, result_file
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 CONFIG = Path(__file__).parent / "configs" / "text_longer.json"
 MLP = {"denoiser_type": "mlp", "denoiser_hidden_size": 384}

@@ -37,8 +37,8 @@ from environment import describe_environment  # noqa: E402
 from evaluation import result_file  # noqa: E402
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler  # noqa: E402
 from hf_eddpm.argument_checks import check_count  # noqa: E402
-from hf_eddpm.model_card import TRAINING_FILE, markdown_table  # noqa: E402
-from hf_eddpm.residues import PADDING_ID, START_ID, STOP_ID, VOCAB_SIZE  # noqa: E402
+from hf_eddpm.hub.card import TRAINING_FILE, markdown_table  # noqa: E402
+from hf_eddpm.modalities.protein.residues import PADDING_ID, START_ID, STOP_ID, VOCAB_SIZE  # noqa: E402
 from prior_baselines import PriorPipeline  # noqa: E402
 from protein_data import ProteinData  # noqa: E402
 from protein_metrics import (  # noqa: E402

@@ -19,8 +19,8 @@ import torch
 
 from environment import describe_environment
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler
-from hf_eddpm.model_card import markdown_table
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 LENGTH = 20
 BATCH_SIZE = 256

@@ -40,7 +40,7 @@ from arguments import CardArguments, EDDPMTrainingArguments, TextDataArguments, 
 from data import load_text
 from environment import describe_command, describe_environment
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMScheduler, EDDPMTrainer, TextDecoder
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from roofline import count_operations, matmul_rate, operations_of, rate_row
 from text_metrics import latent_frechet
 from train_text import build_model

@@ -27,7 +27,7 @@ from benchmark_speed import SCHEDULERS, timed
 from environment import describe_command
 from evaluation import as_embeddings, finish_result, plus_minus, spread
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from protein_metrics import kmer_divergence
 from raw_data import ColumnArguments, load_raw_data
 from text_metrics import latent_frechet, ngram_divergence

@@ -24,7 +24,7 @@ from benchmark_speed import timed
 from data import load_text
 from environment import describe_command, describe_environment
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_eddpm.model_card import EVALUATION_FILE, TRAINING_FILE, markdown_table
+from hf_eddpm.hub.card import EVALUATION_FILE, TRAINING_FILE, markdown_table
 
 HOW_TO_READ_LATENTS = """\
 Latents of held-out data. Effective rank: directions in which they vary (the exponential of the entropy of the

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import plus_minus, spread
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 REAL = "real data"
 

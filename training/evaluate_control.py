@@ -21,7 +21,7 @@ from data import TextData, load_text
 from environment import describe_command
 from evaluation import finish_result
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from text_metrics import TrigramModel, corpus_bleu, fit_text_classifier, uniqueness
 
 

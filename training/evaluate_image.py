@@ -55,7 +55,7 @@ from evaluation import (
 from hf_eddpm import EDDPMPipeline, plot_grid
 from hf_eddpm.metrics.disentanglement import disentanglement
 from hf_eddpm.metrics.frechet_distance import frechet_distance
-from hf_eddpm.model_card import EVALUATION_FILE
+from hf_eddpm.hub.card import EVALUATION_FILE
 from image_card import write_image_card
 from image_data import ImageData
 from image_metrics import (

@@ -41,7 +41,7 @@ from environment import describe_command
 from evaluate_image import Judge, decode, pixel_errors, sample_latents, to_pictures, to_uint8
 from evaluation import as_embeddings, finish_result
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, EnergyGuidance, Guidance, LatentGuide, plot_grid
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from image_data import ImageData
 from image_metrics import extract
 from train_image import load_data

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from environment import describe_command, without_folders
 from evaluation import finish_result
 from hf_eddpm import EDDPMPipeline, EDDPMScore
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from raw_data import ColumnArguments, load_raw_data
 
 SHUFFLED = "shuffled"

@@ -54,8 +54,8 @@ from evaluation import (
 )
 from genetic import genetic_algorithm
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import EVALUATION_FILE
-from hf_eddpm.residues import FIRST_RESIDUE_ID
+from hf_eddpm.hub.card import EVALUATION_FILE
+from hf_eddpm.modalities.protein.residues import FIRST_RESIDUE_ID
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins
 from protein_metrics import (

@@ -23,7 +23,7 @@ from transformers import HfArgumentParser
 from environment import describe_command
 from evaluation import finish_result
 from hf_eddpm import EDDPMPipeline, PropertyGuidance
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 from protein_data import ProteinData, load_proteins
 from protein_metrics import is_valid
 from protein_oracle import EnsembleOracle

@@ -3,7 +3,7 @@
 from typing import Any
 
 from evaluation import plus_minus
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 HOW_TO_READ = """\
 Frechet: squared Frechet distance from held-out images in the features of {extractor}; numbers of other extractors do

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first:
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: E402
 
 from evaluation import plus_minus, spread  # noqa: E402
-from hf_eddpm.model_card import markdown_table  # noqa: E402
+from hf_eddpm.hub.card import markdown_table  # noqa: E402
 
 EDIT_SCALE = "2"  # multiple of the direction between the classes
 REAL = "real sentences"

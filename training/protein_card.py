@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard
 from card_facts import card_arguments, latent_tables, read_facts
 from evaluation import sampler_sentence
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import build_model_card, save_model_card
+from hf_eddpm.hub.card import build_model_card, save_model_card
 from protein_tables import how_to_read, markdown_tables
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 from tables import COMPRESSION, TABLE_FORMATS, is_local_file, open_text, read_hub, read_table
 
 logger = logging.get_logger(__name__)

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.metrics.levenshtein_diversity import mean_pairwise_levenshtein as mean_pairwise_levenshtein
 from hf_eddpm.metrics.ngram_divergence import ngram_divergence
-from hf_eddpm.residues import RESIDUES
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 Alignment = Literal["left", "center"]
 PADDING = "-"

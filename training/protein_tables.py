@@ -3,7 +3,7 @@
 from typing import Any
 
 from evaluation import plus_minus
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 HOW_TO_READ = """\
 Sites: right ones among all sites of the frame, padding included; residues: among those where the protein has

@@ -18,7 +18,7 @@ from typing import Any
 
 from comparison import compare
 from evaluation import plus_minus
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by training/readme_results.py -->", "<!-- end of results -->"

@@ -15,8 +15,8 @@ from transformers.utils import logging
 from arguments import EDDPMTrainingArguments
 from environment import describe_environment, without_folders
 from hf_eddpm import EDDPMTrainer
-from hf_eddpm.model_card import TRAINING_FILE
-from hf_eddpm.trainer import train_seconds
+from hf_eddpm.hub.card import TRAINING_FILE
+from hf_eddpm.training.trainer import train_seconds
 
 
 def set_up(training_args: EDDPMTrainingArguments, *loggers: str) -> None:
@@ -28,7 +28,7 @@ def set_up(training_args: EDDPMTrainingArguments, *loggers: str) -> None:
     """
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
-    for name in (*loggers, "hf_eddpm.trainer"):
+    for name in (*loggers, "hf_eddpm.training.trainer"):
         python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard
 from card_facts import card_arguments, latent_tables, read_facts
 from evaluation import plus_minus, sampler_sentence
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import (
+from hf_eddpm.hub.card import (
     build_model_card,
     markdown_table,
     save_model_card,

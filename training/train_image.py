@@ -34,7 +34,7 @@ from hf_eddpm import (
     ImageEncoder,
     plot_grid,
 )
-from hf_eddpm.model_card import EVALUATION_FILE
+from hf_eddpm.hub.card import EVALUATION_FILE
 from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
 from image_data import ImageData, hold_out, load_images

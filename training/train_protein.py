@@ -28,7 +28,7 @@ from arguments import (
 )
 from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMProteinProcessor, EDDPMTrainer, ProteinConvConfig, ProteinEncoder
-from hf_eddpm.model_card import EVALUATION_FILE
+from hf_eddpm.hub.card import EVALUATION_FILE
 from prior_baselines import LanguageModel
 from protein_card import write_protein_card
 from protein_data import ProteinData, load_proteins

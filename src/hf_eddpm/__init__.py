@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 from transformers import AutoConfig, AutoModel
 
-from .attribute_directions import linear_direction, orthogonalize
+from .control.directions import linear_direction, orthogonalize
 from .configuration_eddpm import EDDPMConfig
-from .guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
-from .modalities import Modality, register_modality
+from .control.guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
+from .modalities.registry import Modality, register_modality
 from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
-from .modeling_guide import LatentGuide
-from .modeling_image import (
+from .control.latent_guide import LatentGuide
+from .modalities.image.modeling import (
     ImageConvConfig,
     ImageConvDecoder,
     ImageDiffusionDecoder,
@@ -19,20 +19,20 @@ from .modeling_image import (
     ImageEncoderConfig,
     ImageUNetConfig,
 )
-from .modeling_modality import ModalityDecoder, ModalityEncoder
+from .modalities.base import ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
-from .modeling_protein import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
-from .modeling_text import TextDecoder, TextEncoder
+from .modalities.protein.modeling import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
+from .modalities.tokens import TextDecoder, TextEncoder
 from .outputs import EDDPMEncoding, EDDPMOptimization, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
-from .processing_image import EDDPMImageProcessor, plot_grid
-from .processing_protein import EDDPMProteinProcessor
-from .processing_text import EDDPMTextProcessor
+from .modalities.image.processing import EDDPMImageProcessor, plot_grid
+from .modalities.protein.processing import EDDPMProteinProcessor
+from .modalities.text.processing import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 
 if TYPE_CHECKING:
-    from .trainer import EDDPMTrainer
+    from .training.trainer import EDDPMTrainer
 
 __all__ = [
     "ClassifierGuidance",
@@ -89,7 +89,7 @@ diffusers.EDDPMPipeline = EDDPMPipeline
 def __getattr__(name: str) -> Any:
     """Import what only training needs, and with it `transformers.Trainer`, on first use."""
     if name == "EDDPMTrainer":
-        from .trainer import EDDPMTrainer
+        from .training.trainer import EDDPMTrainer
 
         return EDDPMTrainer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

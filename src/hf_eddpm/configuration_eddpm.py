@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .modalities import get_modality, get_preset
+from .modalities.registry import get_modality, get_preset
 
 LatentNormalization = Literal["batch", "none"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]

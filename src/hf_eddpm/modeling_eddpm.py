@@ -14,9 +14,9 @@ from transformers import PreTrainedModel  # diffusers finds the loader by this n
 from transformers.utils import ModelOutput
 
 from .configuration_eddpm import EDDPMConfig
-from .modalities import get_modality
+from .modalities.registry import get_modality
 from .modeling_denoiser import make_denoiser
-from .modeling_modality import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
+from .modalities.base import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modeling_property import PropertyHead
 from .outputs import compact_repr
 from .scheduling_eddpm import EDDPMScheduler
@@ -249,7 +249,7 @@ class EDDPMModel(EDDPMPreTrainedModel):
         if not hasattr(self, "peft_config"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        from .adapter_checkpoint import ADAPTER_FOLDER, save_adapter
+        from .hub.adapters import ADAPTER_FOLDER, save_adapter
 
         self.config.save_pretrained(save_directory)
         save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER))

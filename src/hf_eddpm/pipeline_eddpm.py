@@ -11,15 +11,15 @@ from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
 from .argument_checks import check_count, check_number
-from .attribute_directions import linear_direction, orthogonalize
-from .guidance import Guidance, Steering, check_guidable, follow_ode
+from .control.directions import linear_direction, orthogonalize
+from .control.guidance import Guidance, Steering, check_guidable, follow_ode
 from .modeling_eddpm import EDDPMModel
-from .optimization import optimize
+from .control.optimization import optimize
 from .outputs import EDDPMEncoding, EDDPMOptimization, EDDPMPipelineOutput, EDDPMScore
-from .pipeline_storage import PipelineStorage
+from .hub.storage import PipelineStorage
 from .processing_eddpm import EDDPMProcessor
 from .scheduling_eddpm import EDDPMScheduler
-from .unsupervised_directions import find_directions
+from .control.unsupervised_directions import find_directions
 
 Generators = torch.Generator | list[torch.Generator] | None
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
@@ -140,7 +140,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
             class_labels: Class of the samples in [0, num_classes), or one for each sample; None for any class.
             guidance_scale: Weight of the class, at least 0 (Ho & Salimans 2022, arXiv 2207.12598): 0 forgets it, 1 is
                 the class's own distribution, more makes samples more typical of it and less varied.
-            guidance: What steers the samples, one term or several, which add up (see `hf_eddpm.guidance`).
+            guidance: What steers the samples, one term or several, which add up (see `hf_eddpm.control.guidance`).
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
@@ -755,7 +755,7 @@ class EDDPMPipeline(PipelineStorage, DiffusionPipeline):
         Args:
             data: One datum or a list of them.
             method: "gradient" (ascent in the latents), "guided" (diffusion), "mcmc" (Metropolis), "hill_climb" (best
-                of some neighbours) or "ode" (LatentOps); described in `hf_eddpm.optimization` by functions of these
+                of some neighbours) or "ode" (LatentOps); described in `hf_eddpm.control.optimization` by functions of these
                 names.
             target: "higher", "lower", or a value in the data's unit; a list has one for each datum.
             property_index: Which property, in [0, num_properties); may be left out if there is one.

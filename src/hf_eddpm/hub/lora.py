@@ -18,7 +18,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, Modul
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .modeling_eddpm import EDDPMModel
+from ..modeling_eddpm import EDDPMModel
 
 LoraPreset = Literal["family", "paper"]
 
@@ -95,7 +95,7 @@ def add_lora(model: EDDPMModel, config: LoraConfig | None = None, **kwargs: Any)
             [`lora_config`].
     """
     if hasattr(model, "peft_config"):
-        raise ValueError("`model` has adapters already: merge them first (`hf_eddpm.adapter_checkpoint`).")
+        raise ValueError("`model` has adapters already: merge them first (`hf_eddpm.hub.adapters`).")
     if config is None:
         config = lora_config(model, **kwargs)
     elif kwargs:

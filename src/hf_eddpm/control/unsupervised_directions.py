@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from .argument_checks import check_count
+from ..argument_checks import check_count
 
 if TYPE_CHECKING:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
 
 def find_directions(

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .backbones import load_backbone
-from .configuration_eddpm import EDDPMConfig
-from .modalities import get_modality
-from .modeling_eddpm import EDDPMModel
+from ..modalities.backbones import load_backbone
+from ..configuration_eddpm import EDDPMConfig
+from ..modalities.registry import get_modality
+from ..modeling_eddpm import EDDPMModel
 
 ADAPTER_FOLDER = "adapter"
 BASE_MODELS_FILE = "base_models.json"
@@ -184,7 +184,7 @@ def load_adapted_model(
 
 
 def _load_whole(name: str, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
     if os.path.isfile(os.path.join(name, "config.json")):
         return EDDPMModel.from_pretrained(name, dtype=dtype)

@@ -12,13 +12,13 @@ import torch
 from diffusers import SchedulerMixin
 from transformers.utils import logging
 
-from .argument_checks import check_number, is_integer, is_number
-from .modeling_guide import LatentGuide
-from .modeling_property import PropertyHead
-from .scheduling_eddpm import EDDPMScheduler
+from ..argument_checks import check_number, is_integer, is_number
+from .latent_guide import LatentGuide
+from ..modeling_property import PropertyHead
+from ..scheduling_eddpm import EDDPMScheduler
 
 if TYPE_CHECKING:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
 logger = logging.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_eddpm import EDDPMConfig
+from ..configuration_eddpm import EDDPMConfig
 
 
 class EDDPMPreTrainedModel(PreTrainedModel):

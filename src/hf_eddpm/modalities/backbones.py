@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .modeling_eddpm import EDDPMModel
-from .modeling_text import takes_pooling_layer
+from ..modeling_eddpm import EDDPMModel
+from .tokens import takes_pooling_layer
 
 _AUTO_CLASSES = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
 # What a transformer block adds to the residual stream comes out of these layers.

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
-from .modeling_modality import ModalityDecoder, ModalityEncoder
+from ..configuration_eddpm import EDDPMConfig
+from .registry import Modality, register_modality
+from .base import ModalityDecoder, ModalityEncoder
 
 
 def cache_argument(function: Callable[..., Any]) -> str:

@@ -14,20 +14,20 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from rapidfuzz.distance import Levenshtein
 
-from .argument_checks import check_count, check_number, is_integer
+from ..argument_checks import check_count, check_number, is_integer
 from .guidance import (
     follow_ode,
     gradient_and_curvature,
     predict_guided,
     property_objective,
 )
-from .modeling_property import PropertyHead
-from .modeling_protein import ProteinConvDecoder
-from .outputs import EDDPMOptimization
-from .scheduling_eddpm import EDDPMScheduler
+from ..modeling_property import PropertyHead
+from ..modalities.protein.modeling import ProteinConvDecoder
+from ..outputs import EDDPMOptimization
+from ..scheduling_eddpm import EDDPMScheduler
 
 if TYPE_CHECKING:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
 _TINY = 1e-12  # in the place of a zero that would be divided by
 

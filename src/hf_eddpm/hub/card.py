@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
-from .configuration_eddpm import EDDPMConfig
-from .pipeline_eddpm import EDDPMPipeline
+from ..configuration_eddpm import EDDPMConfig
+from ..pipeline_eddpm import EDDPMPipeline
 
 CARD_FILE = "README.md"
 TRAINING_FILE = "training.json"

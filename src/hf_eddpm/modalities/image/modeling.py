@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
-from .modeling_modality import ModalityDecoder, ModalityEncoder
-from .modeling_text import takes_pooling_layer
-from .scheduling_eddpm import EDDPMScheduler
+from ...configuration_eddpm import EDDPMConfig
+from ..registry import Modality, register_modality
+from ..base import ModalityDecoder, ModalityEncoder
+from ..tokens import takes_pooling_layer
+from ...scheduling_eddpm import EDDPMScheduler
 
 # Timesteps and noise of the evaluation loss: fixed, so that it is the same for an image alone and in any batch.
 _EVALUATION_DRAWS = 8

@@ -21,12 +21,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from .diagnostics import moment_eigenvalues, spectrum_statistics, warn_of_low_rank
-from .hub import upload_checkpoint
-from .modeling_eddpm import EDDPMModel, EDDPMOutput
-from .pipeline_eddpm import EDDPMPipeline
-from .processing_eddpm import EDDPMProcessor
-from .scheduling_eddpm import EDDPMScheduler
+from ..diagnostics import moment_eigenvalues, spectrum_statistics, warn_of_low_rank
+from ..hub.upload import upload_checkpoint
+from ..modeling_eddpm import EDDPMModel, EDDPMOutput
+from ..pipeline_eddpm import EDDPMPipeline
+from ..processing_eddpm import EDDPMProcessor
+from ..scheduling_eddpm import EDDPMScheduler
 
 logger = logging.get_logger(__name__)
 

@@ -9,10 +9,10 @@ import torch
 from huggingface_hub import HfApi
 from safetensors import safe_open
 
-from .model_card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+from .card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
 
 if TYPE_CHECKING:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
 # Nothing else leaves this machine: no pickles, no logs, no checkpoints of the optimiser.
 UPLOADED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.jinja", "*.py")
@@ -73,7 +73,7 @@ def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_messa
 def _adapter_metadata(pipe: "EDDPMPipeline") -> dict[str, Any]:
     if not hasattr(pipe.model, "peft_config"):
         return {}
-    from .adapter_checkpoint import find_base_models
+    from .adapters import find_base_models
 
     bases = [base["name"] for base in find_base_models(pipe.model).values()]
     return {"base_model": bases, "base_model_relation": "adapter", "tags": ["peft", "lora"]}

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
 
-from .configuration_eddpm import EDDPMConfig
-from .modalities import Modality, register_modality
-from .modeling_modality import ModalityDecoder
-from .modeling_text import TextDecoder, TextEncoder
+from ...configuration_eddpm import EDDPMConfig
+from ..registry import Modality, register_modality
+from ..base import ModalityDecoder
+from ..tokens import TextDecoder, TextEncoder
 from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, START_ID, STOP_ID, VOCAB_SIZE
 
 # A residue kept at a site, 0-based in the frame: for all data alike, or one such dict for each.

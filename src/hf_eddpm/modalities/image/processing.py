@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
-from .configuration_eddpm import EDDPMConfig
-from .modeling_image import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
-from .processing_eddpm import EDDPMProcessor
+from ...configuration_eddpm import EDDPMConfig
+from .modeling import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
+from ...processing_eddpm import EDDPMProcessor
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 

@@ -7,8 +7,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 from transformers.utils import logging
 
-from .configuration_eddpm import EDDPMConfig
-from .processing_eddpm import EDDPMProcessor
+from ...configuration_eddpm import EDDPMConfig
+from ...processing_eddpm import EDDPMProcessor
 
 logger = logging.get_logger(__name__)
 

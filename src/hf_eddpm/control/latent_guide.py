@@ -8,8 +8,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-from .modeling_denoiser import DenoiserLayer
-from .modeling_eddpm import EDDPMModel
+from ..modeling_denoiser import DenoiserLayer
+from ..modeling_eddpm import EDDPMModel
 
 _SAME_ENCODER = 0.05  # relative: weights saved in half precision are still the same
 

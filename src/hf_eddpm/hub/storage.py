@@ -16,11 +16,11 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from .configuration_eddpm import EDDPMConfig
-from .modeling_eddpm import EDDPMModel
+from ..configuration_eddpm import EDDPMConfig
+from ..modeling_eddpm import EDDPMModel
 
 if TYPE_CHECKING:
-    from .pipeline_eddpm import EDDPMPipeline
+    from ..pipeline_eddpm import EDDPMPipeline
 
 _ADAPTER_FOLDER = "adapter"  # beside `model/`; see adapter_checkpoint.py
 _SLOW_TO_LOAD = 2**30  # bytes of weights that take more than about a second
@@ -126,7 +126,7 @@ class PipelineStorage:
         Returns:
             The commit's URL.
         """
-        from .hub import upload_pipeline
+        from .upload import upload_pipeline
 
         return upload_pipeline(
             cast("EDDPMPipeline", self),
@@ -183,7 +183,7 @@ class PipelineStorage:
         pipe: Any
         try:
             if has_adapter:  # its base models may be large: they load with a bar
-                from .adapter_checkpoint import load_adapted_model
+                from .adapters import load_adapted_model
 
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
                 config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))

@@ -1,0 +1,1 @@
+"""Protein sequences and measured properties."""
