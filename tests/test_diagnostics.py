@@ -21,7 +21,7 @@ from hf_eddpm.diagnostics import (
     spectrum_statistics,
     warn_of_low_rank,
 )
-from hf_eddpm.training.trainer import TrainingMonitor
+from hf_eddpm.training.monitor import TrainingMonitor
 
 SIZE = 8
 

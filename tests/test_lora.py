@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextEncoder
-from hf_eddpm.hub.adapters import load_adapted_model, merge_adapter, save_adapter
-from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
-from hf_eddpm.hub.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
+from hf_eddpm.adapter_files import save_adapter
+from hf_eddpm.hub.adapters import load_adapted_model, merge_adapter
 from hf_eddpm.hub.card import build_model_card
+from hf_eddpm.hub.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
+from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma", "mistral"]
 
@@ -238,7 +239,7 @@ def test_a_transformer_denoiser_trains_in_full_beside_the_adapters_and_is_saved_
 
 
 def test_the_card_of_an_adapter_counts_each_parameter_once(adapted):
-    card = build_model_card(adapted, name="adapted", training=None, evaluation=None)
+    card = build_model_card(adapted.model, name="adapted", training=None, evaluation=None)
     for part, count in count_parameters(adapted.model).items():
         if part != "total":
             assert re.search(rf"\| {part} \|.*\| {count['all']:,} \|", card.text), part

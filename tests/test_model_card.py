@@ -140,7 +140,7 @@ def test_core_takes_any_data_and_writes_what_it_is_given(pipe, tmp_path):
     result = EvalResult("other", "toy", "Toy", "accuracy", 0.5)
     facts = {key: evaluation_facts()[key] for key in ("command", "hardware", "versions", "wall_time_seconds")}
     card = build_model_card(
-        pipe,
+        pipe.model,
         name="m",
         training=None,
         evaluation=facts,
@@ -159,13 +159,13 @@ def test_core_takes_any_data_and_writes_what_it_is_given(pipe, tmp_path):
 
 def test_facts_of_another_version_are_refused(pipe, tmp_path):
     with pytest.raises(ValueError, match="`training` lacks .*'seed'"):
-        build_model_card(pipe, name="m", training={"metrics": {}, "log": []}, evaluation=None)
+        build_model_card(pipe.model, name="m", training={"metrics": {}, "log": []}, evaluation=None)
     with pytest.raises(ValueError, match="`folder` must be an existing folder"):
-        save_model_card(build_model_card(pipe, name="m", training=None, evaluation=None), tmp_path / "missing")
+        save_model_card(build_model_card(pipe.model, name="m", training=None, evaluation=None), tmp_path / "missing")
 
 
 def test_citation_is_that_of_the_repository(pipe):
-    text = build_model_card(pipe, name="m", training=None, evaluation=None).text
+    text = build_model_card(pipe.model, name="m", training=None, evaluation=None).text
     paper = yaml.safe_load((Path(__file__).parent.parent / "CITATION.cff").read_text(encoding="utf-8"))
     paper = paper["preferred-citation"]
     flat = " ".join(text.split())

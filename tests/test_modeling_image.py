@@ -33,7 +33,7 @@ from hf_eddpm import (
     ImageEncoderConfig,
     ImageUNetConfig,
 )
-from hf_eddpm.modalities.image.modeling import discretized_gaussian_nats
+from hf_eddpm.modalities.image.decoder import discretized_gaussian_nats
 
 decoders = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 TEXT_ENCODER = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 16}
@@ -289,7 +289,7 @@ def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
 
 def test_a_chain_that_stops_short_of_noise_is_warned_of(caplog):
     chain = {**UNET_DECODER, "beta_start": 0.002, "beta_end": 0.4}
-    library = logging.getLogger("hf_eddpm.modalities.image.modeling")
+    library = logging.getLogger("hf_eddpm.modalities.image.diffusion_decoder")
     library.addHandler(caplog.handler)
     try:
         tiny_image_model(decoder=chain)

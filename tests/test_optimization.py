@@ -18,7 +18,9 @@ from hf_eddpm import (
     guidance,
     optimization,
 )
-from hf_eddpm.control.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
+from hf_eddpm.control.optimization import optimize
+from hf_eddpm.control.search import METHODS, LatentProblem, LatentState, diffuse
+from hf_eddpm.control.sequence_limits import SequenceLimits
 from hf_eddpm.modalities.protein.residues import VOCAB_SIZE
 
 LENGTH = 12

@@ -34,7 +34,7 @@ from hf_eddpm import (
     modeling_eddpm,
     pipeline_storage,
 )
-from hf_eddpm.pipeline_eddpm import slerp
+from hf_eddpm.sampling import slerp
 from train_text import train_tokenizer
 
 FEW = {"num_inference_steps": 5}

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, diagnostics, modeling_eddpm, trainer
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
-from hf_eddpm.training.trainer import RawDataCollator
+from hf_eddpm.training.collator import RawDataCollator
 
 NO_DROPOUT = {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VOLATILE = ("runtime", "per_second", "train_seconds", "flos", "train_loss")  # the last counts from the last start

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
-from hf_eddpm.modeling_eddpm import LatentPosterior
+from hf_eddpm.latents import LatentPosterior
 
 
 class DecoderAlone(EDDPMModel):

@@ -53,9 +53,9 @@ from evaluation import (
     spread,
 )
 from hf_eddpm import EDDPMPipeline, plot_grid
+from hf_eddpm.hub.card import EVALUATION_FILE
 from hf_eddpm.metrics.disentanglement import disentanglement
 from hf_eddpm.metrics.frechet_distance import frechet_distance
-from hf_eddpm.hub.card import EVALUATION_FILE
 from image_card import write_image_card
 from image_data import ImageData
 from image_metrics import (

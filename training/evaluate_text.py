@@ -52,8 +52,8 @@ from evaluation import (
     with_earlier,
 )
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.hub.lora import count_parameters
 from hf_eddpm.hub.card import EVALUATION_FILE
+from hf_eddpm.hub.lora import count_parameters
 from text_card import markdown_tables, write_text_card
 from text_metrics import (
     TrigramModel,

@@ -45,7 +45,7 @@ def build_image_card(
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
     return build_model_card(
-        pipe,
+        pipe.model,
         training=training,
         evaluation=evaluation,
         summary=f"Trained on images: {data_name}." if card.get("data_name") else "Trained on images.",

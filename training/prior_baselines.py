@@ -7,7 +7,7 @@ from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loa
 
 from decoder_alone import DecoderAlone
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.pipeline_eddpm import EDDPMPipelineOutput
+from hf_eddpm.outputs import EDDPMPipelineOutput
 
 
 class LanguageModel(DecoderAlone):

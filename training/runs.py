@@ -16,7 +16,7 @@ from arguments import EDDPMTrainingArguments
 from environment import describe_environment, without_folders
 from hf_eddpm import EDDPMTrainer
 from hf_eddpm.hub.card import TRAINING_FILE
-from hf_eddpm.training.trainer import train_seconds
+from hf_eddpm.training.callbacks import train_seconds
 
 
 def set_up(training_args: EDDPMTrainingArguments, *loggers: str) -> None:

@@ -59,7 +59,7 @@ def build_text_card(
     shared = card_arguments(folder, training)
     relation = None if training is None else training.get("base_model_relation")
     return build_model_card(
-        pipe,
+        pipe.model,
         training=training,
         evaluation=evaluation,
         summary=f"Trained on single sentences: {data_name}." if card.get("data_name") else "Trained on sentences.",

@@ -39,9 +39,9 @@ from data import SplicedSentences, TextData, load_text
 from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
 from hf_eddpm.hub.adapters import merge_adapter
-from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
-from hf_eddpm.hub.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.hub.card import EVALUATION_FILE
+from hf_eddpm.hub.lora import add_lora, count_parameters, describe_trainable
+from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
 from prior_baselines import LanguageModel
 from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
 from text_card import write_text_card

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
-from hf_eddpm.modeling_eddpm import LatentPosterior
+from hf_eddpm.latents import LatentPosterior
 
 
 class VariationalAutoencoder(EDDPMModel):

@@ -5,30 +5,33 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 from transformers import AutoConfig, AutoModel
 
-from .control.directions import linear_direction, orthogonalize
 from .configuration_eddpm import EDDPMConfig
+from .control.directions import linear_direction, orthogonalize
 from .control.guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
-from .modalities.registry import Modality, register_modality
-from .modeling_eddpm import EDDPMBound, EDDPMModel, EDDPMOutput
 from .control.latent_guide import LatentGuide
-from .modalities.image.modeling import (
-    ImageConvConfig,
-    ImageConvDecoder,
-    ImageDiffusionDecoder,
-    ImageEncoder,
-    ImageEncoderConfig,
-    ImageUNetConfig,
-)
 from .modalities.base import ModalityDecoder, ModalityEncoder
-from .modeling_property import PropertyHead
+from .modalities.image.configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
+from .modalities.image.decoder import ImageConvDecoder
+from .modalities.image.diffusion_decoder import ImageDiffusionDecoder
+from .modalities.image.encoder import ImageEncoder
+from .modalities.image.processing import EDDPMImageProcessor, plot_grid
 from .modalities.protein.modeling import ProteinCausalDecoder, ProteinConvConfig, ProteinConvDecoder, ProteinEncoder
-from .modalities.tokens import TextDecoder, TextEncoder
-from .outputs import EDDPMEncoding, EDDPMOptimization, EDDPMPipelineOutput, EDDPMScore
+from .modalities.protein.processing import EDDPMProteinProcessor
+from .modalities.registry import Modality, register_modality
+from .modalities.text.modeling import TextDecoder, TextEncoder
+from .modalities.text.processing import EDDPMTextProcessor
+from .modeling_eddpm import EDDPMModel
+from .modeling_property import PropertyHead
+from .outputs import (
+    EDDPMBound,
+    EDDPMEncoding,
+    EDDPMOptimization,
+    EDDPMOutput,
+    EDDPMPipelineOutput,
+    EDDPMScore,
+)
 from .pipeline_eddpm import EDDPMPipeline
 from .processing_eddpm import EDDPMProcessor
-from .modalities.image.processing import EDDPMImageProcessor, plot_grid
-from .modalities.protein.processing import EDDPMProteinProcessor
-from .modalities.text.processing import EDDPMTextProcessor
 from .scheduling_eddpm import EDDPMScheduler, EDDPMSchedulerOutput
 
 if TYPE_CHECKING:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import torch
+
 
 def is_integer(value: Any) -> bool:
     """Whether a value is an int and no bool."""
@@ -29,3 +31,17 @@ def check_number(
         low = f"above {above:g}" if above is not None else f"at least {at_least:g}"
         high = "" if at_most == math.inf else f" and at most {at_most:g}"
         raise ValueError(f"`{name}` must be a finite number {low}{high}, got {value!r}.")
+
+
+def check_class_labels(class_labels: torch.Tensor, batch: int, num_classes: int, lowest: int = 0) -> None:
+    """Raise a ValueError unless `class_labels` are int64 `(batch,)` in [lowest, num_classes)."""
+    if not num_classes:
+        raise ValueError("`class_labels` needs a model with `num_classes` > 0, got one without.")
+    if class_labels.dtype != torch.int64 or class_labels.shape != (batch,):
+        raise ValueError(
+            f"`class_labels` must be int64 of the shape ({batch},), got {class_labels.dtype} of "
+            f"{tuple(class_labels.shape)}."
+        )
+    low, high = int(class_labels.min()), int(class_labels.max())
+    if low < lowest or high >= num_classes:
+        raise ValueError(f"`class_labels` must be in [{lowest}, {num_classes}), got {low} to {high}.")

@@ -84,3 +84,22 @@ class PropertyHead(nn.Module):
         # The product keeps the gradient defined (zero) when every target is missing.
         errors = (predictions - torch.where(known, targets, predictions.detach())).square() * known
         return errors.sum() / known.sum().clamp(min=1)
+
+    def terms(self, latents: torch.Tensor, properties: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, a scalar, and the predictions in the unit of the data, `(batch, num_properties)`.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            properties: Targets in the unit of the data, `(batch, num_properties)`, NaN where missing; None if all are.
+
+        Raises:
+            ValueError: If the targets have another shape.
+        """
+        predictions = self(latents)  # (batch, num_properties)
+        if properties is None:
+            properties = torch.full_like(predictions, float("nan"))
+        if properties.shape != predictions.shape:
+            raise ValueError(
+                f"`properties` must have the shape {tuple(predictions.shape)}, got {tuple(properties.shape)}."
+            )
+        return self.loss(predictions, properties), self.predict(latents)

@@ -1,8 +1,12 @@
-"""Directions of attributes in the latents: normals of linear classifiers, made orthogonal to one another."""
+"""Directions in the latents: of attributes, and without labels where the data vary or the decoder is sensitive."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+
+from ..argument_checks import check_count
+from ..modeling_eddpm import EDDPMModel
 
 
 def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_decay: float = 0.01) -> torch.Tensor:
@@ -79,3 +83,66 @@ def orthogonalize(direction: torch.Tensor, others: Sequence[torch.Tensor]) -> to
     if not rest.norm() > 1e-6 * flat.norm():
         raise ValueError("`others` must leave something of the direction, which lies in their span.")
     return rest.to(direction.dtype).view_as(direction)
+
+
+def principal_directions(
+    latents: torch.Tensor, num_directions: int, sensitivity: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the directions in which latents vary most, or which a matrix over them singles out.
+
+    Args:
+        latents: `(data, num_latents, latent_dim)`, at least two data.
+        num_directions: How many, in [1, num_latents * latent_dim].
+        sensitivity: Symmetric matrix `(latent_size, latent_size)` whose leading eigenvectors are wanted rather
+            than the covariance's, for example `fisher_information`.
+
+    Returns:
+        float32 `(num_directions, num_latents, latent_dim)`, orthogonal, most important first, each as long as the
+        standard deviation of the latents along it.
+
+    Raises:
+        ValueError: If there are too many directions or too few data.
+    """
+    check_count(num_directions, "num_directions")
+    size = latents[0].numel()
+    if num_directions > size:
+        raise ValueError(f"`num_directions` must be at most {size}, the size of the latents, got {num_directions}.")
+    if len(latents) < 2:
+        raise ValueError("`data` must hold at least two data.")
+    embeddings = latents.flatten(1).double().cpu()  # (data, latent_size)
+    centred = embeddings - embeddings.mean(0)
+    covariance = centred.T @ centred / (len(latents) - 1)
+    matrix = covariance if sensitivity is None else sensitivity
+    vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1).T[:num_directions]  # largest eigenvalue first
+    # An eigenvector's sign is arbitrary: its largest entry is made positive.
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    vectors = vectors * largest.sign()
+    deviations = ((vectors @ covariance) * vectors).sum(1).clamp(min=0).sqrt()
+    directions = vectors * deviations[:, None]
+    return directions.float().view(num_directions, *latents.shape[1:]).to(latents.device)
+
+
+def fisher_information(model: EDDPMModel, batches: Iterable[dict[str, Any]]) -> torch.Tensor:
+    """Return the mean outer product of the gradients of each datum's log-likelihood by its latents.
+
+    At the data it stands for J^T J of the decoder's Jacobian J, in the metric of its likelihood (the empirical Fisher
+    information; Arvanitidis et al. 2022, arXiv 2106.05367, for the pull-back by that metric).
+
+    Args:
+        model: The model.
+        batches: Inputs as for its `forward`.
+
+    Returns:
+        float64 `(latent_size, latent_size)`.
+    """
+    total, count = torch.zeros(model.config.latent_size, model.config.latent_size, dtype=torch.float64), 0
+    for batch in batches:
+        inputs = {name: batch[name] for name in model.encoder.input_names if name in batch}
+        targets: dict[str, Any] = {name: batch[name] for name in model.decoder.target_names}
+        with torch.enable_grad():
+            latents = model.encode(**inputs).mean.detach().requires_grad_()
+            nats, _ = model.decoder(latents, **targets)
+            slopes = torch.autograd.grad(nats.sum(), latents)[0].flatten(1).double().cpu()
+        total += slopes.T @ slopes
+        count += len(slopes)
+    return total / count

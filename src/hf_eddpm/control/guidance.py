@@ -6,33 +6,37 @@ p(latents) exp(sum of scale * term). Those of the clean latents are evaluated at
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from diffusers import SchedulerMixin
 from transformers.utils import logging
 
 from ..argument_checks import check_number, is_integer, is_number
-from .latent_guide import LatentGuide
+from ..modeling_eddpm import EDDPMModel
 from ..modeling_property import PropertyHead
 from ..scheduling_eddpm import EDDPMScheduler
-
-if TYPE_CHECKING:
-    from ..pipeline_eddpm import EDDPMPipeline
+from .guided_step import Objective, predict_guided
+from .latent_guide import LatentGuide
 
 logger = logging.get_logger(__name__)
 
-# Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
-_ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
-# Least cosine between a slope and its image by a covariance: that of a Gaussian whose standard deviations differ by a
-# factor of 200 (Wielandt's inequality). The derivative of a learned denoiser may turn a slope further, even around.
-_LEAST_COSINE = 0.01
-_TINY = 1e-12  # in the place of a zero that would be divided by
-# Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
-ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
-
-Objective = Callable[[torch.Tensor], torch.Tensor]  # latents (k * batch, ...) -> (k * batch,), the larger the better
 TimedObjective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # the same of noisy latents and a timestep
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What guidance and optimisation see of a pipeline.
+
+    Args:
+        model: The model.
+        device: Where latents are worked on.
+        encode: Function from data, one or a list, to their latents, float32 `(batch, num_latents, latent_dim)`.
+    """
+
+    model: EDDPMModel
+    device: torch.device
+    encode: Callable[[Any], torch.Tensor]
 
 
 class Guidance:
@@ -54,8 +58,8 @@ class Guidance:
         check_number(scale, "scale", at_least=0)
         self.scale = scale
 
-    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
-        """Return the log-weight, before the scale, as a differentiable function for a batch of that pipeline.
+    def bind(self, space: LatentSpace, batch: int) -> TimedObjective:
+        """Return the log-weight, before the scale, as a differentiable function for a batch of latents.
 
         It takes latents `(batch, num_latents, latent_dim)` and their timestep (clean ones have 0) and returns
         `(batch,)`.
@@ -78,7 +82,7 @@ class EnergyGuidance(Guidance):
             raise TypeError(f"`energy` must be a function of latents, got {type(energy).__name__}.")
         self.energy = energy
 
-    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+    def bind(self, space: LatentSpace, batch: int) -> TimedObjective:
         """Return minus the energy."""
         return lambda latents, timestep: -self.energy(latents)
 
@@ -110,7 +114,7 @@ class ClassifierGuidance(Guidance):
         self.target = target
         self.on_noisy_latents = isinstance(classifier, LatentGuide)
 
-    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+    def bind(self, space: LatentSpace, batch: int) -> TimedObjective:
         """Return the class's log-probability.
 
         Raises:
@@ -118,11 +122,11 @@ class ClassifierGuidance(Guidance):
         """
         classifier = self.classifier
         if isinstance(classifier, LatentGuide):
-            classifier.check_model(pipe.model)
-            classifier.to(pipe._execution_device)
+            classifier.check_model(space.model)
+            classifier.to(space.device)
             classes = classifier.config.num_classes
         else:
-            classes = _count_classes(classifier, pipe)
+            classes = _count_classes(classifier, space)
         target = self.target
         targets = [target] * batch if is_integer(target) else target
         if not isinstance(targets, (list, tuple)) or not all(map(is_integer, targets)):
@@ -131,7 +135,7 @@ class ClassifierGuidance(Guidance):
             raise ValueError(f"`target` must be one class or one for each of {batch} samples, got {len(targets)}.")
         if outside := [each for each in targets if each not in range(classes)]:
             raise ValueError(f"`target` must be in [0, {classes}), the classifier's classes, got {outside[0]}.")
-        columns = torch.tensor(targets, device=pipe._execution_device)[:, None]
+        columns = torch.tensor(targets, device=space.device)[:, None]
 
         def log_probability(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
             arguments = (latents, timestep) if self.on_noisy_latents else (latents,)
@@ -160,13 +164,13 @@ class PropertyGuidance(Guidance):
         self.target = target
         self.property_index = property_index
 
-    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+    def bind(self, space: LatentSpace, batch: int) -> TimedObjective:
         """Return the objective of `property_objective`.
 
         Raises:
             ValueError: If the model has no property head, or the target does not fit it.
         """
-        head = pipe.model.property_head
+        head = space.model.property_head
         if head is None:
             raise ValueError("`PropertyGuidance` needs a model with a property head (`num_properties` > 0).")
         objective = property_objective(head, self.target, self.property_index, batch)
@@ -186,7 +190,7 @@ class SimilarityGuidance(Guidance):
         super().__init__(scale)
         self.example = example
 
-    def bind(self, pipe: "EDDPMPipeline", batch: int) -> TimedObjective:
+    def bind(self, space: LatentSpace, batch: int) -> TimedObjective:
         """Return minus half the squared distance.
 
         Raises:
@@ -194,12 +198,12 @@ class SimilarityGuidance(Guidance):
         """
         if isinstance(self.example, torch.Tensor):
             latents = self.example[None] if self.example.ndim == 2 else self.example
-            pipe.model.check_latents(latents, "example")
+            space.model.check_latents(latents, "example")
         else:
-            latents = pipe.encode(self.example).latents
+            latents = space.encode(self.example)
         if len(latents) not in (1, batch):
             raise ValueError(f"`example` must be one or one for each of {batch} samples, got {len(latents)}.")
-        goal = latents.to(pipe._execution_device, torch.float32)
+        goal = latents.to(space.device, torch.float32)
         return lambda latents, timestep: -0.5 * (latents - goal).square().flatten(1).sum(1)
 
 
@@ -208,15 +212,15 @@ class Steering:
 
     Args:
         guidance: One term or several.
-        pipe: The pipeline.
+        space: Whose latents they are.
         batch: Samples.
 
     Raises:
         TypeError: If a term is no `Guidance`.
-        ValueError: If there is none, or one does not fit the pipeline.
+        ValueError: If there is none, or one does not fit the model.
     """
 
-    def __init__(self, guidance: Guidance | Sequence[Guidance], pipe: "EDDPMPipeline", batch: int):
+    def __init__(self, guidance: Guidance | Sequence[Guidance], space: LatentSpace, batch: int):
         terms = [guidance] if isinstance(guidance, Guidance) else list(guidance)
         if not terms:
             raise ValueError("`guidance` must hold at least one term, got none.")
@@ -225,7 +229,7 @@ class Steering:
                 raise TypeError(f"`guidance` must hold Guidance objects, got {type(term).__name__}.")
         self.batch = batch
         self._terms = [
-            (f"guidance[{index}] ({type(term).__name__})", term.on_noisy_latents, term.scale, term.bind(pipe, batch))
+            (f"guidance[{index}] ({type(term).__name__})", term.on_noisy_latents, term.scale, term.bind(space, batch))
             for index, term in enumerate(terms)
         ]
 
@@ -275,126 +279,6 @@ def _sum_of(
     return total
 
 
-def check_guidable(scheduler: SchedulerMixin, model_scheduler: EDDPMScheduler) -> None:
-    """Raise a ValueError unless a scheduler's chain is the model's, so that its latents have a clean estimate."""
-    own = model_scheduler.alphas_cumprod
-    theirs = getattr(scheduler, "alphas_cumprod", None)
-    same = isinstance(theirs, torch.Tensor) and theirs.shape == own.shape and torch.allclose(theirs.cpu(), own)
-    if not same or scheduler.config.prediction_type != model_scheduler.config.prediction_type:
-        raise ValueError(
-            f"`guidance` needs a scheduler with the model's own noise schedule, which gives the clean estimate; "
-            f"{type(scheduler).__name__} does not. Make one by `Other.from_config(pipe.scheduler.config)`."
-        )
-
-
-def gradient(objective: Objective, latents: torch.Tensor) -> torch.Tensor:
-    """Return an objective's gradient, shaped as `latents`."""
-    with torch.enable_grad():
-        latents = latents.detach().requires_grad_()
-        return torch.autograd.grad(objective(latents).sum(), latents)[0]
-
-
-def gradient_and_curvature(objective: Objective, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an objective's gradient, and how concave it is in that direction, `(batch,)`, 0 where it is not."""
-    with torch.enable_grad():
-        latents = latents.detach().requires_grad_()
-        slope = torch.autograd.grad(objective(latents).sum(), latents, create_graph=True)[0]
-        norm = slope.detach().flatten(1).norm(dim=1).clamp(min=_TINY)
-        direction = slope.detach() / norm[:, None, None]
-        change = torch.zeros_like(slope)  # the Hessian times the direction; a linear objective has none
-        if slope.requires_grad:
-            change = torch.autograd.grad(slope, latents, direction, materialize_grads=True)[0]
-    return slope.detach(), -(change * direction).flatten(1).sum(1).clamp(max=0)
-
-
-def predict_guided(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    scheduler: EDDPMScheduler,
-    noisy: torch.Tensor,
-    timestep: torch.Tensor,
-    on_clean: Objective | None,
-    on_noisy: Objective | None = None,
-    scale: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Return the clean latents and the noise that the denoiser implies under guidance, shaped as `noisy`.
-
-    The objective's gradient is added to the noise estimate (Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2).
-    An objective of clean latents is evaluated at the clean estimate and differentiated through the denoiser (Chung et
-    al. 2023, arXiv 2209.14687, section 3). The clean latents are uncertain, the more so the earlier the step, and
-    where the objective is concave its weight is lowered by that, as in Boys et al. 2023 (arXiv 2310.06721): exact for
-    a quadratic objective along one direction and a Gaussian prior whose standard deviations differ at most 200-fold.
-    Whatever the scale and the denoiser, such an objective moves the clean estimate by no more than a hundred times
-    its distance from the optimum.
-
-    Args:
-        denoise: The denoiser as a function of noisy latents and a timestep.
-        scheduler: The arithmetic of the model's chain.
-        noisy: Noisy latents `(batch, num_latents, latent_dim)`.
-        timestep: Where they are, in [0, T); between two timesteps the nearer one's arithmetic is used.
-        on_clean: Objective of clean latents.
-        on_noisy: Objective of noisy latents at that timestep.
-        scale: Weight of both.
-    """
-    nearest = torch.as_tensor(timestep).round().long().clamp(0, len(scheduler) - 1)
-    alpha_prod = scheduler.alphas_cumprod[int(nearest)].to(noisy.device)
-    signal, noise_scale = alpha_prod.sqrt(), (1 - alpha_prod).sqrt()
-    push = torch.zeros_like(noisy)
-    if on_noisy is not None:
-        push = push + scale * gradient(on_noisy, noisy)
-    with torch.enable_grad() if on_clean is not None else torch.no_grad():
-        noisy = noisy.detach().requires_grad_(on_clean is not None)
-        clean, noise_pred = scheduler.predict(denoise(noisy, timestep), nearest, noisy)
-        if on_clean is not None:
-            slope, curvature = gradient_and_curvature(on_clean, clean)
-            pulled_back = torch.autograd.grad(clean, noisy, slope)[0]
-            # Cov[clean | noisy] = noise_scale^2 / signal * d clean / d noisy. Along the slope it is `spread`, by which
-            # the objective, concave there by `curvature`, is less sure of the noisy latents than of the clean ones.
-            norm = slope.flatten(1).norm(dim=1).clamp(min=_TINY)
-            along = (pulled_back * slope).flatten(1).sum(1) / norm
-            along = torch.maximum(along, _LEAST_COSINE * pulled_back.flatten(1).norm(dim=1))
-            spread = noise_scale**2 / signal * along / norm
-            weight = scale / (1 + scale * curvature * spread)  # (batch,)
-            push = push + weight[:, None, None] * pulled_back
-    noise_pred = (noise_pred - noise_scale * push).detach()
-    return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
-
-
-def follow_ode(
-    objective: Objective, latents: torch.Tensor, num_steps: int, scale: float = 1.0, solver: str = "midpoint"
-) -> torch.Tensor:
-    r"""Follow the ODE of LatentOps (Liu et al. 2022, arXiv 2208.00638, section 3.2) from time 1 to time 0.
-
-    With latents that are standard Gaussian as a whole (`latent_normalization="batch"` sees to their scale) the
-    probability-flow ODE of p(latents) exp(scale objective(latents)) is d latents / dt = -1/2 beta(t) scale
-    grad objective: the prior's score cancels the drift. beta is linear, 0.1 at time 0 and 20 at time 1.
-
-    Args:
-        objective: Function of latents.
-        latents: Where to start, `(batch, num_latents, latent_dim)`.
-        num_steps: Steps of the solver.
-        scale: Weight of the objective, at least 0.
-        solver: Solver of torchdiffeq, with fixed steps.
-
-    Returns:
-        Latents after each step, `(num_steps, batch, num_latents, latent_dim)`.
-
-    Raises:
-        ValueError: If `scale` is negative or `solver` is none of those.
-    """
-    from torchdiffeq import odeint  # here, as it imports scipy
-
-    check_number(scale, "scale", at_least=0)
-    if solver not in ODE_SOLVERS:
-        raise ValueError(f"`solver` must be one of {ODE_SOLVERS}, got {solver!r}.")
-
-    def velocity(time: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        beta = _ODE_BETA_START + time * (_ODE_BETA_END - _ODE_BETA_START)
-        return -0.5 * beta * scale * gradient(objective, latents)
-
-    times = torch.linspace(1, 0, num_steps + 1, device=latents.device)
-    return odeint(velocity, latents, times, method=solver)[1:]
-
-
 def property_objective(head: PropertyHead, target: Any, property_index: int | None, batch: int) -> Objective:
     """Return the objective: the standardised prediction, minus it, or -1/2 its squared distance from the target.
 
@@ -441,10 +325,10 @@ def property_objective(head: PropertyHead, target: Any, property_index: int | No
     return closeness
 
 
-def _count_classes(classifier: Callable[[torch.Tensor], torch.Tensor], pipe: "EDDPMPipeline") -> int:
+def _count_classes(classifier: Callable[[torch.Tensor], torch.Tensor], space: LatentSpace) -> int:
     """Return the number of a classifier's classes, found by trying it."""
-    config = pipe.model.config
-    latents = torch.zeros(2, config.num_latents, config.latent_dim, device=pipe._execution_device)
+    config = space.model.config
+    latents = torch.zeros(2, config.num_latents, config.latent_dim, device=space.device)
     try:
         with torch.no_grad():
             logits = classifier(latents)

@@ -1,9 +1,4 @@
-"""Checkpoints of models with adapters: the adapter alone with its base models named, or merged into the weights.
-
-The folder `adapter/` is peft's own format beside `base_models.json`, which names the pretrained models:
-`{"encoder": {"name": "user/encoder", "revision": null}, "decoder": {...}}`, or `{"model": {...}}` where the base is a
-whole EDDPM checkpoint.
-"""
+"""Models with adapters: built from their base models, or merged into plain ones."""
 
 import json
 import os
@@ -11,108 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from ..modalities.backbones import load_backbone
+from ..adapter_files import ADAPTER_FOLDER, BASE_MODELS_FILE, PEFT_PREFIX, WEIGHTS_FILE, BaseModels, without_wrapper
 from ..configuration_eddpm import EDDPMConfig
+from ..modalities.backbones import load_backbone
 from ..modalities.registry import get_modality
 from ..modeling_eddpm import EDDPMModel
-
-ADAPTER_FOLDER = "adapter"
-BASE_MODELS_FILE = "base_models.json"
-_WEIGHTS_FILE = "adapter_model.safetensors"
-_PARTS = ("encoder", "decoder")
-_PEFT_PREFIX = "base_model.model."
-
-BaseModels = dict[str, dict[str, str | None]]
-
-
-def _without_wrapper(model: nn.Module) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def find_base_models(model: EDDPMModel) -> BaseModels:
-    """Return the names of the pretrained models that a model's frozen weights come from.
-
-    Args:
-        model: The model, with adapters.
-
-    Raises:
-        ValueError: If frozen weights come from nowhere that a name stands for.
-    """
-    if model.name_or_path:
-        return {"model": _source(model.name_or_path)}
-    bases: BaseModels = {}
-    for part in _PARTS:
-        backbone = getattr(getattr(model, part), "backbone", None)
-        if backbone is None or isinstance(backbone, AuxiliaryTrainingWrapper):
-            continue  # all of it is in the adapter
-        config = getattr(model.config, part)
-        if not getattr(config, "_name_or_path", ""):
-            raise ValueError(
-                f"The {part}'s backbone was made from scratch, and an adapter alone would lack its weights: merge the "
-                "adapter (`merge_adapter`) before saving, or name the pretrained model in `base_models`."
-            )
-        bases[part] = _source(config._name_or_path)
-    return bases
-
-
-def _source(name: str) -> dict[str, str | None]:
-    """Return a name with the commit that lies in the cache, so that a later one does not change the model."""
-    hits = [try_to_load_from_cache(name, file) for file in ("config.json", "model_index.json") if name.count("/") < 2]
-    paths = [hit for hit in hits if isinstance(hit, str) and not os.path.isdir(name)]
-    return {"name": name, "revision": Path(paths[0]).parent.name if paths else None}
-
-
-def save_adapter(
-    model: nn.Module, folder: str | os.PathLike, base_models: BaseModels | None = None, adapter_name: str = "default"
-) -> None:
-    """Save a model's adapter, with all that trains beside it, in peft's format and safetensors only.
-
-    Args:
-        model: An `EDDPMModel` with an adapter, or peft's wrapper of one.
-        folder: Where to; made if need be.
-        base_models: Names of the pretrained models; `None` for [`find_base_models`].
-        adapter_name: Which adapter.
-
-    Raises:
-        ValueError: If the model has no such adapter, weights would be lost, or the base models have no names.
-    """
-    eddpm = _without_wrapper(model)
-    if adapter_name not in getattr(eddpm, "peft_config", {}):
-        raise ValueError(f"`model` must have an adapter {adapter_name!r}, got {type(eddpm).__name__} without it.")
-    bases = find_base_models(eddpm) if base_models is None else base_models
-    pretrained = ("",) if "model" in bases else tuple(f"{part}.backbone." for part in bases)
-    inside = (".modules_to_save.", ".original_module.")
-    if lost := [
-        name
-        for name in eddpm.state_dict()
-        if not name.startswith(pretrained) and not any(wrapped in name for wrapped in inside)
-    ]:
-        raise ValueError(
-            f"An adapter alone would lack {lost[0]!r} and {len(lost) - 1} other tensors, which are not pretrained: "
-            "name their modules in `modules_to_save`, or merge the adapter (`merge_adapter`) before saving."
-        )
-    state = get_peft_model_state_dict(eddpm, adapter_name=adapter_name, save_embedding_layers=False)
-    state = {f"{_PEFT_PREFIX}{name.removeprefix(_PEFT_PREFIX)}": value.contiguous() for name, value in state.items()}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config: Any = eddpm.peft_config[adapter_name]
-    inference_mode, config.inference_mode = config.inference_mode, True
-    name_before = config.base_model_name_or_path
-    config.base_model_name_or_path = (bases.get("model") or bases.get("decoder") or {}).get("name")
-    try:
-        config.save_pretrained(str(folder))
-    finally:
-        config.inference_mode, config.base_model_name_or_path = inference_mode, name_before
-    (folder / BASE_MODELS_FILE).write_text(json.dumps(bases, indent=2) + "\n", encoding="utf-8")
-    save_file(state, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+from .download import download_pipeline
 
 
 def load_adapted_model(
@@ -183,18 +88,36 @@ def load_adapted_model(
     return model.eval()
 
 
-def _load_whole(name: str, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
-    from ..pipeline_eddpm import EDDPMPipeline
+def load_model(folder: str | os.PathLike, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
+    """Load the model of a saved pipeline: its own weights, or its base models and the adapter on them.
 
+    Args:
+        folder: The pipeline's folder.
+        dtype: Type of the weights.
+        **hub_arguments: For base models on the Hub.
+    """
+    model_folder, adapter = Path(folder) / "model", Path(folder) / ADAPTER_FOLDER
+    if not adapter.is_dir():
+        return EDDPMModel.from_pretrained(model_folder, dtype=dtype)
+    return load_adapted_model(EDDPMConfig.from_pretrained(model_folder), adapter, dtype=dtype, **hub_arguments)
+
+
+def _load_whole(name: str, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
+    """Load an EDDPM checkpoint by its name: a model's folder, a pipeline's, or a repository on the Hub."""
     if os.path.isfile(os.path.join(name, "config.json")):
-        return EDDPMModel.from_pretrained(name, dtype=dtype)
-    return EDDPMPipeline.from_pretrained(name, dtype=dtype, **hub_arguments).model
+        model = EDDPMModel.from_pretrained(name, dtype=dtype)
+    else:
+        folder = name if os.path.isdir(name) else download_pipeline(name, **hub_arguments)
+        hub_arguments.pop("revision", None)  # of this repository, not of the base models under it
+        model = load_model(folder, dtype, **hub_arguments)
+    model.name_or_path = name
+    return model
 
 
 def _insert_adapter(model: EDDPMModel, folder: Path, is_trainable: bool) -> None:
     """Put the adapter in and make sure that file and model agree on every tensor; peft would only warn."""
     try:
-        with safe_open(folder / _WEIGHTS_FILE, "pt") as file:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (SafetensorError, FileNotFoundError) as error:
@@ -202,7 +125,7 @@ def _insert_adapter(model: EDDPMModel, folder: Path, is_trainable: bool) -> None
     except (RuntimeError, KeyError) as error:  # shapes, modules
         raise OSError(f"The adapter in {str(folder)!r} fits another model: {error}") from error
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wanted = {f"{_PEFT_PREFIX}{name.removeprefix(_PEFT_PREFIX)}": tuple(value.shape) for name, value in state.items()}
+    wanted = {f"{PEFT_PREFIX}{name.removeprefix(PEFT_PREFIX)}": tuple(value.shape) for name, value in state.items()}
     if different := sorted(set(stored.items()) ^ set(wanted.items())):
         raise OSError(
             f"The adapter in {str(folder)!r} fits another model: {len(different)} tensors differ, "
@@ -219,7 +142,7 @@ def merge_adapter(model: nn.Module) -> EDDPMModel:
     Raises:
         ValueError: If the model has no adapter, or quantised weights, which merging would round.
     """
-    eddpm = _without_wrapper(model)
+    eddpm = without_wrapper(model)
     if not hasattr(eddpm, "peft_config"):
         raise ValueError(f"`model` must have an adapter, got a plain {type(eddpm).__name__}.")
     if any(type(parameter).__name__ in ("Params4bit", "Int8Params") for parameter in eddpm.parameters()):

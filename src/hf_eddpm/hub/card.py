@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from ..configuration_eddpm import EDDPMConfig
-from ..pipeline_eddpm import EDDPMPipeline
+from ..modeling_eddpm import EDDPMModel
 
 CARD_FILE = "README.md"
 TRAINING_FILE = "training.json"
@@ -37,7 +37,7 @@ _CITATION = """\
 
 
 def build_model_card(
-    pipe: EDDPMPipeline,
+    model: EDDPMModel,
     *,
     name: str,
     training: dict[str, Any] | None,
@@ -55,7 +55,7 @@ def build_model_card(
     What depends on the kind of data (`summary`, `snippet`, `results`, `eval_results`, `limits`) comes from the caller.
 
     Args:
-        pipe: The pipeline that the card describes.
+        model: The model that the card describes.
         name: The model's name; the snippet loads it from a folder of that name, or from the Hub.
         training: Facts of the training run: `command`, `data` (for each split a dictionary of counts and names),
             `settings`, `seed`, `steps`, `batch_size`, `wall_time_seconds`, `hardware`, `versions`, `metrics` (of the
@@ -79,16 +79,16 @@ def build_model_card(
     measured = list(eval_results) if evaluation is not None else []
     data = ModelCardData(
         library_name=_LIBRARY_NAME,
-        tags=[*_TAGS, pipe.model.config.modality, *tags],
+        tags=[*_TAGS, model.config.modality, *tags],
         eval_results=measured or None,
         model_name=name if measured else None,
         metrics=sorted({result.metric_type for result in measured}) or None,
         **metadata,
     )
-    sections = [f"# {name}", _introduction(pipe, summary), "## Use", _usage(name, snippet)]
+    sections = [f"# {name}", _introduction(model, summary), "## Use", _usage(name, snippet)]
     if evaluation is not None:
         sections += ["## Results", results, _measured_with(evaluation)]
-    sections += ["## What it is made of", _parts_table(pipe)]
+    sections += ["## What it is made of", _parts_table(model)]
     if training is not None:
         sections += ["## Training", *_training(training)]
     sections += ["## Limits", *_bullets([*limits, *_general_limits(training, evaluation)])]
@@ -125,11 +125,11 @@ def _check_facts(name: str, facts: dict[str, Any] | None, required: Iterable[str
         raise ValueError(f"`{name}` lacks {missing}: write it anew with the script of this version.")
 
 
-def _introduction(pipe: EDDPMPipeline, summary: str) -> str:
-    millions = f"{_num_parameters(pipe.model) / 1e6:.3g}"
+def _introduction(model: EDDPMModel, summary: str) -> str:
+    millions = f"{_num_parameters(model) / 1e6:.3g}"
     return (
         f"An encoder-decoder diffusion model (EDDPM, [Liu et al., ICML 2024](https://arxiv.org/abs/2402.19009)) for "
-        f"{pipe.model.config.modality} with {millions} million parameters: one diffusion chain whose first step is a "
+        f"{model.config.modality} with {millions} million parameters: one diffusion chain whose first step is a "
         f"learned encoder and whose last step is a learned decoder. It generates, reconstructs, represents, "
         f"interpolates and edits. {summary}"
     ).strip()
@@ -154,8 +154,8 @@ def _usage(name: str, snippet: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _parts_table(pipe: EDDPMPipeline) -> str:
-    config = pipe.model.config
+def _parts_table(model: EDDPMModel) -> str:
+    config = model.config
     denoiser = "transformer, " if config.denoiser_type == "transformer" else ""
     what = {
         "encoder": _backbone(config.encoder),
@@ -167,10 +167,10 @@ def _parts_table(pipe: EDDPMPipeline) -> str:
         "decoder": _backbone(config.decoder),
     }
     rows = []
-    for part, module in pipe.model.named_children():
+    for part, module in model.named_children():
         count = _num_parameters(module)
         rows.append({"part": part, "what": what.get(part, ""), "parameters": f"{count:,}"})
-    weights = str(pipe.model.dtype).removeprefix("torch.")
+    weights = str(model.dtype).removeprefix("torch.")
     return f"{markdown_table(rows)}\n\nThe weights are stored as {weights}; `model/config.json` has every value."
 
 

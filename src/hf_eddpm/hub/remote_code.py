@@ -5,11 +5,12 @@ package goes into one file, its modules line by line, and a copy lies where each
 """
 
 import json
+import sys
 from pathlib import Path
 
-import hf_eddpm
-
+PACKAGE = __name__.partition(".")[0]
 BUNDLE = "eddpm_code"
+_LEFT_OUT = ("app", "bulk", "cli", "training")  # what a loaded pipeline does not use
 
 _HEAD = '''\
 """hf_eddpm {version}: the whole package in one file, so that this checkpoint loads where it is not installed.
@@ -32,19 +33,19 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Finds and loads the modules in `_SOURCES`."""
 
     def find_spec(self, name, path=None, target=None):
-        return importlib.util.spec_from_loader(name, self, is_package=name == "hf_eddpm") if name in _SOURCES else None
+        return importlib.util.spec_from_loader(name, self, is_package=name in _PACKAGES) if name in _SOURCES else None
 
     def get_source(self, name):
         return "\\n".join(_SOURCES[name])
 
     def is_package(self, name):
-        return name == "hf_eddpm"
+        return name in _PACKAGES
 
 
 if importlib.util.find_spec("hf_eddpm") is None:
     sys.meta_path.append(_Finder())
 _package = importlib.import_module("hf_eddpm")
-globals().update({name: getattr(_package, name) for name in _package.__all__})
+globals().update({name: value for name, value in vars(_package).items() if name in _package.__all__})
 '''
 
 
@@ -83,13 +84,18 @@ def write_code(folder: str | Path) -> None:
 
 def bundle() -> str:
     """Return the package's modules as the source of one module."""
-    package = Path(hf_eddpm.__file__).parent
-    lines = ["_SOURCES = {"]
-    for path in sorted(package.glob("*.py")):
-        name = "hf_eddpm" if path.stem == "__init__" else f"hf_eddpm.{path.stem}"
+    package = Path(__file__).parents[1]
+    packages, lines = [], ["_SOURCES = {"]
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts[0] in _LEFT_OUT:
+            continue
+        is_package = parts[-1] == "__init__"
+        name = ".".join([PACKAGE, *(parts[:-1] if is_package else parts)])
+        packages += [name] if is_package else []
         lines.append(f"    {name!r}: [")
-        # Quoted lines: what looks for the imports of this file by regular expressions shall not find theirs.
+        # Quoted lines: what looks for the imports of this file by regular expressions must not find theirs.
         lines += [f"        {line!r}," for line in path.read_text(encoding="utf-8").splitlines()]
         lines.append("    ],")
-    lines.append("}")
-    return _HEAD.format(version=hf_eddpm.__version__) + "\n".join(lines) + "\n" + _TAIL
+    lines += ["}", f"_PACKAGES = {packages!r}"]
+    return _HEAD.format(version=sys.modules[PACKAGE].__version__) + "\n".join(lines) + "\n" + _TAIL

@@ -8,23 +8,21 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from ..adapter_files import ADAPTER_FOLDER
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_eddpm import EDDPMModel
+from .adapters import load_adapted_model
+from .download import HUB_ARGUMENTS, download_pipeline
+from .upload import upload_pipeline
 
-if TYPE_CHECKING:
-    from ..pipeline_eddpm import EDDPMPipeline
-
-_ADAPTER_FOLDER = "adapter"  # beside `model/`; see adapter_checkpoint.py
 _SLOW_TO_LOAD = 2**30  # bytes of weights that take more than about a second
-_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "README.md")
 
 
 @contextlib.contextmanager
@@ -53,6 +51,7 @@ class PipelineStorage:
     """
 
     _loaded_from: str | None
+    model: Any
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save all components, safetensors only.
@@ -76,10 +75,10 @@ class PipelineStorage:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             super().save_pretrained(str(staging), **kwargs)  # type: ignore[misc]
-            if (staging / "model" / _ADAPTER_FOLDER).is_dir():
-                (staging / "model" / _ADAPTER_FOLDER).rename(staging / _ADAPTER_FOLDER)
+            if (staging / "model" / ADAPTER_FOLDER).is_dir():
+                (staging / "model" / ADAPTER_FOLDER).rename(staging / ADAPTER_FOLDER)
             else:
-                shutil.rmtree(target / _ADAPTER_FOLDER, ignore_errors=True)  # of what was saved here before
+                shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)  # of what was saved here before
             target.mkdir(exist_ok=True)
             index = "model_index.json"
             (target / index).unlink(missing_ok=True)
@@ -126,23 +125,22 @@ class PipelineStorage:
         Returns:
             The commit's URL.
         """
-        from .upload import upload_pipeline
-
         return upload_pipeline(
-            cast("EDDPMPipeline", self),
+            lambda folder: self.save_pretrained(folder, variant=variant),
+            self.model,
             repo_id,
             commit_message=commit_message,
+            loaded_from=self._loaded_from,
             private=private,
             token=token,
             create_pr=create_pr,
             revision=revision,
             subfolder=subfolder,
-            variant=variant,
             with_code=with_code,
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "EDDPMPipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
         """Load a pipeline from a folder or from the Hub.
 
         Args:
@@ -159,8 +157,7 @@ class PipelineStorage:
         path = folder = os.fspath(pretrained_model_name_or_path)
         subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
         variant = kwargs.pop("variant", None)
-        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        hub_arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if os.path.isdir(path):
             folder = os.path.join(path, subfolder) if subfolder else path
         elif os.path.exists(path) or os.path.isabs(path) or path.startswith(".") or path.count("/") > 1:
@@ -175,7 +172,7 @@ class PipelineStorage:
         index = _read_index(folder)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
         kwargs["dtype"] = torch.float32 if dtype is None else dtype
-        adapter = os.path.join(folder, _ADAPTER_FOLDER)
+        adapter = os.path.join(folder, ADAPTER_FOLDER)
         given_model = "model" in kwargs
         has_adapter = not given_model and os.path.isdir(adapter)
         if base_models and not has_adapter:
@@ -183,8 +180,6 @@ class PipelineStorage:
         pipe: Any
         try:
             if has_adapter:  # its base models may be large: they load with a bar
-                from .adapters import load_adapted_model
-
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
                 config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
                 kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
@@ -217,14 +212,7 @@ class PipelineStorage:
                 no meaning here.
         """
         # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
-        names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        inside = f"{kwargs['subfolder'].strip('/')}/" if kwargs.get("subfolder") else ""
-        folder = snapshot_download(
-            pretrained_model_name,
-            allow_patterns=[f"{inside}{pattern}" for pattern in _DOWNLOADED],
-            **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
-        )
-        return os.path.join(folder, inside.rstrip("/")) if inside else folder
+        return download_pipeline(pretrained_model_name, **kwargs)
 
 
 def _read_index(folder: str) -> dict[str, Any]:
@@ -236,7 +224,7 @@ def _read_index(folder: str) -> dict[str, Any]:
 
 def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Load the components of a folder that holds this package's code by the package itself, running no other code."""
-    package = sys.modules[__package__]
+    package = sys.modules[__name__.partition(".")[0]]
     components = {}
     for name, value in index.items():
         if isinstance(value, list) and name != "_class_name" and value[0] is not None:

@@ -1,6 +1,7 @@
 """Pretrained backbones of encoder and decoder: loading them, also quantised, and the recipe that freezes them."""
 
 import copy
+import inspect
 import re
 from typing import Any
 
@@ -14,9 +15,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-
-from ..modeling_eddpm import EDDPMModel
-from .tokens import takes_pooling_layer
 
 _AUTO_CLASSES = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
 # What a transformer block adds to the residual stream comes out of these layers.
@@ -33,6 +31,13 @@ _RESIDUAL_OUTPUTS = (
     "mlp.fc2",
     "fc2",
 )
+
+
+def takes_pooling_layer(config: PreTrainedConfig) -> bool:
+    """Return whether the model of this config has a pooling head, whose parameters would get no gradient."""
+    if type(config) not in AutoModel._model_mapping:
+        return False
+    return "add_pooling_layer" in inspect.signature(AutoModel._model_mapping[type(config)].__init__).parameters
 
 
 def load_backbone(
@@ -127,13 +132,13 @@ def add_first_block(backbone: PreTrainedModel) -> PreTrainedModel:
     return longer.train(backbone.training)
 
 
-def freeze_language_model(model: EDDPMModel, first_block: bool = True) -> None:
+def freeze_language_model(model: nn.Module, first_block: bool = True) -> None:
     """Freeze the decoder's language model except its token embeddings and, unless told not to, its first block.
 
     With [`add_first_block`] this is the paper's cheaper recipe. Everything around the language model trains.
 
     Args:
-        model: The model; its decoder has a `backbone`.
+        model: An `EDDPMModel`; its decoder has a `backbone`.
         first_block: Whether the first block trains.
 
     Raises:

@@ -1,5 +1,7 @@
 """What every modality's encoder and decoder are to the rest of the model."""
 
+import functools
+import os
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from ..adapter_files import ADAPTER_FOLDER, save_adapter
 from ..configuration_eddpm import EDDPMConfig
 
 
@@ -24,6 +27,31 @@ class EDDPMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as any `PreTrainedModel`; weights that the checkpoint lacks are an error, not a warning.
+
+        Raises:
+            OSError: If the checkpoint lacks weights of the model.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise OSError(
+                f"{str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights that its config asks for, "
+                f"{missing[0]!r} for one; the checkpoint is incomplete."
+            )
+        return (model, info) if wants_info else model
+
+    @functools.wraps(PreTrainedModel.save_pretrained)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save config and weights; of a model with an adapter the config, and the adapter in `adapter/`."""
+        if not hasattr(self, "peft_config"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        self.config.save_pretrained(save_directory)
+        save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -67,10 +95,13 @@ class ModalityDecoder(EDDPMPreTrainedModel):
     Attributes:
         target_names: Keyword arguments of `forward` besides the latents.
         per_datum_arguments: Keyword arguments of `generate` that may be lists or tensors with an entry for each datum.
+        has_independent_sites: Whether the latents alone decide each site, whatever the others are; `logits(latents)`
+            then gives all sites at once.
     """
 
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
+    has_independent_sites: bool = False
 
     @property
     def scheduler_config(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Text: any transformers encoder before the latents, any causal language model after them."""
+"""Sequences of tokens: any transformers encoder before the latents, any causal language model after them."""
 
 import contextlib
 import contextvars
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..configuration_eddpm import EDDPMConfig
-from .registry import Modality, register_modality
+from .backbones import takes_pooling_layer
 from .base import ModalityDecoder, ModalityEncoder
 
 
@@ -51,8 +51,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("transformers.modeling_utils").addFilter(_is_news)
 
 
-class TextEncoder(ModalityEncoder):
-    """A text encoder from transformers and a pooling of its hidden states to `num_latents` vectors.
+class TokenEncoder(ModalityEncoder):
+    """An encoder of tokens from transformers and a pooling of its hidden states to `num_latents` vectors.
 
     Args:
         config: Supplies `encoder` (the backbone's config), `pooling` and `num_latents`.
@@ -112,7 +112,7 @@ def _quietly() -> Iterator[None]:
         _decoding.reset(token)
 
 
-class TextDecoder(ModalityDecoder):
+class CausalDecoder(ModalityDecoder):
     """A causal language model that reads the latents.
 
     The latents come in two ways at once: an embedding of them is added to every token's embedding, and they stand
@@ -302,13 +302,6 @@ class TextDecoder(ModalityDecoder):
         return cache
 
 
-def takes_pooling_layer(config: PreTrainedConfig) -> bool:
-    """Return whether the model of this config has a pooling head, whose parameters would get no gradient."""
-    if type(config) not in AutoModel._model_mapping:
-        return False
-    return "add_pooling_layer" in inspect.signature(AutoModel._model_mapping[type(config)].__init__).parameters
-
-
 def _backbone_from_config(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooling_layer(config) else {}))
 
@@ -335,77 +328,3 @@ def _cache_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
             f"{config.model_type!r} lacks; use 'prefix'."
         )
     return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers]
-
-
-# Small enough to train on a CPU, where relu and GPT-2's blocks are the cheapest of their kind.
-_SMALL_ENCODER = {
-    "model_type": "bert",
-    "vocab_size": 8192,
-    "hidden_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "hidden_act": "relu",
-    "type_vocab_size": 1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-_SMALL_DECODER = {
-    "model_type": "gpt2",
-    "vocab_size": 8192,
-    "n_positions": 512,
-    "n_embd": 256,
-    "n_layer": 3,
-    "n_head": 4,
-    "activation_function": "relu",
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-# BERT-small, 128 latent dimensions, GPT-2-xl, and the objective of section 3 (Liu et al. 2024, appendix)
-_PAPER = {
-    "encoder": {
-        "model_type": "bert",
-        "vocab_size": 30522,
-        "hidden_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "intermediate_size": 2048,
-    },
-    "decoder": {
-        "model_type": "gpt2",
-        "vocab_size": 50257,
-        "n_embd": 1600,
-        "n_layer": 48,
-        "n_head": 25,
-    },
-    "latent_dim": 128,
-    "num_latents": 1,
-    "decoder_conditioning": "memory",
-    "latent_normalization": "none",
-    "encoder_noise_variance": 0.008,
-    "decoder_noise_variance": 0.0,
-    "encoder_gradient_scale": 1.0,
-    "denoiser_num_layers": 20,
-    "denoiser_hidden_size": 2048,
-    "denoiser_samples_per_latent": 1,
-    "prediction_type": "epsilon",
-    "beta_start": 0.008,
-    "beta_end": 0.008,
-    "reconstruction_weight": None,
-    "diffusion_weight": 8.0,
-    "alignment_target": "mean",
-}
-
-register_modality(
-    "text",
-    Modality(
-        encoder_class=TextEncoder,
-        decoder_class=TextDecoder,
-        default_encoder=_SMALL_ENCODER,
-        default_decoder=_SMALL_DECODER,
-        presets={"text-small": {}, "text-paper": _PAPER},
-    ),
-)

@@ -2,10 +2,8 @@
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,213 +14,25 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BatchFeature, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from ..diagnostics import moment_eigenvalues, spectrum_statistics, warn_of_low_rank
+from ..diagnostics import warn_of_low_rank
 from ..hub.upload import upload_checkpoint
-from ..modeling_eddpm import EDDPMModel, EDDPMOutput
+from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
+from .callbacks import AverageStep, Clock, OwnNoise, Preview
+from .collator import RawDataCollator
+from .monitor import TrainingMonitor
 
 logger = logging.get_logger(__name__)
 
 _EMA_FILE = "ema.safetensors"
 _CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
-_ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
-_MAX_SPECTRUM = 4096  # wider latents have no spectrum in the log: the covariance would be too large
-
-
-class TrainingMonitor:
-    """Sums loss terms and statistics of the latents over batches, for the log.
-
-    Args:
-        noise_variance: The encoder's noise variance.
-
-    Attributes:
-        count: Data that the averages last collected are of.
-    """
-
-    def __init__(self, noise_variance: float):
-        self.noise_variance = noise_variance
-        self.sums: dict[str, torch.Tensor] = {}
-        self.count = 0
-
-    def update(self, output: EDDPMOutput) -> None:
-        """Add a batch, in float64 and without gradient."""
-        assert output.posterior_mean is not None
-        mean = output.posterior_mean.detach().double().flatten(1)  # (batch, latent_size)
-        batch = len(mean)
-        values = {
-            "count": torch.tensor(batch, dtype=torch.float64, device=mean.device),
-            "mean": mean.sum(0),
-            "square": mean.square().sum(0),
-            "norm": mean.norm(dim=1).sum(),
-        }
-        if mean.shape[1] <= _MAX_SPECTRUM:
-            values["products"] = mean.T @ mean
-        for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss"):
-            if output.get(name) is not None:
-                values[name] = output[name].detach().double() * batch
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def collect(self, reduce: Any) -> dict[str, float]:
-        """Return the averages since the last call and start anew.
-
-        Args:
-            reduce: Function that sums a tensor over all processes.
-
-        Returns:
-            The loss terms, and the collapse diagnostics: `latent_std` (mean over dimensions of the posterior mean's
-            standard deviation), `active_dims` (dimensions where it exceeds 0.1), `latent_norm`, and `kl_per_dim`
-            (KL of the posterior from the standard Gaussian, nats). These look at one dimension at a time: of
-            dimensions that copy each other each counts as active and pays its KL. What sees it are `effective_rank`,
-            `largest_share` and `rate` (nats), see `spectrum_statistics`; they are left out of latents of more than
-            4,096 numbers, of a single datum, and where latents are not finite.
-        """
-        if not self.sums:
-            return {}
-        sums = {name: reduce(value) for name, value in self.sums.items()}
-        self.sums = {}
-        count, total, products = sums.pop("count"), sums.pop("mean"), sums.pop("products", None)
-        mean, square = total / count, sums.pop("square") / count
-        self.count = int(count)
-        spectrum = {}
-        if products is not None and self.count > 1 and bool(products.isfinite().all()):
-            spectrum = spectrum_statistics(moment_eigenvalues(self.count, total, products), self.noise_variance)
-        std = (square - mean.square()).clamp(min=0).sqrt()
-        variance = torch.tensor(self.noise_variance, dtype=torch.float64)
-        return {
-            **{name: float(sums[name] / count) for name in sorted(sums) if name.endswith("_loss")},
-            "latent_std": float(std.mean()),
-            "active_dims": float((std > _ACTIVE_STD).sum()),
-            "latent_norm": float(sums["norm"] / count),
-            "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
-            **spectrum,
-        }
-
-
-class _Clock(TrainerCallback):
-    """Adds to each log entry the seconds trained so far; a resumed run goes on from its checkpoint's."""
-
-    def __init__(self) -> None:
-        self.start: float | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start."""
-        self.first_step = state.global_step
-        self.seconds_before = train_seconds(state)
-        self.start = time.perf_counter()
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note the time."""
-        if self.start is None:
-            return
-        # A run resumed after its last step only saves and evaluates again.
-        seconds = time.perf_counter() - self.start if state.global_step > self.first_step else 0.0
-        state.log_history[-1]["train_seconds"] = round(self.seconds_before + seconds, 1)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop."""
-        self.start = None
-
-
-def train_seconds(state: TrainerState) -> float:
-    """Return the wall time of the training, summed over resumed runs, evaluations and checkpoints included."""
-    return max((entry.get("train_seconds", 0.0) for entry in state.log_history), default=0.0)
-
-
-class RawDataCollator:
-    """Batches raw data by a processor.
-
-    Args:
-        processor: The modality's processor.
-    """
-
-    def __init__(self, processor: EDDPMProcessor):
-        self.processor = processor
-
-    def __call__(self, examples: list[Any]) -> BatchFeature:
-        """Batch examples: raw data, or dicts of `data` (one raw datum) and further inputs of `forward`.
-
-        These are `diffusion_mask` (a bool), `properties` (numbers, NaN where missing) and `class_labels` (an integer,
-        -1 where unknown).
-        """
-        if not isinstance(examples[0], dict):
-            return self.processor(examples)
-        batch = self.processor([example["data"] for example in examples])
-        kinds = {"diffusion_mask": torch.bool, "properties": torch.float32, "class_labels": torch.int64}
-        for name, dtype in kinds.items():
-            if name in examples[0]:
-                batch[name] = torch.tensor([example[name] for example in examples], dtype=dtype)
-        return batch
-
-
-class _OwnNoise(TrainerCallback):
-    """Gives each of several processes a seed of its own, else all would draw the same timesteps and noise."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Seed: after the data loaders took the common seed for the order of the data."""
-        if args.world_size > 1:
-            torch.manual_seed(args.seed + args.process_index)
-
-
-class _EMAStep(TrainerCallback):
-    """Moves the average after every optimiser step."""
-
-    def __init__(self, trainer: "EDDPMTrainer", ema: EMAModel):
-        self.trainer = trainer
-        self.ema = ema
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Update the average."""
-        self.ema.step(self.trainer.ema_parameters())
-
-
-class _Preview(TrainerCallback):
-    """Shows what the model generates and reconstructs at each evaluation."""
-
-    def __init__(self, trainer: "EDDPMTrainer", data: list[Any], num_samples: int):
-        self.trainer = trainer
-        self.data = data
-        self.num_samples = num_samples
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write and log the preview."""
-        if not state.is_world_process_zero:
-            return
-        pipe = self.trainer.build_pipeline()
-        pipe.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(args.seed)
-        preview = {
-            "step": state.global_step,
-            "samples": pipe(num_samples=self.num_samples, generator=generator, return_dict=False)[0],
-            "originals": self.data,
-            "reconstructions": pipe.reconstruct(self.data),
-        }
-        path = Path(args.output_dir) / "previews.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(preview, default=str) + "\n")
-        lines = [f"step {state.global_step}"]
-        lines += [f"  generated      {sample}" for sample in preview["samples"]]
-        for original, reconstruction in zip(self.data, preview["reconstructions"], strict=True):
-            lines += [f"  original       {original}", f"  reconstructed  {reconstruction}"]
-        logger.info("\n".join(lines))
 
 
 class EDDPMTrainer(Trainer):
@@ -277,13 +87,13 @@ class EDDPMTrainer(Trainer):
         }
         self.ema: EMAModel | None = None
         self._saving_checkpoint_in: str | None = None
-        self.add_callback(_Clock())
-        self.add_callback(_OwnNoise())
+        self.add_callback(Clock())
+        self.add_callback(OwnNoise())
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
-            self.add_callback(_EMAStep(self, self.ema))
+            self.add_callback(AverageStep(self.ema_parameters, self.ema))
         if preview_data is not None:
-            self.add_callback(_Preview(self, preview_data, num_preview_samples))
+            self.add_callback(Preview(self.build_pipeline, preview_data, num_preview_samples))
 
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.

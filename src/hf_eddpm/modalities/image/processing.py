@@ -11,8 +11,8 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
 from ...configuration_eddpm import EDDPMConfig
-from .modeling import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 from ...processing_eddpm import EDDPMProcessor
+from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 

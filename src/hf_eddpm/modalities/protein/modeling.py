@@ -8,9 +8,8 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
 
 from ...configuration_eddpm import EDDPMConfig
-from ..registry import Modality, register_modality
 from ..base import ModalityDecoder
-from ..tokens import TextDecoder, TextEncoder
+from ..tokens import CausalDecoder, TokenEncoder
 from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, START_ID, STOP_ID, VOCAB_SIZE
 
 # A residue kept at a site, 0-based in the frame: for all data alike, or one such dict for each.
@@ -50,7 +49,7 @@ class ProteinConvConfig(PreTrainedConfig):
 AutoConfig.register(ProteinConvConfig.model_type, ProteinConvConfig, exist_ok=True)
 
 
-class ProteinEncoder(TextEncoder):
+class ProteinEncoder(TokenEncoder):
     """A transformer over residues, for example BERT's or ESM-2's, and a pooling of its hidden states.
 
     Args:
@@ -95,6 +94,7 @@ class ProteinConvDecoder(ModalityDecoder):
 
     target_names = ("labels",)
     per_datum_arguments = ("frozen_positions",)
+    has_independent_sites = True
 
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
@@ -172,7 +172,7 @@ class ProteinConvDecoder(ModalityDecoder):
         return draws.view(logits.shape[:2])
 
 
-class ProteinCausalDecoder(TextDecoder):
+class ProteinCausalDecoder(CausalDecoder):
     """A causal language model over residues, one site after another, ended by the stop token.
 
     Args:
@@ -189,14 +189,14 @@ class ProteinCausalDecoder(TextDecoder):
         frozen_positions: FrozenPositions = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Decode with transformers' `generate()`, greedily unless told otherwise; see `TextDecoder.generate`.
+        """Decode with transformers' `generate()`, greedily unless told otherwise; see `CausalDecoder.generate`.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             generation_config: How to decode.
             frozen_positions: Residues to keep, by site: a dict for all data, or one for each. A protein does not end
                 before its last one.
-            **kwargs: As for `TextDecoder.generate`.
+            **kwargs: As for `CausalDecoder.generate`.
 
         Returns:
             Token ids `(batch * num_return_sequences, length)`, padded on the right.
@@ -258,58 +258,3 @@ def make_protein_decoder(config: EDDPMConfig) -> ModalityDecoder:
     """Return the decoder that `config.decoder` describes: convolutional for a `ProteinConvConfig`, else causal."""
     is_conv = getattr(config.decoder, "model_type", None) == ProteinConvConfig.model_type
     return ProteinConvDecoder(config) if is_conv else ProteinCausalDecoder(config)
-
-
-_SMALL_ENCODER = {
-    "model_type": "bert",
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
-    "max_position_embeddings": 512,
-    "hidden_act": "relu",
-    "type_vocab_size": 1,
-    "pad_token_id": PADDING_ID,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-# Thirty latent dimensions as in the paper, but ten vectors with a query of attention each: the encoder finds what to
-# attend to in fewer steps than with one query, and with every seed (training/README.md has the numbers)
-_SMALL = {
-    "pooling": "attention",
-    "num_latents": 10,
-    "latent_dim": 3,
-    "encoder_noise_variance": 0.008,
-    "decoder_noise_variance": 0.0,
-    "denoiser_num_layers": 4,
-    "denoiser_hidden_size": 256,
-}
-# Six layers, 30 latent dimensions, a denoiser of 20 x 2048 (Liu et al. 2024, appendix), and its objective
-_PAPER = {
-    "encoder": {**_SMALL_ENCODER, "hidden_size": 200, "num_hidden_layers": 6, "intermediate_size": 400},
-    "pooling": "attention",
-    "latent_dim": 30,
-    "latent_normalization": "none",
-    "encoder_noise_variance": 0.008,
-    "decoder_noise_variance": 0.0,
-    "encoder_gradient_scale": 1.0,
-    "denoiser_num_layers": 20,
-    "denoiser_hidden_size": 2048,
-    "denoiser_samples_per_latent": 1,
-    "prediction_type": "epsilon",
-    "reconstruction_weight": None,
-    "diffusion_weight": 1.0,
-    "alignment_target": "mean",
-}
-
-register_modality(
-    "protein",
-    Modality(
-        encoder_class=ProteinEncoder,
-        decoder_class=make_protein_decoder,
-        default_encoder=_SMALL_ENCODER,
-        default_decoder={"model_type": ProteinConvConfig.model_type},
-        presets={"protein-small": _SMALL, "protein-paper": _PAPER},
-    ),
-)

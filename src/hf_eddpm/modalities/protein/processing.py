@@ -8,8 +8,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
 from ...configuration_eddpm import EDDPMConfig
-from .modeling import ProteinConvConfig
 from ...processing_eddpm import EDDPMProcessor
+from .modeling import ProteinConvConfig
 from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE
 
 _OWN_IDS = {residue: FIRST_RESIDUE_ID + index for index, residue in enumerate(RESIDUES)}
