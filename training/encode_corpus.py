@@ -173,8 +173,11 @@ def _column(values: np.ndarray, places: list[int], count: int) -> pyarrow.Array:
     missing[places] = False
     if rows.ndim == 1:
         return pyarrow.array(rows, mask=missing)
-    # With a mask of its own: what `take` makes of null lists, pyarrow before 26 writes but does not read back.
-    return pyarrow.FixedSizeListArray.from_arrays(rows.reshape(-1), rows.shape[1], mask=pyarrow.array(missing))
+    # Lists of any length, as null lists of a fixed one are not read back by pyarrow before 26.
+    ends = np.cumsum(np.where(missing, 0, rows.shape[1]))
+    offsets = pyarrow.array(np.concatenate([[0], ends]).astype(np.int32))
+    kept = pyarrow.array(rows[~missing].reshape(-1))
+    return pyarrow.ListArray.from_arrays(offsets, kept, mask=pyarrow.array(missing))
 
 
 if __name__ == "__main__":
