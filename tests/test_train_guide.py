@@ -108,7 +108,7 @@ def test_an_attribute_of_images_has_the_classes_that_thresholds_make(image_words
     thresholds = ["--property_columns", "factor_0", "--thresholds", "0", "2"]
     facts = json.loads((train_guide.main([*image_words, *thresholds]) / "training.json").read_text())
     assert facts["num_classes"] == 3 and facts["num_train"] == 18
-    with pytest.raises(ValueError, match="`attribute` must be one of"):
+    with pytest.raises(ValueError, match="`label_column` 'colour' is no attribute"):
         train_guide.main([*image_words, "--label_column", "colour"])
 
 

@@ -379,7 +379,7 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
 @pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])
 def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
     config = Path(train_protein.__file__).parent / "configs" / f"{name}.json"
-    words = ["--train", str(table), "--output_dir", str(tmp_path), "--bf16", "false"]
+    words = ["--train", str(table), "--output_dir", str(tmp_path), "--precision", "fp32"]
     data_args, model_args, _, training_args = parse_arguments(
         ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=[str(config), *words]
     )

@@ -1,295 +1,108 @@
 """Command-line arguments of the training scripts, with JSON or YAML files of them."""
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import logging
 
+from hf_eddpm.precision import DTYPE_NAMES, PRECISIONS, choose_precision, has_accelerator
+from options import (
+    CardArguments,
+    ImageDataArguments,
+    ImageModelArguments,
+    LoraArguments,
+    ProteinDataArguments,
+    ProteinModelArguments,
+    TextDataArguments,
+    TextModelArguments,
+    TrainingOptions,
+)
 
-class _BaselineChoice:
-    """What arguments with `vae_kl_weight` and `no_latents`, each a baseline without a chain, have in common."""
+__all__ = [
+    "CardArguments",
+    "EDDPMTrainingArguments",
+    "ImageDataArguments",
+    "ImageModelArguments",
+    "LoraArguments",
+    "ProteinDataArguments",
+    "ProteinModelArguments",
+    "TextDataArguments",
+    "TextModelArguments",
+    "merge",
+    "parse_arguments",
+]
 
-    vae_kl_weight: float | None
-    no_latents: bool
-
-    @property
-    def baseline(self) -> bool:
-        """Whether something without a chain is trained instead."""
-        return self.vae_kl_weight is not None or self.no_latents
-
-    def check_baseline(self) -> None:
-        """Raises a ValueError if both are asked for."""
-        if self.vae_kl_weight is not None and self.no_latents:
-            raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
-
-
-@dataclass
-class TextDataArguments:
-    """Where the sentences come from."""
-
-    train: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Files (txt, csv, tsv, jsonl, parquet; gz) or a Hub data set id; `path=1` labels a file."},
-    )
-    dev: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
-    )
-    dev_fraction: float = field(default=0.02, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
-    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set."})
-    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
-    max_length: int = field(default=32, metadata={"help": "Most tokens of a sentence; longer ones are cut."})
-    splice_probability: float = field(
-        default=0.0, metadata={"help": "Share of training sentences spliced from two, in [0, 1); see data.py."}
-    )
-    max_dev_sentences: int = field(default=2000, metadata={"help": "Most sentences used to evaluate during training."})
+logger = logging.get_logger(__name__)
 
 
 @dataclass
-class ProteinDataArguments:
-    """Where the proteins come from."""
+class EDDPMTrainingArguments(TrainingOptions, TrainingArguments):
+    """transformers' TrainingArguments and what EDDPMTrainer adds.
 
-    train: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Files (csv, tsv, jsonl, parquet, fasta, fa; gz) or a Hub data set id."},
-    )
-    dev: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
-    )
-    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
-    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
-    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
-    sequence_column: str = field(default="sequence", metadata={"help": "Column of the sequence."})
-    property_columns: list[str] = field(
-        default_factory=list, metadata={"help": "Columns of measured values for the property head; may have gaps."}
-    )
-    class_column: str | None = field(
-        default=None, metadata={"help": "Column of a class for the denoiser, an integer of at least 0; may have gaps."}
-    )
-    padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
-    upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
-    length: int | None = field(
-        default=None, metadata={"help": "Most residues of a protein; by default those of the longest."}
-    )
-    alignment: str = field(default="left", metadata={"help": "Where shorter proteins stand: left or center."})
-    max_dev_sequences: int = field(default=2000, metadata={"help": "Most proteins used to evaluate during training."})
+    `precision` decides; `bf16` and `fp16` say what was decided. Given themselves they must not contradict it.
+    """
 
-
-@dataclass
-class ProteinModelArguments(_BaselineChoice):
-    """What is trained."""
-
-    preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
-    )
-    encoder: str | None = field(default=None, metadata={"help": "Pretrained encoder, e.g. ESM-2: Hub id or folder."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the encoder, e.g. eager."})
-    vae_kl_weight: float | None = field(
-        default=None,
-        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
-    )
-    no_latents: bool = field(
-        default=False,
-        metadata={"help": "Train a causal decoder alone instead, a language model of proteins: latents of zero."},
-    )
+    bf16: bool | None = field(default=None, metadata={"help": "The same as `precision` bf16; false rules it out."})
+    fp16: bool | None = field(default=None, metadata={"help": "The same as `precision` fp16."})
 
     def __post_init__(self) -> None:
-        self.model_config = _as_dict(self.model_config, "model_config")
-        self.check_baseline()
-        if self.baseline and self.encoder:
-            raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
-
-
-@dataclass
-class ImageDataArguments:
-    """Where the images come from."""
-
-    train: list[str] = field(
-        default_factory=list,
-        metadata={"help": "`digits`, folders, files (npz, parquet, idx; see image_data.py) or a Hub data set id."},
-    )
-    dev: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
-    )
-    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
-    dev_last: int | None = field(
-        default=None, metadata={"help": "Hold out the last so many images instead of a random share."}
-    )
-    train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
-    dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
-    image_column: str = field(default="image", metadata={"help": "Column of the image."})
-    image_size: int | None = field(default=None, metadata={"help": "Height and width; the data's by default."})
-    num_channels: int | None = field(default=None, metadata={"help": "1 (grey) or 3; the data's by default."})
-    resize: str = field(default="none", metadata={"help": "Images of other sizes: none (refused), stretch or crop."})
-    background: int = field(default=255, metadata={"help": "Grey level behind transparent images, in [0, 255]."})
-    on_damaged: str = field(
-        default="error", metadata={"help": "Images that cannot be read: error (stop) or skip (count, name, go on)."}
-    )
-    flip: bool = field(default=False, metadata={"help": "Mirror every other training image, drawn anew each time."})
-    label_column: str | None = field(default=None, metadata={"help": "Attribute of the class labels."})
-    max_dev_images: int = field(default=1000, metadata={"help": "Most images used to evaluate during training."})
-
-
-@dataclass
-class ImageModelArguments(_BaselineChoice):
-    """What is trained."""
-
-    preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "Pretrained vision encoder, e.g. DINOv2: Hub id or folder."}
-    )
-    vae_kl_weight: float | None = field(
-        default=None,
-        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
-    )
-
-    no_latents: bool = field(
-        default=False, metadata={"help": "Train the pixel diffusion alone instead: no encoder, latents of zero."}
-    )
-    finish_steps: int = field(
-        default=0,
-        metadata={"help": "Steps at the end in which the denoiser alone learns the latents of the training images."},
-    )
-    finish_batch_size: int = field(default=256, metadata={"help": "Latents of such a step."})
-
-    def __post_init__(self) -> None:
-        self.model_config = _as_dict(self.model_config, "model_config")
-        self.check_baseline()
-        if self.finish_steps < 0 or self.finish_batch_size < 1:
-            raise ValueError(
-                "`finish_steps` must be at least 0 and `finish_batch_size` at least 1, "
-                f"got {self.finish_steps} and {self.finish_batch_size}."
-            )
-        if self.finish_steps and self.baseline:
-            raise ValueError("`finish_steps` must be 0 for a baseline: it has no chain over latents.")
-
-
-@dataclass
-class TextModelArguments(_BaselineChoice):
-    """What is trained."""
-
-    preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
-    )
-    vocab_size: int = field(default=8192, metadata={"help": "Tokens of a tokenizer trained on the data."})
-    encoder: str | None = field(default=None, metadata={"help": "Pretrained encoder: Hub id or folder."})
-    decoder: str | None = field(default=None, metadata={"help": "Pretrained causal language model, likewise."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention of the backbones, e.g. eager (faster for short text on a CPU)."}
-    )
-
-    vae_kl_weight: float | None = field(
-        default=None,
-        metadata={"help": "Train a variational autoencoder of the same networks instead, with this KL weight."},
-    )
-    no_latents: bool = field(
-        default=False, metadata={"help": "Train the decoder alone instead, a language model: latents of zero."}
-    )
-
-    def __post_init__(self) -> None:
-        self.model_config = _as_dict(self.model_config, "model_config")
-        self.check_baseline()
-        if self.baseline and (self.encoder or self.decoder):
-            raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
-
-
-@dataclass
-class LoraArguments:
-    """How pretrained backbones are tuned: whole (the default), by adapters, or frozen but for a new first block."""
-
-    lora: bool = field(default=False, metadata={"help": "Train LoRA adapters in the pretrained backbones, by peft."})
-    lora_preset: str = field(
-        default="family",
-        metadata={
-            "help": "Layers with adapters: family (peft's choice) or paper (all attention and MLP projections)."
-        },
-    )
-    lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
-    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters, in [0, 1)."})
-    lora_targets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names of layers with adapters, or one regular expression of whole names (it has a `*`)."},
-    )
-    lora_modules_to_save: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Modules that train in full; by default all that is not pretrained."},
-    )
-    lora_save: str = field(
-        default="adapter", metadata={"help": "What the pipeline's folder holds: adapter (alone) or merged (weights)."}
-    )
-    load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: 4-bit pretrained weights, on a GPU."})
-    new_first_block: bool = field(
-        default=False,
-        metadata={"help": "Freeze the pretrained decoder except its embeddings and a new first block."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.lora_save not in ("adapter", "merged"):
-            raise ValueError(f"`lora_save` must be adapter or merged, got {self.lora_save!r}.")
-        if self.lora and self.new_first_block:
-            raise ValueError("`lora` and `new_first_block` exclude each other: choose one recipe.")
-        if self.load_in_4bit and not self.lora:
-            raise ValueError("`load_in_4bit` needs `lora`: quantised weights cannot be trained themselves.")
-        if self.load_in_4bit and self.lora_save == "merged":
-            raise ValueError("`load_in_4bit` needs `lora_save` adapter: merging would round the adapter away.")
-
-    @property
-    def targets(self) -> str | list[str] | None:
-        """The targets as peft takes them."""
-        if len(self.lora_targets) == 1 and "*" in self.lora_targets[0]:
-            return self.lora_targets[0]
-        return self.lora_targets or None
-
-
-@dataclass
-class CardArguments:
-    """What the model card says that cannot be measured."""
-
-    card_name: str | None = field(default=None, metadata={"help": "Name of the model; by default that of its folder."})
-    card_language: str | None = field(default=None, metadata={"help": "Language of the data as a code, e.g. en."})
-    card_license: str | None = field(default=None, metadata={"help": "Licence of the weights, e.g. apache-2.0."})
-    data_name: str | None = field(default=None, metadata={"help": "What the data are, in a few words."})
-    data_note: str | None = field(default=None, metadata={"help": "Where the data come from, and their licence."})
-    training_note: str | None = field(
-        default=None, metadata={"help": "What the command line does not say of the run."}
-    )
-
-
-@dataclass
-class EDDPMTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments and what EDDPMTrainer adds."""
-
-    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
-    num_previews: int = field(default=4, metadata={"help": "Samples and reconstructions shown at each evaluation."})
-    save_dtype: str = field(
-        default="float32", metadata={"help": "Type of the saved weights: float32, float16 or bfloat16."}
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
-
-    def __post_init__(self) -> None:
+        chosen = self._choose_precision()
+        self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
+        if self.bf16 and not has_accelerator(self.use_cpu):
+            self.use_cpu = True  # without it transformers takes bf16 for a GPU's
         super().__post_init__()
         if self.save_dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"`save_dtype` must be float32, float16 or bfloat16, got {self.save_dtype!r}.")
 
+    @property
+    def chosen_precision(self) -> str:
+        """What the training multiplies in: bf16, fp16 or fp32."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    def describe_precision(self) -> str:
+        """The chosen precision for the log and the card, and that it was chosen if it was."""
+        name = DTYPE_NAMES[self.chosen_precision]
+        kind = name if name == "float32" else f"{name} autocast"
+        return f"{kind} (`precision` auto)" if self.precision == "auto" else kind
+
+    def _choose_precision(self) -> str:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        flags = {"bf16": self.bf16, "fp16": self.fp16}
+        on = [name for name, value in flags.items() if value]
+        if len(on) > 1:
+            raise ValueError("`bf16` and `fp16` exclude each other: give one `precision` instead.")
+        if (on and self.precision not in ("auto", *on)) or flags.get(self.precision) is False:
+            flag = on[0] if on else self.precision
+            raise ValueError(
+                f"`{flag}` {str(bool(on)).lower()} contradicts `precision` {self.precision!r}: give `precision` alone."
+            )
+        argument = on[0] if on else "precision"
+        self.precision = wanted = on[0] if on else self.precision
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launched in ("bf16", "fp16"):  # what the Trainer would otherwise use without a word
+            if wanted not in ("auto", launched):
+                raise ValueError(
+                    f"`precision` {wanted!r} contradicts the mixed precision {launched!r} of `accelerate launch`."
+                )
+            wanted = launched
+        elif wanted == "auto" and self.bf16 is False:
+            wanted = "fp32"
+        return choose_precision(wanted, self.use_cpu, argument)
+
 
 def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Parses the command line; its first word may be a .json or .yaml file, whose values the rest overrides.
+
+    A mapping on the command line (`--model_config`) is merged into the file's, see `merge`. Without `output_dir` the
+    output goes to `runs/<name of the file>`, or `runs/unnamed` without a file.
 
     Args:
         argument_classes: Dataclasses, one instance of each of which is returned.
@@ -300,13 +113,50 @@ def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) 
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = HfArgumentParser(argument_classes)  # type: ignore[arg-type]
+    name = "unnamed"
     if words and words[0].endswith((".json", ".yaml", ".yml")):
-        values = _read_config(Path(words.pop(0)))
+        path = Path(words.pop(0))
+        values, name = _read_config(path), path.stem
         known = {action.dest for action in parser._actions}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"The configuration file holds unknown arguments: {unknown}.")
         parser.set_defaults(**values)
+        for action in parser._actions:
+            if isinstance(values.get(action.dest), dict):
+                action.type = _merge_into(values[action.dest])
+    if parser.get_default("output_dir") is None and any(
+        issubclass(each, TrainingArguments) for each in argument_classes
+    ):
+        parser.set_defaults(output_dir=str(Path("runs") / name))
     return parser.parse_args_into_dataclasses(args=words)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges a mapping into another, key by key, at every depth.
+
+    Mappings are merged; any other value of `changes` replaces the one it meets. A block that names another
+    `model_type` than the one it meets replaces it: the keys of one kind of net mean nothing to another.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        mappings = isinstance(old, Mapping) and isinstance(value, Mapping)
+        if mappings and value.get("model_type", old.get("model_type")) == old.get("model_type"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_into(base: dict[str, Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            changes = json.loads(text)
+        except json.JSONDecodeError:
+            return text  # the argument's own class says what is wrong with it
+        return merge(base, changes) if isinstance(changes, dict) else text
+
+    return convert
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -317,14 +167,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{str(path)!r} must hold a mapping of argument names to values.")
     return values
-
-
-def _as_dict(value: str | dict[str, Any] | None, name: str) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`{name}` must be JSON: {error}.") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"`{name}` must be a JSON object, got {value!r}.")
-    return value or {}

@@ -130,7 +130,7 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         EDDPMTrainingArguments,
     )
     args, data_args, _, _, training_args = parse_arguments(
-        *classes, args=[*words, "--output_dir", "unused", "--bf16", "false"]
+        *classes, args=[*words, "--output_dir", "unused", "--precision", "fp32"]
     )
     if not args.checkpoint:
         raise ValueError("`checkpoint` must name the pipeline's folder or Hub id.")

@@ -406,10 +406,13 @@ def main(args: list[str] | None = None) -> None:
             run = points[0]
             folder = output / f".{point_file(output, run, seed).stem}"
             start = time.perf_counter()
+            # A point's blocks replace the configuration's, where the command line would merge into them.
+            folder.mkdir(exist_ok=True)
+            config = folder / "config.json"
+            config.write_text(json.dumps({**given, "model_config": {**base, **run.model_config}}), encoding="utf-8")
             pipeline = train_protein(
                 [
-                    *words,
-                    *("--model_config", json.dumps({**base, **run.model_config}), "--seed", str(seed)),
+                    *(str(config), *words[1:], "--seed", str(seed)),
                     *("--output_dir", str(folder)),
                     *("--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0"),
                     *("--disable_tqdm", "true", "--num_threads", str(arguments.num_threads)),

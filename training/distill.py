@@ -10,12 +10,16 @@ are the checkpoint's; only noise is needed, no data. The pipeline's scheduler be
 steps are those of a consistency model: one by default, `pipe(num_inference_steps=2)` for more.
 """
 
+from options import DistillArguments, answer_help
+
+if __name__ == "__main__":  # before the imports that take seconds
+    answer_help(__doc__, DistillArguments)
+
 import copy
 import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,30 +30,6 @@ from transformers import HfArgumentParser
 
 from environment import describe_command, describe_environment, without_folders
 from hf_eddpm import EDDPMModel, EDDPMPipeline
-
-
-@dataclass
-class DistillArguments:
-    """What to distil, and for how long."""
-
-    checkpoint: str = field(metadata={"help": "Folder or Hub id of the teacher's pipeline."})
-    output_dir: str = field(metadata={"help": "Folder of the student's pipeline."})
-    num_steps: int = field(default=4000, metadata={"help": "Training steps."})
-    batch_size: int = field(default=512, metadata={"help": "Points of trajectories in a step."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "AdamW's, with a cosine schedule."})
-    solver_steps: int = field(default=24, metadata={"help": "Steps of the teacher's trajectories."})
-    pool_size: int = field(default=2048, metadata={"help": "Trajectories solved at a time."})
-    steps_per_pool: int = field(default=40, metadata={"help": "Training steps until new ones are solved."})
-    ema_decay: float = field(default=0.995, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
-    seed: int = field(default=0, metadata={"help": "Seed of the noise."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "solver_steps", "pool_size", "steps_per_pool"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 < self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in (0, 1), got {self.ema_decay}.")
 
 
 @torch.no_grad()

@@ -458,7 +458,7 @@ def main(args: list[str] | None = None) -> None:
         EDDPMTrainingArguments,
     )
     arguments, settings, data_args, _, _, training_args = parse_arguments(
-        *classes, args=[*words, "--output_dir", "unused", "--bf16", "false"]
+        *classes, args=[*words, "--output_dir", "unused", "--precision", "fp32"]
     )
     if not arguments.checkpoint:
         raise ValueError("`checkpoint` must name the pipeline's folder or Hub id.")

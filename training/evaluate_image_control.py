@@ -399,7 +399,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         EDDPMTrainingArguments,
     )
     args, data_args, _, _, training_args = parse_arguments(
-        *classes, args=[*words, "--output_dir", "unused", "--bf16", "false"]
+        *classes, args=[*words, "--output_dir", "unused", "--precision", "fp32"]
     )
     if not args.checkpoint or not args.guide:
         raise ValueError("`checkpoint` and `guide` must name the folders or Hub ids of the two.")

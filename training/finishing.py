@@ -25,6 +25,7 @@ def finish_denoiser(
     ema_decay: float,
     seed: int,
     bf16: bool = False,
+    noise_variance: float = 0.0,
 ) -> None:
     """Trains the denoiser of a trained model further; encoder and decoder stay.
 
@@ -42,6 +43,7 @@ def finish_denoiser(
         ema_decay: Of the averaged weights, which the model gets.
         seed: Of the draws.
         bf16: Whether the network computes in bfloat16.
+        noise_variance: Of noise added to the means; with the encoder's the chain learns samples of the posterior.
     """
     config, scheduler, denoiser = model.config, model.scheduler, model.denoiser.train()
     parameters = list(denoiser.parameters())
@@ -55,6 +57,8 @@ def finish_denoiser(
         for _ in tqdm(range(num_steps), desc="finishing", disable=None):
             rows = torch.randint(len(posterior_means), (batch_size,))
             means = posterior_means[rows].to(device)
+            if noise_variance:
+                means = means + noise_variance**0.5 * torch.randn(means.shape).to(device)
             timesteps = torch.randint(len(scheduler), (len(rows),)).to(device)
             noise = torch.randn(means.shape).to(device)
             labels = None

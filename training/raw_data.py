@@ -1,7 +1,7 @@
 """Data for scripts that take a checkpoint of any modality: by `data.py`, `protein_data.py` and `image_data.py`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,8 @@ from numpy.typing import NDArray
 from data import load_text
 from hf_eddpm import EDDPMPipeline
 from image_data import load_images
+from options import ColumnArguments
 from protein_data import load_proteins
-
-
-@dataclass
-class ColumnArguments:
-    """Where in tables the data are."""
-
-    text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column (of images attribute) of an integer label."}
-    )
-    sequence_column: str = field(default="sequence", metadata={"help": "Column of the protein."})
-    property_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of properties."})
-    padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad proteins with."})
 
 
 @dataclass
@@ -70,6 +58,13 @@ def load_raw_data(
         ValueError: The modality is none that the script takes.
     """
     modality = pipe.model.config.modality
+    foreign = {
+        "text": ("property_columns", "padding_symbol"),
+        "protein": ("label_column",),
+        "image": ("padding_symbol",),
+    }
+    if given := [name for name in foreign.get(modality, ()) if getattr(columns, name)]:
+        raise ValueError(f"`{given[0]}` {getattr(columns, given[0])!r} means nothing for the modality {modality!r}.")
     one_or_more: Any = source[0] if len(source) == 1 else list(source)
     if modality == "text":
         text = load_text(one_or_more, text_column=columns.text_column, label_column=columns.label_column)
@@ -85,6 +80,14 @@ def load_raw_data(
     if modality == "image" and images:
         processor = pipe.processor
         data = load_images(one_or_more, image_size=processor.image_size, num_channels=processor.num_channels)
+        for argument, names in (
+            ("label_column", [columns.label_column]),
+            ("property_columns", columns.property_columns),
+        ):
+            if missing := [name for name in names if name is not None and name not in data.attributes]:
+                raise ValueError(
+                    f"`{argument}` {missing[0]!r} is no attribute of the images: {sorted(data.attributes)}."
+                )
         labels = None if columns.label_column is None else data.labels(columns.label_column).tolist()
         values = [data.attribute(name) for name in columns.property_columns]
         return RawData(list(data.images), labels, np.stack(values, 1) if values else np.empty((len(data), 0)))

@@ -18,21 +18,35 @@ from hf_eddpm import EDDPMTrainer
 from hf_eddpm.hub.card import TRAINING_FILE
 from hf_eddpm.training.callbacks import train_seconds
 
+logger = logging.get_logger(__name__)
 
-def set_up(training_args: EDDPMTrainingArguments, *loggers: str) -> None:
-    """Starts a script: progress in the log, threads, seed.
+
+def set_up(training_args: EDDPMTrainingArguments, *loggers: str, model_config: dict[str, Any] | None = None) -> None:
+    """Starts a script: progress in the log, threads, seed; logs the precision and where the output goes.
 
     Args:
         training_args: Supplies `num_threads` and `seed`.
         loggers: Names of loggers whose information is worth a line even where warnings suffice.
+        model_config: Values of the model's configuration, file and command line together, to be logged.
     """
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
-    for name in (*loggers, "hf_eddpm.training.trainer"):
+    for name in (*loggers, __name__, "hf_eddpm.training.trainer", "hf_eddpm.training.callbacks"):
         python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)
     set_seed(training_args.seed)
+    logger.info(f"Precision: {training_args.describe_precision()}. Output: {training_args.output_dir}.")
+    if model_config:
+        logger.info(f"model_config: {json.dumps(model_config)}")
+
+
+def warn_of_unused_labels(what: str, column: str | None) -> None:
+    """Says that labels are there which the training does not use."""
+    source = "" if column is None else f" (`label_column` {column!r})"
+    logger.warning(
+        f"The labels of {what}{source} are not used: `num_classes` in `model_config` would tell them to the denoiser."
+    )
 
 
 def find_checkpoint(training_args: EDDPMTrainingArguments) -> str | None:
@@ -53,7 +67,8 @@ def describe_arguments(*arguments: Any) -> dict[str, Any]:
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             # `TrainingArguments` turns some of its `None` into empty values; its enumerations are strings.
             differs = value != default and (value or default)
-            unsaid = item.name.endswith("_token") or item.name == "resume_from_checkpoint"
+            # `bf16` and `fp16` only repeat the precision that the settings tell.
+            unsaid = item.name.endswith("_token") or item.name in ("resume_from_checkpoint", "bf16", "fp16")
             if differs and not unsaid and isinstance(value, (str, int, float, list, dict)):
                 facts[item.name] = value
     return facts
@@ -62,7 +77,6 @@ def describe_arguments(*arguments: Any) -> dict[str, Any]:
 def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, Any]:
     """The facts of the training itself."""
     args, state = trainer.args, trainer.state
-    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
     return {
         "seed": args.seed,
         "steps": state.global_step,
@@ -71,7 +85,7 @@ def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, 
             "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
             "learning_rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, "
             f"{args.get_warmup_steps(state.max_steps)} warm-up steps",
-            "precision": "float32" if precision == "float32" else f"{precision} autocast",
+            "precision": args.describe_precision(),
             "average_of_weights": "none" if args.ema_decay is None else f"exponential, decay {args.ema_decay:g}",
         },
         "wall_time_seconds": train_seconds(state),

@@ -13,10 +13,14 @@ train_image.py holds them out: with its `--dev_last`, or its `--dev_fraction` an
 the guide (config.json, safetensors), `training.json` with its held-out accuracy by timestep, and a card.
 """
 
+from options import ColumnArguments, GuideArguments, answer_help
+
+if __name__ == "__main__":  # before the imports that take seconds
+    answer_help(__doc__, GuideArguments, ColumnArguments)
+
 import json
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,46 +34,7 @@ from transformers import HfArgumentParser
 from environment import describe_command, describe_environment, without_folders
 from hf_eddpm import EDDPMModel, EDDPMPipeline, LatentGuide
 from image_data import hold_out
-from raw_data import ColumnArguments, RawData, load_raw_data
-
-
-@dataclass
-class GuideArguments:
-    """What to train, on what, for how long."""
-
-    checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline whose latents are classified."})
-    train: list[str] = field(metadata={"help": "Training data with classes: files, `file=label`, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder of the guide."})
-    dev: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
-    )
-    dev_last: int | None = field(
-        default=None, metadata={"help": "Hold out the last so many data instead of a random share."}
-    )
-    dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
-    thresholds: list[float] = field(
-        default_factory=list,
-        metadata={"help": "Ascending bounds of classes in the first property, or in words of sentences."},
-    )
-    class_names: list[str] = field(default_factory=list, metadata={"help": "Names of the classes, in order."})
-    max_train: int = field(default=50_000, metadata={"help": "Most training data."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of the layers."})
-    num_layers: int = field(default=3, metadata={"help": "Number of layers."})
-    num_steps: int = field(default=3000, metadata={"help": "Training steps."})
-    batch_size: int = field(default=256, metadata={"help": "Data in a step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with a cosine schedule."})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's."})
-    num_evaluated_timesteps: int = field(default=6, metadata={"help": "Timesteps at which accuracy is measured."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
-
-    def __post_init__(self) -> None:
-        for name in ("max_train", "num_steps", "batch_size", "num_evaluated_timesteps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if sorted(set(self.thresholds)) != self.thresholds:
-            raise ValueError(f"`thresholds` must ascend, got {self.thresholds}.")
+from raw_data import RawData, load_raw_data
 
 
 def find_classes(data: RawData, thresholds: list[float], modality: str) -> torch.Tensor:

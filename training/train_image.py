@@ -10,6 +10,11 @@ samples and reconstructions lie in `output_dir/previews`, one for each evaluatio
 with `--resume_from_checkpoint auto`.
 """
 
+from options import CardArguments, ImageDataArguments, ImageModelArguments, TrainingOptions, answer_help
+
+if __name__ == "__main__":  # before the imports that take seconds
+    answer_help(__doc__, ImageDataArguments, ImageModelArguments, CardArguments, TrainingOptions)
+
 import sys
 import time
 from dataclasses import asdict
@@ -23,7 +28,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModel, TrainerCallback
 from transformers.utils import logging
 
-from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
+from arguments import EDDPMTrainingArguments, parse_arguments
 from environment import describe_command
 from finishing import finish_denoiser
 from hf_eddpm import (
@@ -38,7 +43,7 @@ from hf_eddpm.hub.card import EVALUATION_FILE
 from image_baselines import UnconditionalDiffusion
 from image_card import write_image_card
 from image_data import ImageData, hold_out, load_images
-from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
+from runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
 from sampler import use_solver
 from vae import VariationalAutoencoder
 
@@ -110,14 +115,20 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
+<<<<<<< HEAD
     if model_args.finish_steps and training_args.world_size > 1:
         raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
     set_up(training_args, __name__, load_images.__module__, finish_denoiser.__module__)
+=======
+    set_up(training_args, __name__, load_images.__module__, model_config=model_args.model_config)
+>>>>>>> options
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, train)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
     data_facts = {name: describe_data(data) for name, data in (("train", train), ("dev", dev))}
 
+    if not model.config.num_classes and (data_args.label_column or "label" in train.attributes):
+        warn_of_unused_labels("the images", data_args.label_column)
     labels = [class_labels(data, data_args.label_column, model.config.num_classes) for data in (train, dev)]
     watched = np.random.default_rng(training_args.seed).permutation(len(dev))[: data_args.max_dev_images]
     pictures = _Pictures(dev.images[watched[: training_args.num_previews]])
@@ -197,7 +208,7 @@ def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArgument
         ImageModelArguments,
         CardArguments,
         EDDPMTrainingArguments,
-        args=[*args, "--output_dir", "unused", "--bf16", "false"],
+        args=[*args, "--output_dir", "unused", "--precision", "fp32"],
     )
     return *load_data(data_args, training_args.seed), data_args
 
@@ -226,8 +237,18 @@ def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, Imag
     return train.take(rest), train.take(held)
 
 
+def check_attribute(data: ImageData, column: str) -> None:
+    """Raises a ValueError if the images have no such attribute."""
+    if column not in data.attributes:
+        raise ValueError(
+            f"`label_column` {column!r} is no attribute of the images; they have {sorted(data.attributes)}."
+        )
+
+
 def class_labels(data: ImageData, column: str | None, num_classes: int) -> NDArray[np.int64] | None:
     """The labels for a denoiser that is told the class, checked; `None` for one that is not."""
+    if column is not None:
+        check_attribute(data, column)
     if not num_classes:
         return None
     if column is None:

@@ -8,6 +8,11 @@ The configuration file is optional and each of its values can be given on the co
 interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
+from options import CardArguments, ProteinDataArguments, ProteinModelArguments, TrainingOptions, answer_help
+
+if __name__ == "__main__":  # before the imports that take seconds
+    answer_help(__doc__, ProteinDataArguments, ProteinModelArguments, CardArguments, TrainingOptions)
+
 import random
 import sys
 from dataclasses import asdict
@@ -19,13 +24,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ProteinDataArguments,
-    ProteinModelArguments,
-    parse_arguments,
-)
+from arguments import EDDPMTrainingArguments, parse_arguments
 from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMProteinProcessor, EDDPMTrainer, ProteinConvConfig, ProteinEncoder
 from hf_eddpm.hub.card import EVALUATION_FILE
@@ -66,7 +65,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
-    set_up(training_args, __name__, load_proteins.__module__)
+    set_up(training_args, __name__, load_proteins.__module__, model_config=model_args.model_config)
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, data_args, train)
     data_facts = describe_data(train, dev, processor)
@@ -234,7 +233,7 @@ def build_model(
     else:
         model = EDDPMModel(config, encoder=None if backbone is None else ProteinEncoder(config, backbone))
     if model.property_head is not None:
-        model.property_head.fit(torch.from_numpy(train.properties))
+        model.property_head.fit(torch.from_numpy(train.properties), train.property_names)
     return model, processor
 
 

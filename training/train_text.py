@@ -9,6 +9,11 @@ the card is made from. A run that was interrupted goes on with `--resume_from_ch
 its steps is only evaluated and saved again by it.
 """
 
+from options import CardArguments, LoraArguments, TextDataArguments, TextModelArguments, TrainingOptions, answer_help
+
+if __name__ == "__main__":  # before the imports that take seconds
+    answer_help(__doc__, TextDataArguments, TextModelArguments, LoraArguments, CardArguments, TrainingOptions)
+
 import random
 import sys
 from collections.abc import Iterator
@@ -27,14 +32,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    LoraArguments,
-    TextDataArguments,
-    TextModelArguments,
-    parse_arguments,
-)
+from arguments import EDDPMTrainingArguments, parse_arguments
 from data import SplicedSentences, TextData, load_text
 from environment import describe_command
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, TextDecoder, TextEncoder
@@ -43,7 +41,7 @@ from hf_eddpm.hub.card import EVALUATION_FILE
 from hf_eddpm.hub.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
 from prior_baselines import LanguageModel
-from runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
+from runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
 from text_card import write_text_card
 from vae import VariationalAutoencoder
 
@@ -55,13 +53,15 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, lora_args, card_args, training_args = parse_arguments(
         TextDataArguments, TextModelArguments, LoraArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
-    set_up(training_args, __name__, load_text.__module__)
+    set_up(training_args, __name__, load_text.__module__, model_config=model_args.model_config)
 
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, data_args.max_length, train.sentences, lora_args)
     tuned = choose_trained_weights(model, model_args, lora_args)
     data_facts = describe_data(train, dev, processor)
     logger.info(f"What trains:\n{describe_trainable(tuned)}")
+    if train.labels is not None and not model.config.num_classes:
+        warn_of_unused_labels("the sentences", data_args.label_column)
     train_labels, dev_labels = (class_labels(data, model.config.num_classes) for data in (train, dev))
 
     previewed = training_args.num_previews and not model_args.baseline  # those have no chain to generate with
@@ -170,7 +170,7 @@ def describe_data(train: TextData, dev: TextData, processor: EDDPMTextProcessor)
 def class_labels(data: TextData, num_classes: int) -> list[int] | None:
     """The labels for a denoiser that is told the class, checked; None for one that is not."""
     if not num_classes:
-        return None
+        return None  # `warn_of_unused_labels` says so
     if data.labels is None or data.classes[0] < 0 or data.classes[-1] >= num_classes:
         raise ValueError(
             f"`num_classes` = {num_classes} needs sentences with labels in [0, {num_classes}), got {data.classes}."

@@ -1,5 +1,7 @@
 """PropertyHead: predicts measured properties of a datum, for example a protein's fitness, from its latents."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -50,11 +52,12 @@ class PropertyHead(nn.Module):
         return self.target_range[1]
 
     @torch.no_grad()
-    def fit(self, properties: torch.Tensor) -> None:
+    def fit(self, properties: torch.Tensor, names: Sequence[str] | None = None) -> None:
         """Take mean, standard deviation and range of the training targets. To be called once, before training.
 
         Args:
             properties: `(data, num_properties)` in the unit of the data, NaN where missing.
+            names: The columns they come from, for the error.
 
         Raises:
             ValueError: If the shape is another, a value is infinite, or a property has no two different values.
@@ -68,7 +71,12 @@ class PropertyHead(nn.Module):
         for index, column in enumerate(properties.T):
             known = column[~column.isnan()]
             if len(known) < 2 or known.min() == known.max():
-                raise ValueError(f"`properties` must hold at least two different values in column {index}.")
+                argument = "properties" if names is None else "property_columns"
+                column_name = f"column {index}" if names is None else repr(names[index])
+                raise ValueError(
+                    f"`{argument}` must hold at least two different values in {column_name}, "
+                    f"got {known.unique().tolist() or 'none'}."
+                )
             self.target_mean[index], self.target_std[index] = known.mean(), known.std(correction=0)
             self.target_range[0, index], self.target_range[1, index] = known.min(), known.max()
 

@@ -1,0 +1,100 @@
+"""Options of the training scripts do what they say."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import hf_eddpm.precision as precision
+from arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
+from hf_eddpm.modeling_property import PropertyHead
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("train_text", "train_image", "train_protein", "train_guide", "distill")
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """Function that gives the machine a CPU with the flags named, and no accelerator."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+
+    def pretend(flags):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu sse {flags}\n")
+        monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+    return pretend
+
+
+@pytest.mark.parametrize(("flags", "chosen"), [("avx512f", "fp32"), ("avx512_bf16", "bf16"), ("amx_bf16", "bf16")])
+def test_auto_is_bf16_where_the_cpu_multiplies_it(processor, tmp_path, flags, chosen):
+    processor(flags)
+    args = EDDPMTrainingArguments(str(tmp_path))
+    assert (args.chosen_precision, args.bf16, args.fp16) == (chosen, chosen == "bf16", False)
+    assert "auto" in args.describe_precision()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"precision": "bf16"}, "`precision` must be one of auto, fp32 on this machine's CPU, got 'bf16'"),
+        ({"precision": "fp16"}, "`precision` must be one of auto, fp32 on this machine's CPU, got 'fp16'"),
+        ({"bf16": True}, "`bf16` must be one of auto, fp32"),
+        ({"precision": "half"}, "`precision` must be one of auto, bf16, fp16, fp32, got 'half'"),
+        ({"precision": "fp32", "bf16": True}, "`bf16` true contradicts `precision` 'fp32'"),
+        ({"precision": "bf16", "bf16": False}, "`bf16` false contradicts `precision` 'bf16'"),
+        ({"bf16": True, "fp16": True}, "exclude each other"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused_by_name(processor, tmp_path, values, message):
+    processor("avx512f")
+    with pytest.raises(ValueError, match=message):
+        EDDPMTrainingArguments(str(tmp_path), **values)
+
+
+def test_bf16_itself_is_followed(processor, tmp_path):
+    processor("avx512_bf16")
+    assert EDDPMTrainingArguments(str(tmp_path), bf16=True).precision == "bf16"
+    assert EDDPMTrainingArguments(str(tmp_path), bf16=False).chosen_precision == "fp32"
+
+
+def test_every_shipped_configuration_leaves_the_precision_to_the_machine_or_names_it():
+    for file in (ROOT / "training" / "configs").glob("*.json"):
+        assert {"bf16", "fp16"}.isdisjoint(json.loads(file.read_text()))
+
+
+def test_mappings_are_merged_at_every_depth():
+    base = {"a": 1, "b": {"c": 2, "d": {"e": 3, "f": 4}}, "net": {"model_type": "x", "width": 1}}
+    assert merge(base, {"b": {"d": {"e": 5}}}) == {**base, "b": {"c": 2, "d": {"e": 5, "f": 4}}}
+    assert merge(base, {"net": {"width": 2}})["net"] == {"model_type": "x", "width": 2}
+    assert merge(base, {"net": {"model_type": "y"}})["net"] == {"model_type": "y"}
+
+
+def test_a_mapping_on_the_command_line_is_merged_into_the_files(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"model_config": {"latent_dim": 8, "decoder": {"n_layer": 1, "n_embd": 16}}}))
+    words = [str(file), "--model_config", '{"decoder": {"n_layer": 2}}', "--precision", "fp32"]
+    model_args, training_args = parse_arguments(TextModelArguments, EDDPMTrainingArguments, args=words)
+    assert model_args.model_config == {"latent_dim": 8, "decoder": {"n_layer": 2, "n_embd": 16}}
+    assert Path(training_args.output_dir) == Path("runs/mine")
+
+
+def test_a_property_that_does_not_vary_is_named():
+    from hf_eddpm import EDDPMConfig
+
+    head = PropertyHead(EDDPMConfig(num_properties=1))
+    with pytest.raises(ValueError, match="`property_columns` must hold at least two different values in 'fitness'"):
+        head.fit(torch.ones(3, 1), ["fitness"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_quick_and_tells_our_own_options(script):
+    start = time.perf_counter()
+    command = [sys.executable, str(ROOT / "training" / f"{script}.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - start < 4
+    assert "--output_dir" in text if script in ("train_guide", "distill") else "--precision" in text

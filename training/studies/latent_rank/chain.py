@@ -1,0 +1,100 @@
+"""Lets the denoiser of a saved checkpoint finish on its latents, and measures whether samples reach them.
+
+    python training/studies/latent_rank/chain.py model_cards/eddpm-gfp --data train.csv.gz --dev validation.csv.gz
+
+Compared are the checkpoint as it is, and its denoiser after more steps on samples of the posterior and on its means.
+The checkpoint is not changed.
+"""
+
+import copy
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parents[1]))
+
+from transformers import HfArgumentParser  # noqa: E402
+
+from environment import describe_environment  # noqa: E402
+from evaluation import reach_statistics  # noqa: E402
+from finishing import finish_denoiser  # noqa: E402
+from hf_eddpm import EDDPMPipeline  # noqa: E402
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
+from raw_data import ColumnArguments, load_raw_data  # noqa: E402
+
+
+@dataclass
+class ChainArguments:
+    """What is finished, and for how long."""
+
+    checkpoint: str = field(metadata={"help": "Folder of the pipeline."})
+    data: list[str] = field(metadata={"help": "Training data."})
+    dev: list[str] = field(metadata={"help": "Held-out data."})
+    output: str | None = field(default=None, metadata={"help": "JSON file; by default in results/chain."})
+    num_train: int = field(default=20_000, metadata={"help": "Training data to encode, at most."})
+    num_dev: int = field(default=2000, metadata={"help": "Held-out data to encode, at most."})
+    num_steps: int = field(default=1500, metadata={"help": "Steps of the denoiser alone."})
+    batch_size: int = field(default=256, metadata={"help": "Latents of a step."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's."})
+    num_samples: int = field(default=1000, metadata={"help": "Samples."})
+    sampling_steps: list[int] = field(default_factory=lambda: [20, 50], metadata={"help": "Numbers of steps."})
+    seed: int = field(default=0, metadata={"help": "Of everything."})
+
+
+@torch.no_grad()
+def reach(
+    pipe: EDDPMPipeline, unseen: torch.Tensor, real: torch.Tensor, args: ChainArguments
+) -> dict[str, dict[str, Any]]:
+    """How far sampled latents lie from real ones, for each number of steps."""
+    result = {}
+    for steps in args.sampling_steps:
+        generator = torch.Generator().manual_seed(args.seed)
+        out = pipe(args.num_samples, num_inference_steps=steps, generator=generator, output_type="latent")
+        result[str(steps)] = reach_statistics(out.latents.float(), unseen, real)
+    return result
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measures, finishes and measures again."""
+    words = sys.argv[1:] if words is None else words
+    named = words if words and words[0].startswith("-") else ["--checkpoint", *words]
+    args, columns = HfArgumentParser((ChainArguments, ColumnArguments)).parse_args_into_dataclasses(args=named)
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(dtype=torch.float32)
+    train = load_raw_data(pipe, args.data, columns).sample(args.num_train, args.seed)
+    dev = load_raw_data(pipe, args.dev, columns).sample(args.num_dev, args.seed)
+    real, unseen = (pipe.encode(data.items, 250).latents.float() for data in (train, dev))
+    model, noise = pipe.model, pipe.model.config.encoder_noise_variance
+    before = copy.deepcopy(model.denoiser.state_dict())
+    rows: dict[str, Any] = {"as trained": reach(pipe, unseen, real[:5000], args)}
+    for name, variance in (("finished on samples", noise), ("finished on means", 0.0)):
+        model.denoiser.load_state_dict(before)
+        start = time.perf_counter()
+        rate, decay = args.learning_rate, 0.998
+        finish_denoiser(model, real, None, args.num_steps, args.batch_size, rate, decay, args.seed, False, variance)
+        rows[name] = {"seconds": round(time.perf_counter() - start, 1)} | reach(pipe, unseen, real[:5000], args)
+    settings = {key: value for key, value in asdict(args).items() if isinstance(value, (int, float, list))}
+    result = {
+        "checkpoint": Path(args.checkpoint).name,
+        "settings": {key: value for key, value in settings.items() if key not in ("data", "dev")},
+        "latents": spectrum_statistics(covariance_eigenvalues(unseen), noise),
+        "rows": rows,
+        **describe_environment(torch.device("cpu")),
+    }
+    output = Path(args.output or FOLDER / "results" / "chain" / f"{result['checkpoint']}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name, row in rows.items():
+        print(name, {steps: round(values["neighbor_ratio"], 3) for steps, values in row.items() if steps != "seconds"})
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)
+    main()

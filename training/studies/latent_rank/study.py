@@ -1,0 +1,211 @@
+"""Trains variants of one recipe and measures what their latents carry: one JSON file per run, a table and a figure.
+
+    python training/studies/latent_rank/study.py fashion --data train-images-idx3-ubyte.gz --seeds 1 --max_steps 2700
+
+See README.md beside this file. A run whose file exists is not repeated.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parents[1]))
+
+from report import write_report  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import set_seed  # noqa: E402
+from variants import VARIANTS, RisingShare, StudyModel, Variant  # noqa: E402
+
+from arguments import (  # noqa: E402
+    CardArguments,
+    EDDPMTrainingArguments,
+    ImageDataArguments,
+    ImageModelArguments,
+    parse_arguments,
+)
+from environment import describe_environment  # noqa: E402
+from evaluate_image import Judge, decode, sample_latents  # noqa: E402
+from evaluation import as_embeddings, reach_statistics, result_file  # noqa: E402
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer  # noqa: E402
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
+from hf_eddpm.metrics.frechet_distance import frechet_distance  # noqa: E402
+from image_data import ImageData  # noqa: E402
+from image_metrics import linear_probe, mean_squared_error, structural_similarity  # noqa: E402
+from sampler import use_solver  # noqa: E402
+from train_image import LabelledImages, build_model, class_labels, load_data  # noqa: E402
+
+NUM_SAMPLES = 1000
+NUM_RECONSTRUCTIONS = 500
+NUM_PROBE = 10_000
+NUM_COMPONENTS = 32
+STEPS = 20
+SEED = 0
+
+
+class Pixels:
+    """The Frechet distance in the leading principal components of the training images' pixels.
+
+    Args:
+        train: The training images.
+        dev: Held-out images, which distances are from.
+    """
+
+    def __init__(self, train: ImageData, dev: ImageData):
+        from sklearn.decomposition import PCA
+
+        self.pca = PCA(NUM_COMPONENTS, random_state=SEED).fit(self._flat(train.sample(NUM_PROBE, SEED).images))
+        self.reference = self.pca.transform(self._flat(dev.images))
+
+    def _flat(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1) / 255
+
+    def frechet(self, images: np.ndarray) -> float:
+        """Squared distance of uint8 images (num, height, width, channels) from the held-out ones."""
+        return frechet_distance(self.pca.transform(self._flat(images)), self.reference)
+
+
+def train_variant(
+    variant: Variant, words: list[str], train: ImageData, folder: Path
+) -> tuple[EDDPMPipeline, dict[str, Any]]:
+    """Trains one variant, unless the folder holds its weights; returns the pipeline and the facts of the run."""
+    data_args, model_args, _, args = parse_arguments(
+        ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
+    )
+    set_seed(args.seed)
+    for key, value in variant.model_config.items():
+        given = model_args.model_config.get(key)
+        model_args.model_config[key] = {**given, **value} if isinstance(value, dict) and given else value
+    model_args.model_config["encoder_gradient_scale"] = variant.share
+    plain, processor = build_model(model_args, train)
+    model = StudyModel(EDDPMConfig.from_dict(plain.config.to_dict()), variant)
+    labels = class_labels(train, data_args.label_column, model.config.num_classes)
+    trainer = EDDPMTrainer(
+        model=model,
+        args=args,
+        processor=processor,
+        ema_decay=args.ema_decay,
+        train_dataset=LabelledImages(train.images, labels),
+        callbacks=[] if variant.rise is None else [RisingShare(model, variant.share, variant.rise)],
+    )
+    weights, noted = folder / "model.safetensors", folder / "facts.json"
+    if noted.exists():
+        model.load_state_dict(load_file(weights))
+        facts = json.loads(noted.read_text(encoding="utf-8"))
+    else:
+        start = np.array([time.perf_counter(), time.process_time()])
+        trainer.train()
+        wall, cpu = np.array([time.perf_counter(), time.process_time()]) - start
+        facts = {"seed": args.seed, "steps": args.max_steps, "batch_size": args.train_batch_size}
+        facts |= {"train_seconds": round(wall, 1), "train_cpu_seconds": round(cpu, 1)}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), weights)
+        noted.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    model.config.encoder_gradient_scale = variant.share
+    pipe = trainer.build_pipeline()
+    use_solver(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, facts
+
+
+@torch.no_grad()
+def measure(
+    pipe: EDDPMPipeline, train: ImageData, dev: ImageData, pixels: Pixels, judge: Judge, label: str
+) -> dict[str, float]:
+    """Latents, reconstructions, samples and a probe of one model."""
+    pipe.model.eval()
+    some, fit = dev.sample(NUM_RECONSTRUCTIONS, SEED), train.sample(NUM_PROBE, SEED)
+    known, held, all_held = (pipe.encode(list(data.images), 250).latents for data in (fit, some, dev))
+    eigenvalues = covariance_eigenvalues(all_held)
+    again = decode(pipe, held, STEPS, 250, SEED).astype(np.float32) / 255
+    num = min(NUM_SAMPLES, len(known) // 2)
+    sampled = sample_latents(pipe, num, STEPS, SEED)
+    reach = reach_statistics(sampled, all_held, known)
+    samples = decode(pipe, sampled, STEPS, 250, SEED)
+    probe = linear_probe(as_embeddings(known), fit.labels(label), as_embeddings(all_held), dev.labels(label))
+    return {
+        **spectrum_statistics(eigenvalues, pipe.model.config.encoder_noise_variance),
+        "latent_size": pipe.model.config.latent_size,
+        "mse": mean_squared_error(again, some.images / 255),
+        "ssim": structural_similarity(again, some.images / 255),
+        "probe": probe["accuracy"],
+        "pixel_frechet": pixels.frechet(samples),
+        "frechet": judge.frechet(samples),
+        "neighbor_ratio": reach["neighbor_ratio"],
+        "latent_frechet": reach["frechet"],
+        "real_latent_frechet": reach["real_frechet"],
+        "latent_frechet_ratio": reach["frechet"] / reach["real_frechet"],
+        "sampled_std": reach["std"],
+    }
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Writes a run's result and says in a line what it is."""
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"{file.stem}: rank {result['effective_rank']:.1f}, mse {result['mse']:.4f}", flush=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs what is missing and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=("digits", "fashion"))
+    parser.add_argument("--data", nargs="+", default=None, help="training images, if the recipe does not name them")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--max_steps", type=int, default=None, help="by default those of the configuration")
+    parser.add_argument("--output_dir", type=Path, default=FOLDER / "results", help="where the JSON files go")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/latent_rank"), help="where the weights go")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="measure these too: NAME=FOLDER ...")
+    arguments = parser.parse_args(args)
+    common = [str(FOLDER / f"{arguments.dataset}.json"), "--output_dir", str(arguments.work_dir)]
+    common += ["--train", *arguments.data] if arguments.data else []
+    common += ["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []
+    common += ["--use_cpu", "--num_threads", str(torch.get_num_threads())]
+    common += ["--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0", "--disable_tqdm", "true"]
+    data_args, _, _, training_args = parse_arguments(
+        ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=common
+    )
+    train, dev = load_data(data_args, training_args.seed)
+    pixels, judge = Pixels(train, dev), Judge(train, dev, data_args.label_column, SEED)
+    count = min(NUM_SAMPLES, len(train) // 2)
+    images = train.sample(count, SEED).images
+    shared = {
+        "real_pixel_frechet": pixels.frechet(images),
+        "real_frechet": judge.frechet(images),
+        "num_samples": count,
+        "extractor": judge.name,
+        **describe_environment(torch.device("cpu")),
+    }
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    for word in arguments.checkpoints:
+        name, _, folder = word.partition("=")
+        file = result_file(arguments.output_dir, f"{arguments.dataset} checkpoint {name}")
+        if not file.exists():
+            pipe = EDDPMPipeline.from_pretrained(folder)
+            pipe.set_progress_bar_config(disable=True)
+            result = {"data": arguments.dataset, "checkpoint": name}
+            result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
+            write(file, result | shared)
+    for seed in arguments.seeds:
+        for name in arguments.variants:
+            stem = f"{arguments.dataset} {name} steps {training_args.max_steps} seed {seed}"
+            file = result_file(arguments.output_dir, stem)
+            if file.exists():
+                continue
+            folder = arguments.work_dir / file.stem
+            pipe, facts = train_variant(VARIANTS[name], [*common, "--seed", str(seed)], train, folder)
+            result = {"data": arguments.dataset, "variant": name, **facts}
+            result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
+            write(file, result | shared)
+    write_report(arguments.output_dir, FOLDER)
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # as train_image.py
+    main()
