@@ -115,13 +115,15 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=args
     )
-<<<<<<< HEAD
     if model_args.finish_steps and training_args.world_size > 1:
         raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
-    set_up(training_args, __name__, load_images.__module__, finish_denoiser.__module__)
-=======
-    set_up(training_args, __name__, load_images.__module__, model_config=model_args.model_config)
->>>>>>> options
+    set_up(
+        training_args,
+        __name__,
+        load_images.__module__,
+        finish_denoiser.__module__,
+        model_config=model_args.model_config,
+    )
     train, dev = load_data(data_args, training_args.seed)
     model, processor = build_model(model_args, train)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
