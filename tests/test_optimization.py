@@ -15,9 +15,8 @@ from hf_eddpm import (
     EDDPMPipeline,
     EDDPMProteinProcessor,
     EDDPMScheduler,
-    guidance,
-    optimization,
 )
+from hf_eddpm.control import guidance, optimization
 from hf_eddpm.control.optimization import optimize
 from hf_eddpm.control.search import METHODS, LatentProblem, LatentState, diffuse
 from hf_eddpm.control.sequence_limits import SequenceLimits
@@ -410,7 +409,7 @@ def test_the_decoder_is_asked_about_single_mutations_alike_with_both_decoders(pi
     start, sequence = STARTS[0], "WCDWFGHIKLMW"
     for pipe in pipes.values():
         latents = torch.randn(1, 1, 8)
-        (odds,) = optimization._log_odds(pipe, latents, [start], [sequence])
+        (odds,) = optimization._log_odds(pipe.model, pipe.processor, latents, [start], [sequence])
         with torch.no_grad():
             nats = {}
             for protein in (start, *(start[:i] + sequence[i] + start[i + 1 :] for i in (0, 3, 11))):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import hf_eddpm.precision as precision
+import hf_eddpm.training.precision as precision
 from arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
 from hf_eddpm.modeling_property import PropertyHead
 

@@ -31,9 +31,10 @@ from hf_eddpm import (
     EDDPMScheduler,
     EDDPMTextProcessor,
     EnergyGuidance,
-    modeling_eddpm,
-    pipeline_storage,
+    latents,
+    likelihood,
 )
+from hf_eddpm.hub import storage
 from hf_eddpm.sampling import slerp
 from train_text import train_tokenizer
 
@@ -708,7 +709,8 @@ def test_a_score_does_not_depend_on_the_batch_given_the_same_draws(pipe, monkeyp
     def same_for_every_row(shape, **kwargs):
         return row.expand(shape).clone()
 
-    monkeypatch.setattr(modeling_eddpm, "randn_tensor", same_for_every_row)
+    for module in (likelihood, latents):
+        monkeypatch.setattr(module, "randn_tensor", same_for_every_row)
     monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.full(size, 0.5))
     together = pipe.score(SENTENCES, num_timesteps=8)
     one_by_one = pipe.score(SENTENCES, num_timesteps=8, batch_size=1)
@@ -911,10 +913,10 @@ def test_a_save_killed_between_two_moves_never_leaves_a_folder_that_loads(
 ):
     other = make_pipe(tiny_model(seed=1))
     with monkeypatch.context() as patch:
-        _stop_before(patch, pipeline_storage.os, "replace", call)
+        _stop_before(patch, storage.os, "replace", call)
         for folder in (saved, tmp_path / "new"):
             patch.undo()
-            _stop_before(patch, pipeline_storage.os, "replace", call)
+            _stop_before(patch, storage.os, "replace", call)
             with pytest.raises(_Killed):
                 other.save_pretrained(folder)
     for folder in (saved, tmp_path / "new"):
@@ -937,7 +939,7 @@ pipe.save_pretrained(sys.argv[2])
 
 @pytest.mark.slow
 def test_a_process_killed_while_saving_leaves_no_folder(saved, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline_storage.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[2])}
     command = [sys.executable, "-c", KILLED_SAVE, str(saved), str(tmp_path / "new")]
     assert subprocess.run(command, env=environment, timeout=300).returncode == -signal.SIGKILL
     assert not (tmp_path / "new").exists()

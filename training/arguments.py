@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
-from hf_eddpm.precision import DTYPE_NAMES, PRECISIONS, choose_precision, has_accelerator
+from hf_eddpm.training.precision import DTYPE_NAMES, PRECISIONS, choose_precision, has_accelerator
 from options import (
     CardArguments,
     ImageDataArguments,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 COLUMNS = {
     "effective_rank": ("effective rank", ".1f"),
