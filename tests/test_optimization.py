@@ -17,7 +17,6 @@ from hf_eddpm import (
     EDDPMScheduler,
 )
 from hf_eddpm.control import guidance, optimization
-from hf_eddpm.control.optimization import optimize
 from hf_eddpm.control.search import METHODS, LatentProblem, LatentState, diffuse
 from hf_eddpm.control.sequence_limits import SequenceLimits
 from hf_eddpm.modalities.protein.residues import VOCAB_SIZE
@@ -247,7 +246,7 @@ def test_an_unguided_chain_is_the_pipelines_own(pipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "gradient", catch)
         with pytest.raises(Stop):
-            optimize(pipe, STARTS, generator=torch.Generator().manual_seed(5))
+            pipe.optimize(STARTS, generator=torch.Generator().manual_seed(5))
     *_, last = diffuse(caught["problem"], torch.zeros(3, 1, 8), strength=1.0, num_steps=7)
     drawn = pipe(3, num_inference_steps=7, generator=torch.Generator().manual_seed(5), output_type="latent").latents
     torch.testing.assert_close(last, drawn)

@@ -1034,8 +1034,8 @@ def test_the_argument_at_fault_is_named(pipe, data, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 0}, "`num_samples` must be a positive integer"),
-        ({"num_samples": 2.0}, "`num_samples` must be a positive integer"),
+        ({"num_samples": 0}, "`num_samples` must be an integer of at least 1"),
+        ({"num_samples": 2.0}, "`num_samples` must be an integer of at least 1"),
         ({"eta": -0.1}, r"`eta` must be in \[0, 1\]"),
         ({"eta": 1.1}, r"`eta` must be in \[0, 1\]"),
         ({"eta": math.nan}, r"`eta` must be in \[0, 1\]"),
@@ -1087,7 +1087,7 @@ def test_a_scale_that_is_not_finite_is_refused(pipe):
 @pytest.mark.parametrize("method", ["encode", "decode", "reconstruct", "score"])
 def test_batch_sizes_below_one_are_refused(pipe, method, batch_size):
     data = torch.zeros(1, 2, 8) if method == "decode" else "a ."
-    with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
+    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1"):
         getattr(pipe, method)(data, batch_size=batch_size)
 
 

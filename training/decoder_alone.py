@@ -40,7 +40,7 @@ class DecoderAlone(EDDPMModel):
         """Compute the decoder's loss."""
         for name in ("class_labels", "diffusion_mask", "properties"):  # no chain and no head that they concern
             inputs.pop(name, None)
-        encoder_inputs, targets = self._split(inputs)
+        encoder_inputs, targets = self.split_inputs(inputs)
         mean = self.encode(**encoder_inputs).mean
         if self.decoder.scheduler_config is not None:
             targets["generator"] = generator

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loa
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput
 from hf_eddpm.latents import LatentPosterior
+from hf_eddpm.modeling_property import property_terms
 
 
 class VariationalAutoencoder(EDDPMModel):
@@ -39,7 +40,7 @@ class VariationalAutoencoder(EDDPMModel):
         """Compute reconstruction + kl_weight * KL (+ property loss), in nats per unit as the "simple" loss."""
         for name in ("class_labels", "diffusion_mask"):  # there is no chain that they concern
             inputs.pop(name, None)
-        encoder_inputs, targets = self._split(inputs)
+        encoder_inputs, targets = self.split_inputs(inputs)
         features = self.encoder(**encoder_inputs)
         mean = self.bottleneck.project(features)
         log_variance = self.log_variance(features)  # (batch, num_latents, latent_dim)
@@ -50,7 +51,7 @@ class VariationalAutoencoder(EDDPMModel):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().sum() / total
         reconstruction_loss = nats.float().sum() / total
         loss = reconstruction_loss + self.kl_weight * divergence
-        property_loss, predictions = self._property_terms(latents, properties)
+        property_loss, predictions = property_terms(self.property_head, latents, properties)
         if property_loss is not None:
             loss = loss + self.config.property_weight * property_loss
         return EDDPMOutput(

@@ -26,7 +26,7 @@ from .likelihood import LikelihoodMixin, evaluation_draws
 from .modalities.base import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modalities.registry import get_modality
 from .modeling_denoiser import make_denoiser
-from .modeling_property import PropertyHead
+from .modeling_property import PropertyHead, property_terms
 from .outputs import EDDPMOutput
 from .processes import mean_over_processes
 from .scheduling_eddpm import EDDPMScheduler
@@ -242,11 +242,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         loss = self.reconstruction_weight * reconstruction_loss + config.diffusion_weight * (
             diffusion_loss + alignment_loss
         )
-        property_loss = predictions = None
-        if self.property_head is not None:
-            property_loss, predictions = self.property_head.terms(latents, properties)
-        elif properties is not None:
-            raise ValueError("`properties` needs a model with `num_properties` > 0, got one without.")
+        property_loss, predictions = property_terms(self.property_head, latents, properties)
         if property_loss is not None:
             loss = loss + config.property_weight * property_loss
         output = EDDPMOutput(

@@ -1,6 +1,7 @@
 """How a pipeline is saved, loaded, and exchanged with the Hub."""
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -22,6 +23,16 @@ from .adapters import load_adapted_model
 from .download import HUB_ARGUMENTS, download_pipeline
 from .upload import upload_pipeline
 
+logger = transformers_logging.get_logger(__name__)
+
+# The layout of a saved pipeline, in its model_index.json. 1 (not written there): processors lay in modules of their
+# own names. 2: each modality is a folder.
+FORMAT_VERSION = 2
+_FORMAT_KEY = "_format_version"
+_MODULES_OF_FORMAT_1 = {
+    f"hf_eddpm.processing_{modality}": f"hf_eddpm.modalities.{modality}.processing"
+    for modality in ("text", "protein", "image")
+}
 _SLOW_TO_LOAD = 2**30  # bytes of weights that take more than about a second
 
 
@@ -75,6 +86,7 @@ class PipelineStorage:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             super().save_pretrained(str(staging), **kwargs)  # type: ignore[misc]
+            _write_format(staging)
             if (staging / "model" / ADAPTER_FOLDER).is_dir():
                 (staging / "model" / ADAPTER_FOLDER).rename(staging / ADAPTER_FOLDER)
             else:
@@ -170,6 +182,7 @@ class PipelineStorage:
             if not os.path.isfile(os.path.join(folder, name)):
                 raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
         index = _read_index(folder)
+        _check_format(index, path)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
         kwargs["dtype"] = torch.float32 if dtype is None else dtype
         adapter = os.path.join(folder, ADAPTER_FOLDER)
@@ -220,6 +233,31 @@ def _read_index(folder: str) -> dict[str, Any]:
         return json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{folder!r} is not a saved pipeline: its model_index.json is damaged ({error}).") from error
+
+
+def _write_format(folder: Path) -> None:
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index[_FORMAT_KEY] = FORMAT_VERSION
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _check_format(index: dict[str, Any], name: str) -> None:
+    """Refuse a pipeline of a later version, and make the modules that an earlier one names known."""
+    version = index.get(_FORMAT_KEY, 1)
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise OSError(
+            f"{name!r} is saved in format {version!r}; this hf_eddpm reads formats 1 to {FORMAT_VERSION}. Upgrade "
+            "hf_eddpm to load it."
+        )
+    modules = {value[0] for value in index.values() if isinstance(value, list)}
+    if old := sorted(modules & set(_MODULES_OF_FORMAT_1)):
+        logger.warning(
+            f"{name!r} is saved in format 1. It loads as it is; `pipe.save_pretrained(folder)` writes format "
+            f"{FORMAT_VERSION}, which later versions of hf_eddpm will ask for."
+        )
+        for module in old:  # diffusers imports the class by the module that the folder names
+            sys.modules.setdefault(module, importlib.import_module(_MODULES_OF_FORMAT_1[module]))
 
 
 def _load_components(folder: str, index: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
