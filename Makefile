@@ -33,6 +33,7 @@ style: $(VENV)/.installed-dev  ## rewrite the code in the project's style
 quality: $(VENV)/.installed-dev  ## check the style, change nothing
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/lint-imports
 	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(VENV)/.installed-dev
