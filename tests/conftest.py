@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 from pretrained_packages import HUB_IDS, PACKAGES, write_model
-from train_text import train_tokenizer
 
 
 def pytest_addoption(parser):

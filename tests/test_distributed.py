@@ -210,7 +210,7 @@ from transformers import TrainingArguments
 
 from hf_eddpm import EDDPMTextProcessor, EDDPMTrainer
 from hf_eddpm.hub.lora import add_lora
-from train_text import train_tokenizer
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 
 torch.set_num_threads(1)
 folder = sys.argv[1]

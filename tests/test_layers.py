@@ -20,9 +20,7 @@ def imports_of(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
-            found |= {
-                f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names
-            }
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names}
     return {module for module in found if module in FILES and module != name}
 
 
@@ -32,7 +30,7 @@ GRAPH = {name: imports_of(name) for name in FILES}
 def test_no_module_imports_itself_by_way_of_others():
     reached = {name: set(GRAPH[name]) for name in GRAPH}
     for _ in GRAPH:
-        for name, modules in reached.items():
+        for modules in reached.values():
             for module in list(modules):
                 modules |= reached[module]
     assert [name for name in GRAPH if name in reached[name]] == []

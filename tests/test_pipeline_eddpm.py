@@ -35,8 +35,8 @@ from hf_eddpm import (
     likelihood,
 )
 from hf_eddpm.hub import storage
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 from hf_eddpm.sampling import slerp
-from train_text import train_tokenizer
 
 FEW = {"num_inference_steps": 5}
 LATENT = {"output_type": "latent"}

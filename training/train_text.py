@@ -16,19 +16,16 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -40,6 +37,7 @@ from hf_eddpm.hub.adapters import merge_adapter
 from hf_eddpm.hub.card import EVALUATION_FILE
 from hf_eddpm.hub.lora import add_lora, count_parameters, describe_trainable
 from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 from prior_baselines import LanguageModel
 from runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
 from text_card import write_text_card
@@ -189,31 +187,6 @@ def choose_examples(dev: TextData, processor: EDDPMTextProcessor, num_examples: 
     fitting = [dev.sentences[row] for row in rows if not processor.count_truncated([dev.sentences[row]])]
     candidates = [sentence for sentence in fitting if sentence.isprintable() and "`" not in sentence]
     return candidates[:: max(1, len(candidates) // num_examples)][:num_examples]
-
-
-def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer (Sennrich et al. 2016) that gives every string back exactly."""
-
-    def batches() -> Iterator[list[str]]:
-        for start in range(0, len(sentences), 1000):
-            yield sentences[start : start + 1000]
-
-    tokenizer = Tokenizer(models.BPE())
-    # A leading space makes a word the same token at the start of a sentence as inside it; the decoder takes it back.
-    tokenizer.normalizer = normalizers.Prepend(" ")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(content=" ", left=1, right=0)])
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer.train_from_iterator(
-        batches(),
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(special.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
 def choose_trained_weights(

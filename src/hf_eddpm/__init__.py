@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 from transformers import AutoConfig, AutoModel
 
+from .building import model_for_data
 from .configuration_eddpm import EDDPMConfig
 from .control.directions import linear_direction, orthogonalize
 from .control.guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
@@ -77,6 +78,7 @@ __all__ = [
     "TextDecoder",
     "TextEncoder",
     "linear_direction",
+    "model_for_data",
     "orthogonalize",
     "plot_grid",
     "register_modality",

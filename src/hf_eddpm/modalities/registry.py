@@ -15,6 +15,7 @@ class Modality:
         default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
         default_decoder: The same for the decoder.
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
+        fit: Function from training data and values to a configuration and a processor, for `model_for_data`.
     """
 
     encoder_class: type[Any]
@@ -22,6 +23,7 @@ class Modality:
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fit: Callable[..., tuple[Any, Any]] | None = None
 
 
 _MODALITIES: dict[str, Modality] = {}

@@ -27,6 +27,7 @@ from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
 from .callbacks import AverageStep, Clock, OwnNoise, Preview
 from .collator import RawDataCollator
+from .defaults import EMA_DECAY, default_arguments
 from .monitor import TrainingMonitor
 
 logger = logging.get_logger(__name__)
@@ -45,7 +46,8 @@ class EDDPMTrainer(Trainer):
 
     Args:
         model: The model.
-        args: The training arguments.
+        args: The training arguments; None for those of `training.defaults`, which fit the number of data and the
+            machine, with an average of the weights.
         processor: The modality's processor. It is saved with each checkpoint; unless `data_collator` is given, it
             also batches the data, so that data sets may simply be lists of raw data (see `RawDataCollator`).
         ema_decay: Decay of the average, in (0, 1); `None` for no average.
@@ -76,6 +78,12 @@ class EDDPMTrainer(Trainer):
             if hasattr(processor, "tokenizer"):  # Trainer looks for one in every processor it is given
                 kwargs.setdefault("processing_class", processor)
             kwargs.setdefault("data_collator", RawDataCollator(processor))
+        if args is None:
+            data = kwargs.get("train_dataset")
+            if not hasattr(data, "__len__"):
+                raise ValueError("`args` must be given for training data without a length: the steps depend on it.")
+            args = TrainingArguments("runs/eddpm", **default_arguments(len(data)))
+            ema_decay = EMA_DECAY if ema_decay is None else ema_decay
         super().__init__(model=model, args=args, **kwargs)
         if ema_decay is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` must be None with FSDP, whose parameters are in pieces.")

@@ -4,6 +4,7 @@ from ..registry import Modality, register_modality
 from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 from .diffusion_decoder import make_image_decoder
 from .encoder import ImageEncoder
+from .fitting import fit_image
 from .presets import PAPER, SMALL, paper_networks
 
 register_modality(
@@ -13,6 +14,7 @@ register_modality(
         decoder_class=make_image_decoder,
         default_encoder={"model_type": ImageEncoderConfig.model_type},
         default_decoder={"model_type": ImageUNetConfig.model_type},
+        fit=fit_image,
         presets={
             "image-small": SMALL,
             "image-small-conv": {**SMALL, "decoder": {"model_type": ImageConvConfig.model_type}},

@@ -1,6 +1,7 @@
 """Text."""
 
 from ..registry import Modality, register_modality
+from .fitting import fit_text
 from .modeling import TextDecoder, TextEncoder
 from .presets import PAPER, SMALL_DECODER, SMALL_ENCODER
 
@@ -12,5 +13,6 @@ register_modality(
         default_encoder=SMALL_ENCODER,
         default_decoder=SMALL_DECODER,
         presets={"text-small": {}, "text-paper": PAPER},
+        fit=fit_text,
     ),
 )
