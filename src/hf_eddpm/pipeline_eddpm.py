@@ -33,9 +33,9 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             `EDDPMScheduler` or any diffusers scheduler made by `Other.from_config(pipe.decoder_scheduler.config)`.
             By default the model's own; None for other decoders.
         default_num_inference_steps: Steps of the chain where a call names none; saved with the pipeline.
-        default_noise_scale: Noise scale where a call names none, likewise.
-        default_num_decoder_steps: Steps of a decoder that is a chain itself, where a call names none, likewise; what
-            inverts that chain takes 50 (see `invert_decoder`).
+        default_noise_scale: Noise scale where a call names none; saved with the pipeline.
+        default_num_decoder_steps: Steps of a decoder that is a chain itself, where a call names none; saved with the
+            pipeline. Inverting that chain takes 50 steps (see `invert_decoder`).
 
     Raises:
         ValueError: If the processor does not fit the model, its decoder has no chain to schedule, or a default is
