@@ -37,6 +37,8 @@ class ControlMixin:
     _prepare_noise: Callable[..., torch.Tensor]
     _prepare_classes: Callable[..., dict[str, Any]]
     _check_output_type: Callable[..., None]
+    _give_generator: Callable[..., None]
+    _refuse_copies: Callable[..., None]
 
     @torch.no_grad()
     def predict(self, data: Any, batch_size: int = 256) -> torch.Tensor:
@@ -149,6 +151,7 @@ class ControlMixin:
         Raises:
             ValueError: If there are no scales, or the directions have another shape or are not finite.
         """
+        self._refuse_copies(decode_arguments)
         several = directions[None] if isinstance(directions, torch.Tensor) and directions.ndim == 2 else directions
         self.model.check_latents(several, "directions")
         if not len(scales):
@@ -259,8 +262,7 @@ class ControlMixin:
         latents = self.encode(data, refinement_steps=refinement_steps).latents
         if invert_noise:
             decode_arguments |= self._inverted(data, latents, 256, decode_arguments)
-        if self.decoder_scheduler is not None:
-            decode_arguments.setdefault("generator", generator)
+        self._give_generator(decode_arguments, generator)
         if direction is not None:
             latents = latents + scale * direction.to(latents)
         if strength is not None:
