@@ -14,7 +14,7 @@ from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_control import ControlMixin
 from .pipeline_parts import PipelineParts
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, slerp, without_gradient
+from .sampling import Generators, check_scheduler, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 
@@ -72,6 +72,9 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             raise ValueError(
                 f"`decoder_scheduler` must be None: {type(model.decoder).__name__} decodes without a chain."
             )
+        check_scheduler(scheduler, model.scheduler)
+        if decoder_scheduler is not None:
+            check_scheduler(decoder_scheduler, model.decoder.scheduler, "decoder_scheduler")
         check_count(default_num_inference_steps, "default_num_inference_steps")
         check_number(default_noise_scale, "default_noise_scale", above=0)
         check_count(default_num_decoder_steps, "default_num_decoder_steps")

@@ -13,7 +13,7 @@ from .argument_checks import check_count, check_number
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, check_generators, run_chain, without_gradient
+from .sampling import Generators, check_generators, check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
@@ -112,6 +112,7 @@ class PipelineParts:
         arguments = {**self._default_decode_arguments(decode_arguments), **decode_arguments}
         check_count(batch_size, "batch_size")
         if self.decoder_scheduler is not None:
+            check_scheduler(self.decoder_scheduler, self.model.decoder.scheduler, "decoder_scheduler")
             if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
                 check_generators(arguments.get("generator"), len(latents))
                 arguments["decoder_noise"] = self.model.decoder.draw_noise(
@@ -242,6 +243,7 @@ class PipelineParts:
     ) -> torch.Tensor:
         """Run the chain (see `run_chain`) with progress, guidance and the caller's callback."""
         n = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        check_scheduler(self.scheduler, self.model.scheduler)
 
         def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.model.denoise(noisy_latents, t, **classes).float()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .argument_checks import is_integer
+from .scheduling_eddpm import EDDPMScheduler
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -36,6 +37,44 @@ def check_generators(generator: Generators, num_samples: int) -> None:
         raise ValueError(
             f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
         )
+
+
+def check_scheduler(scheduler: Any, own: EDDPMScheduler, name: str = "scheduler") -> None:
+    """Raise a ValueError unless a scheduler runs the chain that the model was trained on.
+
+    Right are the schedulers whose noise schedule is the model's, step for step; `docs/guides/schedulers.md` has a
+    measurement of each. `LCMScheduler` is right for a distilled denoiser only, which nothing here can tell.
+
+    Args:
+        scheduler: Scheduler of diffusers or ours.
+        own: The chain of the model.
+        name: The argument that the error names.
+    """
+    kind = type(scheduler).__name__
+    advice = f"Make one by `Other.from_config(pipe.{name}.config)`, for example of `DDIMScheduler`."
+    if "Inverse" in kind:
+        raise ValueError(f"`{name}` cannot be a {kind}: it runs the chain backwards, see `pipe.invert`. {advice}")
+    theirs = getattr(scheduler, "alphas_cumprod", None)
+    alphas = own.alphas_cumprod
+    same = isinstance(theirs, torch.Tensor) and theirs.shape == alphas.shape
+    if not same or not torch.allclose(theirs.float().cpu(), alphas, atol=1e-5):  # type: ignore[union-attr]
+        raise ValueError(
+            f"`{name}` must have the noise schedule that the model was trained with ({len(alphas)} timesteps, its "
+            f"betas), which this {kind} has not. {advice}"
+        )
+    predicts = scheduler.config.get("prediction_type", own.config.prediction_type)
+    if predicts != own.config.prediction_type:
+        raise ValueError(
+            f"`{name}` must have the `prediction_type` of the model, {own.config.prediction_type!r}, got "
+            f"{predicts!r}. {advice}"
+        )
+    needed = [
+        parameter.name
+        for parameter in list(inspect.signature(scheduler.step).parameters.values())[3:]
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if needed:
+        raise ValueError(f"`{name}` cannot be a {kind}: its steps need {needed} besides. {advice}")
 
 
 def run_chain(
@@ -88,6 +127,7 @@ def run_chain(
     if start is not None and strength < 1:
         latents = scheduler.add_noise(start, noise, timesteps[:1])
     step_arguments = _step_arguments(scheduler, eta, generator)
+    _seed_own_noise(scheduler, generator)
     if on_start is not None:
         on_start(len(timesteps))
     for step, t in enumerate(timesteps):
@@ -98,6 +138,17 @@ def run_chain(
         if on_step is not None:
             latents = on_step(step, t, latents)
     return latents
+
+
+def _seed_own_noise(scheduler: Any, generator: Generators) -> None:
+    """Let a scheduler that draws noise by itself (`DPMSolverSDEScheduler`) draw what the generator decides."""
+    if generator is None or not hasattr(scheduler, "noise_sampler_seed"):
+        return
+    if isinstance(generator, list):
+        raise ValueError(
+            f"`generator` must be a single one with {type(scheduler).__name__}, whose noise has one seed."
+        )
+    scheduler.noise_sampler_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
 
 
 def _step_arguments(scheduler: Any, eta: float, generator: Generators) -> dict[str, Any]:
