@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import SplicedSentences, TextData, load_text
+from hf_eddpm.modalities.text.data import SplicedSentences, TextData, load_text
 
 LABELLED = [("good food .", 1), ("cold soup .", 0), ('she said "no" , twice', 0), ("good food .", 1)]
 

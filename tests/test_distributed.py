@@ -60,7 +60,7 @@ VALUES = {
 SPY = """
 import json, os, sys
 import torch
-import train_text
+from hf_eddpm.training import train_text
 from hf_eddpm import EDDPMTrainer
 
 log = EDDPMTrainer.log

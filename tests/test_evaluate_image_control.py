@@ -7,9 +7,8 @@ import torch
 from images import CONV_DECODER, SIZE, tiny_image_pipe
 from PIL import Image
 
-import evaluate_image
-import evaluate_image_control
-from evaluate_image_control import (
+import control.image as evaluate_image_control
+from control.image import (
     ImageControlArguments,
     LinearAttribute,
     brightness,
@@ -18,7 +17,8 @@ from evaluate_image_control import (
     variety,
 )
 from hf_eddpm import EnergyGuidance, LatentGuide
-from image_metrics import fit_extractor
+from hf_eddpm.modalities.image.metrics import fit_extractor
+from hf_eddpm.training import evaluate_image
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SAVE_STEPS, NUM_KILLS = 5, 20
 NURSERY = """
 import json, os, random, signal, sys, time
 import torch
-import train_text
+from hf_eddpm.training import train_text
 from transformers.trainer_utils import get_last_checkpoint
 
 config, folder, save_steps, num_kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

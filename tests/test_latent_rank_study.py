@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import evaluate_image
-import train_image
 from hf_eddpm.diagnostics import covariance_eigenvalues, effective_rank
-from image_metrics import fit_extractor
+from hf_eddpm.modalities.image.metrics import fit_extractor
+from hf_eddpm.training import evaluate_image, train_image
 
 sys.path.insert(0, str(Path(train_image.__file__).parent / "studies" / "latent_rank"))
 

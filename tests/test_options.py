@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import hf_eddpm.training.precision as precision
-from arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
 from hf_eddpm.modeling_property import PropertyHead
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("train_text", "train_image", "train_protein", "train_guide", "distill")

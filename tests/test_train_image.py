@@ -21,25 +21,30 @@ from images import (
 from PIL import Image
 from safetensors.torch import load_file
 
-import benchmark_image
-import benchmark_image_steps
 import demo_image
-import evaluate_image
-import train_image
-from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
-from finishing import finish_denoiser
+import few_steps.images as benchmark_image_steps
+import image_front.run as benchmark_image
 from hf_eddpm import EDDPMPipeline, ImageConvDecoder, ImageDiffusionDecoder
-from image_baselines import UnconditionalDiffusion, fit_prior
-from image_card import write_image_card
-from image_data import load_images
-from image_metrics import (
+from hf_eddpm.modalities.image.data import load_images
+from hf_eddpm.modalities.image.metrics import (
     extract,
     fit_extractor,
     linear_probe,
     peak_signal_to_noise,
     structural_similarity,
 )
-from vae import VariationalAutoencoder
+from hf_eddpm.training import evaluate_image, train_image
+from hf_eddpm.training.arguments import (
+    CardArguments,
+    EDDPMTrainingArguments,
+    ImageDataArguments,
+    ImageModelArguments,
+    parse_arguments,
+)
+from hf_eddpm.training.baselines.pixels import UnconditionalDiffusion, fit_prior
+from hf_eddpm.training.baselines.vae import VariationalAutoencoder
+from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.image_card import write_image_card
 
 CONFIGS = Path(train_image.__file__).parent / "configs"
 OWN = {name: value for name, value in NET.items() if name not in ("image_size", "num_channels")}

@@ -8,20 +8,20 @@ import torch
 from huggingface_hub import ModelCard
 from proteins import CAUSAL_DECODER, PROTEINS, tiny_protein_model, tiny_protein_pipe
 
-import benchmark_protein
-import train_protein
-from arguments import (
+import protein_front.run as benchmark_protein
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
+from hf_eddpm.modalities.protein.data import ProteinData
+from hf_eddpm.modalities.protein.residues import RESIDUES
+from hf_eddpm.training import train_protein
+from hf_eddpm.training.arguments import (
     CardArguments,
     EDDPMTrainingArguments,
     ProteinDataArguments,
     ProteinModelArguments,
     parse_arguments,
 )
-from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
-from hf_eddpm.modalities.protein.residues import RESIDUES
-from prior_baselines import LanguageModel, PriorPipeline
-from protein_data import ProteinData
-from vae import VariationalAutoencoder
+from hf_eddpm.training.baselines.priors import LanguageModel, PriorPipeline
+from hf_eddpm.training.baselines.vae import VariationalAutoencoder
 
 TINY = {
     "encoder": {

@@ -23,23 +23,23 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import set_seed  # noqa: E402
 from variants import VARIANTS, RisingShare, StudyModel, Variant  # noqa: E402
 
-from arguments import (  # noqa: E402
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer  # noqa: E402
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
+from hf_eddpm.metrics.frechet_distance import frechet_distance  # noqa: E402
+from hf_eddpm.modalities.image.data import ImageData  # noqa: E402
+from hf_eddpm.modalities.image.metrics import linear_probe, mean_squared_error, structural_similarity  # noqa: E402
+from hf_eddpm.training.arguments import (  # noqa: E402
     CardArguments,
     EDDPMTrainingArguments,
     ImageDataArguments,
     ImageModelArguments,
     parse_arguments,
 )
-from environment import describe_environment  # noqa: E402
-from evaluate_image import Judge, decode, sample_latents  # noqa: E402
-from evaluation import as_embeddings, reach_statistics, result_file  # noqa: E402
-from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer  # noqa: E402
-from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
-from hf_eddpm.metrics.frechet_distance import frechet_distance  # noqa: E402
-from image_data import ImageData  # noqa: E402
-from image_metrics import linear_probe, mean_squared_error, structural_similarity  # noqa: E402
-from sampler import use_solver  # noqa: E402
-from train_image import LabelledImages, build_model, class_labels, load_data  # noqa: E402
+from hf_eddpm.training.environment import describe_environment  # noqa: E402
+from hf_eddpm.training.evaluate_image import Judge, decode, sample_latents  # noqa: E402
+from hf_eddpm.training.evaluation import as_embeddings, reach_statistics, result_file  # noqa: E402
+from hf_eddpm.training.sampler import use_solver  # noqa: E402
+from hf_eddpm.training.train_image import LabelledImages, build_model, class_labels, load_data  # noqa: E402
 
 NUM_SAMPLES = 1000
 NUM_RECONSTRUCTIONS = 500
