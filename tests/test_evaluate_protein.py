@@ -14,7 +14,9 @@ from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcess
 from hf_eddpm.modalities.protein.data import ProteinData
 from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
 from hf_eddpm.training import evaluate_protein
-from hf_eddpm.training.evaluate_protein import METHODS, EvaluationArguments, EvaluationSettings, evaluate
+from hf_eddpm.training.evaluate_protein import EvaluationArguments
+from hf_eddpm.training.protein_measures import evaluate
+from hf_eddpm.training.protein_settings import METHODS, EvaluationSettings
 from hf_eddpm.training.protein_tables import markdown_tables
 
 LENGTH = 10

@@ -13,7 +13,7 @@ from hf_eddpm import EDDPMPipeline
 from hf_eddpm.training import train_text
 from hf_eddpm.training.baselines.priors import LanguageModel, PriorPipeline
 from hf_eddpm.training.baselines.vae import VariationalAutoencoder
-from hf_eddpm.training.evaluate_text import EvaluationSettings
+from hf_eddpm.training.text_measures import EvaluationSettings
 from text_front.plot import draw
 
 TINY = {

@@ -21,8 +21,8 @@ from hf_eddpm import EDDPMPipeline
 from hf_eddpm.modalities.text.data import TextData
 from hf_eddpm.training import evaluate_text, train_text
 from hf_eddpm.training.arguments import EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
-from hf_eddpm.training.evaluate_text import EvaluationSettings, evaluate
 from hf_eddpm.training.text_card import markdown_tables
+from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 
 POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]
 LONG = " and".join(["the soup was cold"] * 8)

@@ -144,6 +144,7 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, part: int, rows: list[Any]) -> dict[str, Any]:
+        """Return the columns of a part, of as many rows as it has."""
         whole = [place for place, row in enumerate(rows) if row is not None and str(row).strip()]
         self.num_empty += len(rows) - len(whole)
         if self.arguments.sort_by_length:

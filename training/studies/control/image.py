@@ -48,8 +48,9 @@ from hf_eddpm.training.arguments import (
     parse_arguments,
 )
 from hf_eddpm.training.environment import describe_command
-from hf_eddpm.training.evaluate_image import Judge, decode, pixel_errors, sample_latents, to_pictures, to_uint8
+from hf_eddpm.training.evaluate_image import to_pictures
 from hf_eddpm.training.evaluation import as_embeddings, finish_result
+from hf_eddpm.training.image_judge import Judge, decode, pixel_errors, sample_latents, to_uint8
 from hf_eddpm.training.train_image import load_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code

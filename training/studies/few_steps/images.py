@@ -33,8 +33,8 @@ from hf_eddpm.training.arguments import (
     parse_arguments,
 )
 from hf_eddpm.training.environment import describe_command
-from hf_eddpm.training.evaluate_image import Judge, decode, sample_latents
 from hf_eddpm.training.evaluation import finish_result, plus_minus, spread
+from hf_eddpm.training.image_judge import Judge, decode, sample_latents
 from hf_eddpm.training.train_image import load_data
 
 # The solvers of diffusers do not clip what they predict of an image to the range of pixels; their `thresholding` with

@@ -35,8 +35,9 @@ from hf_eddpm.training.baselines.pixels import UnconditionalDiffusion, fit_prior
 from hf_eddpm.training.baselines.priors import PriorPipeline
 from hf_eddpm.training.baselines.vae import VariationalAutoencoder
 from hf_eddpm.training.environment import describe_environment
-from hf_eddpm.training.evaluate_image import SHARES, Judge, decode, generate
 from hf_eddpm.training.evaluation import as_embeddings, result_file
+from hf_eddpm.training.image_judge import Judge, decode, generate
+from hf_eddpm.training.image_measures import SHARES
 from hf_eddpm.training.train_image import main as train_image
 from hf_eddpm.training.train_image import parse_data
 

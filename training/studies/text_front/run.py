@@ -1,7 +1,7 @@
 """Trains one small model per recipe and setting, evaluates each alike, and draws the front they span.
 
-    python training/studies/text_front/run.py --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 \\
-        --output_dir training/studies/text_front/results
+    python training/studies/text_front/run.py --train train.0.txt.gz=0 train.1.txt.gz=1 \\
+        --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output_dir training/studies/text_front/results
 
 The recipes are the paper's objective (swept over its diffusion weight) and three shares of the diffusion loss's
 gradient that reach a batch-normalised encoder (swept over the encoder's noise variance); everything else is the same.
@@ -27,8 +27,9 @@ import torch
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.training.baselines.priors import PriorPipeline
-from hf_eddpm.training.evaluate_text import EvaluationSettings, describe_environment, evaluate
+from hf_eddpm.training.evaluate_text import describe_environment
 from hf_eddpm.training.evaluation import result_file
+from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 from hf_eddpm.training.train_text import main as train_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
