@@ -18,7 +18,7 @@ from control.image import (
 )
 from hf_eddpm import EnergyGuidance, LatentGuide
 from hf_eddpm.modalities.image.metrics import fit_extractor
-from hf_eddpm.training import evaluate_image
+from hf_eddpm.training import image_judge
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stack(tmp_path):
 @pytest.fixture
 def run(stack, tmp_path, monkeypatch):
     fit = functools.partial(fit_extractor, num_steps=15, batch_size=32)
-    monkeypatch.setattr(evaluate_image, "fit_extractor", fit)
+    monkeypatch.setattr(image_judge, "fit_extractor", fit)
 
     def evaluate(*words, **values):
         pipe = tiny_image_pipe(**values)

@@ -96,15 +96,15 @@ def speed_ratio(result: dict[str, Any], task: str, way: str) -> float:
 
 
 def _text(number: str, value: Callable[[Any], str]) -> Row:
-    return Row(f"text: {number}", YELP, value, "evaluate_text.py")
+    return Row(f"text: {number}", YELP, value, "evaluate.py text")
 
 
 def _protein(name: str, file: str, number: str, value: Callable[[Any], str]) -> Row:
-    return Row(f"{name}: {number}", file, value, "evaluate_protein.py")
+    return Row(f"{name}: {number}", file, value, "evaluate.py protein")
 
 
 def _image(name: str, file: str, number: str, value: Callable[[Any], str]) -> Row:
-    return Row(f"{name}: {number}", file, value, "evaluate_image.py")
+    return Row(f"{name}: {number}", file, value, "evaluate.py image")
 
 
 def _protein_rows(name: str, file: str) -> list[Row]:
@@ -342,7 +342,7 @@ ROWS = [
             plus_minus(r["optimization"]["proposals"][title]["max"], ".2f")
             for title in ("starts", "gradient", "genetic, 2 calls per start")
         ),
-        "evaluate_protein.py",
+        "evaluate.py protein",
     ),
     Row(
         "proteins: samples a CPU second, small preset, 20 steps; its training steps for one of the paper's preset",
