@@ -114,8 +114,7 @@ def stream(arguments: EncodeArguments) -> Iterator[Any]:
     }
     if endings == {None} and len(arguments.data) == 1:
         dataset = load_dataset(arguments.data[0], arguments.dataset_config, split=arguments.split, streaming=True)
-    elif len(endings) == 1 and None not in endings:
-        (ending,) = endings
+    elif len(endings) == 1 and (ending := next(iter(endings))) is not None:
         separator = {"sep": "\t"} if ending == ".tsv" else {}
         files = {"train": arguments.data}
         dataset = load_dataset(BUILDERS[ending], data_files=files, split="train", streaming=True, **separator)

@@ -72,14 +72,15 @@ def main(args: Sequence[str] | None = None) -> int:
     @torch.inference_mode()
     def make(part: int, rows: list[Any]) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + part)
-        latents = pipe(
+        out: Any = pipe(
             num_samples=len(rows),
             num_inference_steps=arguments.num_inference_steps,
             eta=arguments.eta,
             noise_scale=arguments.noise_scale,
             generator=generator,
             output_type="latent",
-        ).latents
+        )
+        latents = out.latents
         samples = pipe.decode(latents, arguments.batch_size)
         columns: dict[str, Any] = {"row": pyarrow.array(rows, pyarrow.int64()), "sample": samples}
         if arguments.keep_latents:

@@ -58,7 +58,7 @@ class EDDPMTrainingArguments(TrainingOptions, TrainingArguments):
     def __post_init__(self) -> None:
         chosen = self._choose_precision()
         self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
-        if self.bf16 and not has_accelerator(self.use_cpu):
+        if self.bf16 and not has_accelerator(self.use_cpu):  # type: ignore[has-type]
             self.use_cpu = True  # without it transformers takes bf16 for a GPU's
         super().__post_init__()
         if self.save_dtype not in ("float32", "float16", "bfloat16"):
@@ -115,7 +115,7 @@ def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) 
         ValueError: The file is missing, or holds something that is no argument.
     """
     words = list(sys.argv[1:] if args is None else args)
-    parser = HfArgumentParser(argument_classes)  # type: ignore[arg-type]
+    parser = HfArgumentParser(argument_classes)
     name = "unnamed"
     if words and words[0].endswith((".json", ".yaml", ".yml")):
         path = Path(words.pop(0))
@@ -143,12 +143,17 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        mappings = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if mappings and value.get("model_type", old.get("model_type")) == old.get("model_type"):
+        if old is not None and _same_kind(old, value):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return False
+    return new.get("model_type", old.get("model_type")) == old.get("model_type")
 
 
 def _merge_into(base: dict[str, Any]) -> Callable[[str], Any]:

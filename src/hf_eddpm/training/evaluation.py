@@ -184,17 +184,16 @@ def latent_statistics(embeddings: NDArray[np.floating], noise_variance: float) -
 def draw_latents(pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, batch_size: int) -> torch.Tensor:
     """Latents of samples, drawn in batches, `(num_samples, num_latents, latent_dim)`."""
     generator = torch.Generator(device=pipe.device).manual_seed(seed)
-    return torch.cat(
-        [
-            pipe(
-                num_samples=min(batch_size, num_samples - done),
-                num_inference_steps=steps,
-                generator=generator,
-                output_type="latent",
-            ).latents
-            for done in range(0, num_samples, batch_size)
-        ]
-    )
+    parts = []
+    for done in range(0, num_samples, batch_size):
+        out: Any = pipe(
+            num_samples=min(batch_size, num_samples - done),
+            num_inference_steps=steps,
+            generator=generator,
+            output_type="latent",
+        )
+        parts.append(out.latents)
+    return torch.cat(parts)
 
 
 def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Tensor) -> dict[str, float | int]:

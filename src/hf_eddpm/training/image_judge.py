@@ -103,7 +103,8 @@ def sample_latents(pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int,
     if classes and "class_labels" not in arguments:
         arguments["class_labels"] = torch.from_numpy(np.random.default_rng(seed).integers(0, classes, num_samples))
     generator = torch.Generator(device=pipe.device).manual_seed(seed)
-    return pipe(num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **arguments).latents
+    out: Any = pipe(num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **arguments)
+    return out.latents
 
 
 def generate(

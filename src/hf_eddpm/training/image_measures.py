@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..metrics.disentanglement import disentanglement
@@ -182,7 +183,8 @@ def _probes(
         pca = PCA(min(fit.shape[1], *pixels.shape), random_state=0).fit(pixels)
         result: dict[str, dict[str, float]] = {}
         for name in names:
-            values, held_values = some.attribute(name), dev.attribute(name)
+            values: NDArray[Any] = some.attribute(name)
+            held_values: NDArray[Any] = dev.attribute(name)
             known, held_known = ~np.isnan(values), ~np.isnan(held_values)
             values, held_values, title = values[known], held_values[held_known], name
             if len(np.unique(values)) > MAX_CLASSES:

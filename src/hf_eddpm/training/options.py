@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 class _BaselineChoice:
     """What arguments with `vae_kl_weight` and `no_latents`, each a baseline without a chain, have in common."""
 
+    model_config: dict[str, Any] | str | None
     vae_kl_weight: float | None
     no_latents: bool
 
@@ -20,6 +21,11 @@ class _BaselineChoice:
     def baseline(self) -> bool:
         """Whether something without a chain is trained instead."""
         return self.vae_kl_weight is not None or self.no_latents
+
+    @property
+    def config_values(self) -> dict[str, Any]:
+        """The values of `model_config`."""
+        return _as_dict(self.model_config, "model_config")
 
     def check_baseline(self) -> None:
         """Raises a ValueError if both are asked for."""
@@ -388,7 +394,7 @@ def answer_help(description: str, *option_classes: type, words: Sequence[str] | 
     if asked.isdisjoint(("-h", "--help", "--help_all")):
         return
     parser = HfArgumentParser(
-        option_classes,  # type: ignore[arg-type]
+        option_classes,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,

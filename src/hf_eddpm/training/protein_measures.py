@@ -236,7 +236,8 @@ def _samples(
     stopwatch: Stopwatch,
 ) -> dict[str, Any]:
     """Statistics of generated sequences: for each the mean, the standard deviation and the values over the seeds."""
-    by_seed, examples = [], []
+    by_seed: list[dict[str, float | None]] = []
+    examples: list[str] = []
     for seed in settings.seeds:
         start = time.perf_counter()
         with stopwatch("sample"):

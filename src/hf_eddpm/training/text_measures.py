@@ -261,7 +261,8 @@ def _samples(
 ) -> dict[str, Any]:
     """Statistics of generated sentences: for each the mean, the standard deviation and the values over the seeds."""
     heldout = dev.sample(settings.num_samples, settings.seeds[0]).sentences
-    by_seed, examples = [], []
+    by_seed: list[dict[str, float]] = []
+    examples: list[str] = []
     for seed in settings.seeds:
         start = time.perf_counter()
         with stopwatch("sample"):
@@ -284,7 +285,7 @@ def _generate(
     samples: list[str] = []
     latents = []
     while len(samples) < settings.num_samples:
-        out = pipe(
+        out: Any = pipe(
             num_samples=min(settings.batch_size, settings.num_samples - len(samples)),
             num_inference_steps=num_inference_steps,
             noise_scale=noise_scale,

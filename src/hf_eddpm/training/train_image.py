@@ -87,15 +87,15 @@ class _Pictures(TrainerCallback):
             return
         pipe = self.trainer.build_pipeline()
         pipe.set_progress_bar_config(disable=True)
-        steps = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
+        steps: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
         rows = []
         if not isinstance(pipe.model, (VariationalAutoencoder, UnconditionalDiffusion)):  # which have no latent chain
             generator = torch.Generator().manual_seed(args.seed)
             count = len(self.images)
-            samples = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps).samples
-            rows.append(samples)
+            out: Any = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps)
+            rows.append(out.samples)
         generator = torch.Generator().manual_seed(args.seed)
-        drawn = {} if pipe.decoder_scheduler is None else {"generator": generator}
+        drawn: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"generator": generator}
         originals = pipe.processor.postprocess(pipe.processor(self.images)["pixel_values"])
         rows += [originals, pipe.reconstruct(self.images, **steps, **drawn)]
         folder = Path(args.output_dir) / "previews"
@@ -271,7 +271,7 @@ def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDP
     """Makes the model and its processor, to the measure of the training images."""
     size = {"image_size": train.image_size, "num_channels": train.num_channels}
     preset = EDDPMConfig.from_preset(model_args.preset)
-    values = dict(model_args.model_config)
+    values = dict(model_args.config_values)
     backbone = None
     if model_args.encoder is not None:
         backbone = AutoModel.from_pretrained(model_args.encoder, dtype=torch.float32)

@@ -190,10 +190,10 @@ def build_model(
     highest = max(train.classes or [-1])
     if train.classes is not None and highest < 0:
         raise ValueError(f"`class_column` {data_args.class_column!r} must hold a class somewhere in `train`.")
-    values = {
+    values: dict[str, Any] = {
         "num_properties": len(data_args.property_columns),
         "num_classes": highest + 1,
-        **model_args.model_config,
+        **model_args.config_values,
     }
     if train.classes is not None and not highest < values["num_classes"]:
         raise ValueError(
@@ -205,7 +205,7 @@ def build_model(
     convolutional = decoder.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
     if convolutional:
         values["decoder"] = {"model_type": ProteinConvConfig.model_type, **decoder, "num_sites": length}
-    frame = {
+    frame: dict[str, Any] = {
         "length": length,
         "min_length": length if min(lengths) == length else 1,
         "alignment": data_args.alignment,
@@ -227,7 +227,8 @@ def build_model(
         values["num_properties"] = 0
     config = EDDPMConfig.from_preset(model_args.preset, **values)
     if model_args.attn_implementation is not None and backbone is None:
-        config.encoder._attn_implementation = model_args.attn_implementation
+        encoder: Any = config.encoder
+        encoder._attn_implementation = model_args.attn_implementation
     if model_args.vae_kl_weight is not None:
         model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
     elif model_args.no_latents:

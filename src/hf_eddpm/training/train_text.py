@@ -248,7 +248,7 @@ def build_model(
         if lora_args.load_in_4bit
         else None
     )
-    values = dict(model_args.model_config)
+    values = dict(model_args.config_values)
     own = None if model_args.encoder and model_args.decoder else train_tokenizer(sentences, model_args.vocab_size)
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     backbones: dict[str, torch.nn.Module] = {}

@@ -79,7 +79,7 @@ class EDDPMTrainer(Trainer):
                 kwargs.setdefault("processing_class", processor)
             kwargs.setdefault("data_collator", RawDataCollator(processor))
         if args is None:
-            data = kwargs.get("train_dataset")
+            data: Any = kwargs.get("train_dataset")
             if not hasattr(data, "__len__"):
                 raise ValueError("`args` must be given for training data without a length: the steps depend on it.")
             args = TrainingArguments("runs/eddpm", **default_arguments(len(data)))

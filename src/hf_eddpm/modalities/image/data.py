@@ -238,7 +238,12 @@ def _collect(
         if processor is None:
             size = min(image.size) if image_size is None else image_size
             channels = num_channels or (1 if image.mode in ("1", "L", "LA", "I", "I;16") else 3)
-            processor = EDDPMImageProcessor(size, channels, resize=resize, background=background)
+            processor = EDDPMImageProcessor(
+                size,
+                channels,
+                resize=resize,  # type: ignore[arg-type]  # the processor checks it
+                background=background,
+            )
         try:
             pixels = processor(image)["pixel_values"][0]
         except ValueError as error:

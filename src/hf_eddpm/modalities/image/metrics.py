@@ -1,5 +1,7 @@
 """Metrics of images and of their latents, each a plain function of arrays."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -138,9 +140,9 @@ def _to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 def linear_probe(
     train: NDArray[np.floating],
-    train_labels: NDArray[np.integer],
+    train_labels: NDArray[Any],
     dev: NDArray[np.floating],
-    dev_labels: NDArray[np.integer],
+    dev_labels: NDArray[Any],
 ) -> dict[str, float]:
     """Accuracy on `dev` of a logistic regression on standardised features; of two classes also average precision."""
     from sklearn.linear_model import LogisticRegression

@@ -191,7 +191,8 @@ def _read_fasta(path: Path, places: dict[str, str]) -> Iterator[tuple[str, str, 
     A record is a line ">id description" and the lines after it; a line that starts with ";" is a comment (Pearson and
     Lipman, 1988).
     """
-    header, where, parts = "", "", None
+    header, where = "", ""
+    parts: list[str] | None = None
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.strip()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,7 @@ class EhrlichFunction:
         """Reads what `save` wrote."""
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         transitions = np.array(values.pop("transitions"), dtype=np.float64)
-        arrays = {name: np.array(values.pop(name), dtype=np.int64) for name in ("motifs", "spacings")}
+        arrays: dict[str, Any] = {name: np.array(values.pop(name), dtype=np.int64) for name in ("motifs", "spacings")}
         return cls(transitions, **arrays, **values)
 
     def _states(self, sequences: Sequence[str]) -> NDArray[np.int64]:

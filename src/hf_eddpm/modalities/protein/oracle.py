@@ -39,6 +39,9 @@ class ConvolutionalRegressor(nn.Module):
         dropout: Share of features dropped before the linear layer, in [0, 1).
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, length: int, channels: int = 32, kernel_size: int = 5, dropout: float = 0.3):
         super().__init__()
         widths = (len(SYMBOLS), channels, channels)
@@ -80,14 +83,14 @@ def fit_cnn(
         batch_size: Sequences of a step.
         learning_rate: The highest.
     """
-    values = _check_values(frames, values)
+    known = _check_values(frames, values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ConvolutionalRegressor(frames.shape[1]).train()
-        model.mean.fill_(float(values.mean()))
-        model.std.fill_(float(values.std()))
+        model.mean.fill_(float(known.mean()))
+        model.std.fill_(float(known.std()))
         inputs = torch.from_numpy(np.ascontiguousarray(frames))
-        targets = (torch.from_numpy(values).float() - model.mean) / model.std
+        targets = (torch.from_numpy(known).float() - model.mean) / model.std
         steps_per_epoch = -(-len(inputs) // batch_size)
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_epochs * steps_per_epoch)
@@ -175,7 +178,7 @@ class EnsembleOracle:
             raise ValueError(
                 f"`num_members` must be in [2, {len(known)}], the number of known values, got {num_members}."
             )
-        frames, values = to_frames([sequences[row] for row in known], length, alignment), values[known]
+        frames, values = to_frames([sequences[int(row)] for row in known], length, alignment), values[known]
         members, predictions = [], np.empty(len(values))
         for member, (rows, held_out) in enumerate(KFold(num_members, shuffle=True, random_state=seed).split(frames)):
             members.append(fit_cnn(frames[rows], values[rows], seed=seed * num_members + member, **training))
@@ -197,9 +200,9 @@ class EnsembleOracle:
 
 
 def _check_values(frames: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (len(frames),) or not np.isfinite(values).all():
-        raise ValueError(f"`values` must be ({len(frames)},) and finite, got {values.shape} or a value that is not.")
-    if not np.ptp(values) > 0:
+    checked: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    if checked.shape != (len(frames),) or not np.isfinite(checked).all():
+        raise ValueError(f"`values` must be ({len(frames)},) and finite, got {checked.shape} or a value that is not.")
+    if not np.ptp(checked) > 0:
         raise ValueError("`values` are constant, so there is nothing to regress on.")
-    return values
+    return checked

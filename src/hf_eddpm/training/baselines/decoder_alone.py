@@ -38,7 +38,9 @@ class DecoderAlone(EDDPMModel):
         shape = (len(data), self.config.num_latents, self.config.latent_dim)
         return LatentPosterior(torch.zeros(shape, device=data.device), self.config.encoder_noise_variance)
 
-    def forward(self, generator: torch.Generator | None = None, **inputs: Any) -> EDDPMOutput:
+    def forward(  # type: ignore[override]
+        self, generator: torch.Generator | None = None, **inputs: Any
+    ) -> EDDPMOutput:
         """Compute the decoder's loss."""
         for name in ("class_labels", "diffusion_mask", "properties"):  # no chain and no head that they concern
             inputs.pop(name, None)

@@ -50,6 +50,6 @@ class PriorPipeline(EDDPMPipeline):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return EDDPMPipelineOutput(samples=self.decode(latents, **self.decoding), latents=latents)
 
-    def interpolate(self, *arguments: Any, space: str = "latents", **others: Any) -> list[Any]:
+    def interpolate(self, *arguments: Any, **others: Any) -> list[Any]:
         """Walk through the latents, which are the prior's own space."""
-        return super().interpolate(*arguments, space="latents", **others)
+        return super().interpolate(*arguments, **{**others, "space": "latents"})
