@@ -160,7 +160,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             timesteps: `(batch,)` integers in [0, T) in place of those.
             noise: Noise of the chain in place of the draw, `(batch, num_latents, latent_dim)`; with `timesteps`.
             generator: Source of the draws.
-            diffusion_mask: bool `(batch,)`, True for data whose latents the chain shall learn. The others, for example
+            diffusion_mask: bool `(batch,)`, True for data whose latents the chain learns. The others, for example
                 augmented ones, train encoder and decoder without being generated later.
             properties: Targets of the property head in the unit of the data, `(batch, num_properties)`, NaN where
                 missing; None if all are.
@@ -336,5 +336,5 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         if not with_targets:
             return encoder_inputs, {}
         if missing := [name for name in self.decoder.target_names if inputs.get(name) is None]:
-            raise ValueError(f"`{missing[0]}` must be given: the loss needs what the decoder shall reconstruct.")
+            raise ValueError(f"`{missing[0]}` must be given: the loss needs what the decoder reconstructs.")
         return encoder_inputs, {name: inputs[name] for name in self.decoder.target_names}

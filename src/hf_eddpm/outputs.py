@@ -53,7 +53,8 @@ class EDDPMOutput(ModelOutput):
             training, its mean in evaluation.
         posterior_mean: Mean of q(latents | datum), shaped as `latents`.
         property_loss: Mean squared error of the known properties in standard deviations; None without a head.
-        properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None likewise.
+        properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None
+            without a head.
     """
 
     loss: torch.Tensor | None = None

@@ -37,6 +37,8 @@ class ControlMixin:
     _prepare_noise: Callable[..., torch.Tensor]
     _prepare_classes: Callable[..., dict[str, Any]]
     _check_output_type: Callable[..., None]
+    _give_generator: Callable[..., None]
+    _refuse_copies: Callable[..., None]
 
     @torch.no_grad()
     def predict(self, data: Any, batch_size: int = 256) -> torch.Tensor:
@@ -72,7 +74,7 @@ class ControlMixin:
             method: "mean" is the difference of the two means. "linear" is the normal of a linear classifier between
                 the two (see `linear_direction`), of length 1.
             orthogonal_to: Directions, each `(num_latents, latent_dim)`, that the result has no part of: those of
-                attributes that shall stay. What is left keeps its length with "mean" and gets length 1 with "linear".
+                attributes that must stay. The rest keeps its length with "mean" and gets length 1 with "linear".
 
         Returns:
             float32 `(num_latents, latent_dim)`.
@@ -149,6 +151,7 @@ class ControlMixin:
         Raises:
             ValueError: If there are no scales, or the directions have another shape or are not finite.
         """
+        self._refuse_copies(decode_arguments)
         several = directions[None] if isinstance(directions, torch.Tensor) and directions.ndim == 2 else directions
         self.model.check_latents(several, "directions")
         if not len(scales):
@@ -223,7 +226,8 @@ class ControlMixin:
         """Change data's latents and decode: move them along a direction, noise and denoise them, or both in turn.
 
         With `strength` the latents are noised part of the way and denoised again, under guidance or of another class,
-        as SDEdit does with images (Meng et al. 2022, arXiv 2108.01073). `similarity` says what is left of the content.
+        as SDEdit does with images (Meng et al. 2022, arXiv 2108.01073). `similarity` measures how much of the content
+        stays.
 
         Args:
             data: One datum or a list of them.
@@ -233,8 +237,8 @@ class ControlMixin:
             strength: Share of the chain's T timesteps, in (0, 1]; 1 forgets the data, little keeps nearly all. None
                 for no noise.
             guidance: What steers the denoising, as for a call of the pipeline.
-            class_labels: Class that the denoiser is told, likewise.
-            guidance_scale: Its weight, likewise.
+            class_labels: Class that the denoiser is told, as for a call of the pipeline.
+            guidance_scale: Weight of the class.
             num_inference_steps: Steps of the whole chain, by default the checkpoint's own number; of them those are
                 taken that lie in that share.
             eta: As for a call of the pipeline.
@@ -258,8 +262,7 @@ class ControlMixin:
         latents = self.encode(data, refinement_steps=refinement_steps).latents
         if invert_noise:
             decode_arguments |= self._inverted(data, latents, 256, decode_arguments)
-        if self.decoder_scheduler is not None:
-            decode_arguments.setdefault("generator", generator)
+        self._give_generator(decode_arguments, generator)
         if direction is not None:
             latents = latents + scale * direction.to(latents)
         if strength is not None:

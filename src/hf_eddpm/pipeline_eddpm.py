@@ -33,9 +33,9 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             `EDDPMScheduler` or any diffusers scheduler made by `Other.from_config(pipe.decoder_scheduler.config)`.
             By default the model's own; None for other decoders.
         default_num_inference_steps: Steps of the chain where a call names none; saved with the pipeline.
-        default_noise_scale: Noise scale where a call names none, likewise.
-        default_num_decoder_steps: Steps of a decoder that is a chain itself, where a call names none, likewise; what
-            inverts that chain takes 50 (see `invert_decoder`).
+        default_noise_scale: Noise scale where a call names none; saved with the pipeline.
+        default_num_decoder_steps: Steps of a decoder that is a chain itself, where a call names none; saved with the
+            pipeline. Inverting that chain takes 50 steps (see `invert_decoder`).
 
     Raises:
         ValueError: If the processor does not fit the model, its decoder has no chain to schedule, or a default is
@@ -130,7 +130,8 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
                 dict it returns replace the pipeline's.
             callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
             return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
-            **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`, for
+            **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`
+                (with `num_return_sequences` each sample's latents are repeated beside its sequences), for
                 pixel diffusion `num_decoder_steps` (by default the checkpoint's own) and `decoder_noise`.
 
         Raises:
@@ -154,12 +155,12 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         latents = self._denoise(
             noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
         )
-        if self.decoder_scheduler is not None:
-            decode_arguments.setdefault("generator", generator)
         if output_type == "latent":
             samples = latents
         else:
+            self._give_generator(decode_arguments, generator)
             samples = self._decode(latents, output_type=output_type, **decode_arguments)
+            latents = latents.repeat_interleave(self._copies(decode_arguments), dim=0)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 
@@ -289,6 +290,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             raise ValueError(f"`mode` must be 'slerp' or 'lerp', got {mode!r}.")
         if space not in ("noise", "latents"):
             raise ValueError(f"`space` must be 'noise' or 'latents', got {space!r}.")
+        self._refuse_copies(decode_arguments)
         latents = self.encode([*starts, *ends]).latents
         mix: Callable[..., torch.Tensor] = slerp if mode == "slerp" else torch.lerp
         first, last = latents.chunk(2)

@@ -1,5 +1,6 @@
 """What the pipeline's methods are made of: batches, noise, classes, one run of the chain, one decoding."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -107,9 +108,7 @@ class PipelineParts:
     ) -> Any:
         self.model.check_latents(latents)
         self._check_output_type(output_type)
-        arguments = {**self.processor.decode_arguments, **decode_arguments}
-        if decode_arguments.get("generation_config") is not None:  # the user's lengths and modes, not our defaults
-            arguments = decode_arguments
+        arguments = {**self._default_decode_arguments(decode_arguments), **decode_arguments}
         check_count(batch_size, "batch_size")
         if self.decoder_scheduler is not None:
             if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
@@ -134,6 +133,30 @@ class PipelineParts:
         if isinstance(parts[0], list):
             return [sample for part in parts for sample in part]
         return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+
+    def _default_decode_arguments(self, decode_arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return what the processor sets where the caller does not, by argument or in a `generation_config`."""
+        config = decode_arguments.get("generation_config")
+        lengths = ("max_new_tokens", "max_length")
+        named = {name for name in lengths if decode_arguments.get(name) is not None}
+        named |= {name for name in lengths if getattr(config, name, None) is not None}
+        defaults = self.processor.decode_arguments
+        return {name: value for name, value in defaults.items() if name not in lengths or not named}
+
+    def _give_generator(self, decode_arguments: dict[str, Any], generator: Generators) -> None:
+        """Let the decoder draw from the generator of the call, if it draws and the caller names none for it."""
+        if generator is not None and "generator" in inspect.signature(self.model.decoder.generate).parameters:
+            decode_arguments.setdefault("generator", generator)
+
+    def _copies(self, decode_arguments: dict[str, Any]) -> int:
+        """Return how many samples the decoder makes of each datum's latents."""
+        config = decode_arguments.get("generation_config")
+        named = decode_arguments.get("num_return_sequences")
+        return named or getattr(config, "num_return_sequences", None) or 1
+
+    def _refuse_copies(self, decode_arguments: dict[str, Any]) -> None:
+        if (copies := self._copies(decode_arguments)) != 1:
+            raise ValueError(f"`num_return_sequences` must be 1 here: each point has one sample, got {copies}.")
 
     def _check_output_type(self, output_type: str, others: tuple[str, ...] = ()) -> None:
         allowed = (*self.processor.output_types, *others)

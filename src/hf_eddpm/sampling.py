@@ -1,5 +1,6 @@
 """Running the chain of latents with any scheduler, and mixing latents."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,7 @@ def run_chain(
 
     Args:
         denoise: Function from noisy latents and a timestep to the denoiser's output.
-        scheduler: Scheduler of diffusers or ours; its timesteps are set here.
+        scheduler: Scheduler of diffusers or ours; a copy of it runs.
         noise: Standard Gaussian noise.
         num_inference_steps: Steps, in [1, T].
         eta: Share in [0, 1] of ancestral noise.
@@ -52,6 +53,7 @@ def run_chain(
     Raises:
         ValueError: If the number of steps is out of range, or the scheduler has no `eta`.
     """
+    scheduler = copy.deepcopy(scheduler)  # it keeps the state of a run: another call must not meet it
     num_train_timesteps, n = scheduler.config.num_train_timesteps, num_inference_steps
     if not is_integer(n) or not 1 <= n <= num_train_timesteps:
         raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")

@@ -61,7 +61,8 @@ def write_table(output: str, columns: dict[str, Sequence[Any]]) -> None:
     """
     suffix = Path(output).suffix.lower()
     if suffix == ".npz":
-        np.savez(output, **{name: np.asarray(values) for name, values in columns.items()})
+        arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items()}
+        np.savez(output, **arrays)
         return
     rows = [dict(zip(columns, map(_plain, row), strict=True)) for row in zip(*columns.values(), strict=True)]
     if suffix == ".parquet":

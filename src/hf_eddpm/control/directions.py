@@ -17,7 +17,7 @@ def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_de
 
     Args:
         positives: `(count, ...)`, at least one.
-        negatives: `(count, ...)`, likewise.
+        negatives: `(count, ...)`, at least one.
         weight_decay: Positive factor of half the squared norm of the standardised weights.
 
     Returns:

@@ -150,8 +150,8 @@ class PropertyGuidance(Guidance):
     Args:
         target: "higher", "lower", or a value in the unit of the data; a list has one for each sample.
         property_index: Which property, in [0, num_properties); may be left out if there is one.
-        scale: Weight, at least 0; for a value it is the inverse variance, in standardised units, that samples shall
-            have around it.
+        scale: Weight, at least 0; for a value it is the inverse variance, in standardised units, that samples
+            get around it.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class SimilarityGuidance(Guidance):
     Args:
         example: One datum, a list with one for each sample, or latents `(num_latents, latent_dim)` or
             `(num_samples, num_latents, latent_dim)`.
-        scale: Weight, at least 0: the inverse variance that samples shall have around the example.
+        scale: Weight, at least 0: the inverse variance that samples get around the example.
     """
 
     def __init__(self, example: Any, scale: float = 1.0):

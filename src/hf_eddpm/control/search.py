@@ -54,8 +54,8 @@ class LatentProblem:
 
     Args:
         start: The data to start from.
-        objective: Differentiable function of latents, `(k * batch,)`; the larger the better. Its unit is that of the
-            standardised property.
+        objective: Differentiable function of latents, `(k * batch,)`; the larger the better. It is measured
+            in standard deviations of the property.
         visit: Function that decodes latents, makes the data keep the limits, encodes and scores them again.
         denoise: The denoiser as a function of noisy latents and a timestep.
         scheduler: The chain's arithmetic; the methods choose its timesteps.
@@ -137,7 +137,7 @@ def guided(
         num_steps: DDIM steps, at most the timesteps of the noised part of the chain.
         strength: Share in (0, 1] of the chain that the start is noised; 1 is pure noise, which forgets the start.
         scale: Weight of the objective, at least 0; for a target value the inverse variance, in standardised units,
-            that samples shall have around it.
+            that samples get around it.
     """
     check_number(strength, "strength", above=0, at_most=1)
     check_number(scale, "scale", at_least=0)

@@ -17,6 +17,8 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -112,6 +114,35 @@ def _quietly() -> Iterator[None]:
         _decoding.reset(token)
 
 
+class DrawnToken(LogitsProcessor):
+    """Draws the next token from given generators, where `generate()` would draw it from torch's global one.
+
+    It comes after all other processors and leaves one token: the one at which the running sum of the probabilities
+    passes a uniform number.
+
+    Args:
+        generator: One generator, or one for each datum.
+        copies: Rows of each datum, side by side.
+    """
+
+    def __init__(self, generator: torch.Generator | list[torch.Generator], copies: int = 1):
+        self.generator = generator
+        self.copies = copies
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores `(rows, vocabulary)` that are 0 at the token drawn and -inf elsewhere."""
+        if isinstance(self.generator, list):
+            draws = [torch.rand(self.copies, generator=each, device=each.device) for each in self.generator]
+            uniform = torch.cat([draw.to(scores.device) for draw in draws])
+        else:
+            device = self.generator.device
+            uniform = torch.rand(len(scores), generator=self.generator, device=device).to(scores.device)
+        sums = scores.float().softmax(-1).double().cumsum(-1)
+        tokens = torch.searchsorted(sums, (uniform.double() * sums[:, -1])[:, None], right=True)
+        tokens = tokens.clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(1, tokens, 0.0)
+
+
 class CausalDecoder(ModalityDecoder):
     """A causal language model that reads the latents.
 
@@ -127,6 +158,7 @@ class CausalDecoder(ModalityDecoder):
     """
 
     target_names = ("labels",)
+    per_datum_arguments: tuple[str, ...] = ("generator",)
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -168,10 +200,15 @@ class CausalDecoder(ModalityDecoder):
             labels: int64 `(batch, seq)`, -100 where ignored (padding on the right).
         """
         counted = labels != -100
-        with self._logits_only_at(counted):
-            logits = self._run(latents, labels).logits.flatten(0, -2).float()  # (counted tokens, vocabulary)
-        if len(logits) > int(counted.sum()):  # a backbone without an output layer to tell
-            logits = logits.view(*labels.shape, -1)[counted]
+        # In training the output layer is much of the cost, and there is one call at a time.
+        with self._logits_only_at(counted) if self.training else contextlib.nullcontext():
+            logits = self._run(
+                latents, labels
+            ).logits  # (1, counted tokens, vocabulary) or (batch, positions, vocabulary)
+        if logits.shape[:2] == (1, int(counted.sum())) and self.training:
+            logits = logits[0].float()
+        else:
+            logits = logits[:, -labels.shape[1] :][counted].float()
         nats = nn.functional.cross_entropy(logits, labels[counted], reduction="none")
         return torch.zeros_like(labels, dtype=nats.dtype).masked_scatter(counted, nats).sum(1), counted.sum(1)
 
@@ -193,18 +230,24 @@ class CausalDecoder(ModalityDecoder):
         embeds = embeds + self._token_shift(latents)
         if self.conditioning == "prefix":
             embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
-            return self.backbone(inputs_embeds=embeds, use_cache=False)
+            return self.backbone(inputs_embeds=embeds, use_cache=False, **self._last_logits(labels))
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.backbone.modules())
         if self.training and checkpointing:  # transformers would drop the memory
             raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
         mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
-        return self.backbone(inputs_embeds=embeds, attention_mask=mask, **{_CACHE: self._memory(latents)})
+        memory = {_CACHE: self._memory(latents)}
+        return self.backbone(inputs_embeds=embeds, attention_mask=mask, **memory, **self._last_logits(labels))
+
+    def _last_logits(self, labels: torch.Tensor) -> dict[str, int]:
+        """Return the argument that keeps the backbone from computing logits at the prefix, where it takes one."""
+        takes_it = "logits_to_keep" in inspect.signature(self.backbone.forward).parameters
+        return {"logits_to_keep": labels.shape[1]} if takes_it and not self.training else {}
 
     @contextlib.contextmanager
     def _logits_only_at(self, counted: torch.Tensor) -> Iterator[None]:
         """Within, the backbone computes logits `(1, counted tokens, vocabulary)` at these positions alone.
 
-        The output layer over a whole vocabulary is much of the cost, and padding and prefix need none of it.
+        A hook on the output layer, which calls in other threads would meet: for training only.
         """
         output_layer = self.backbone.get_output_embeddings()
         if output_layer is None:
@@ -222,72 +265,100 @@ class CausalDecoder(ModalityDecoder):
             handle.remove()
 
     def generate(
-        self, latents: torch.Tensor, generation_config: GenerationConfig | None = None, **kwargs: Any
+        self,
+        latents: torch.Tensor,
+        generation_config: GenerationConfig | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Decode with transformers' `generate()` and its key/value cache; greedy unless told otherwise.
+
+        Calls in several threads do not meet: the latents reach the backbone as arguments of this call.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             generation_config: How to decode: sampling, beams, lengths.
+            generator: Source of sampled tokens, or one for each datum; None for torch's own.
             **kwargs: Single values of it, for example `do_sample=True, top_p=0.9`, `num_beams=4`, `max_new_tokens=64`.
+                `max_length` counts the new tokens, as the latents are none.
 
         Returns:
             Token ids `(batch * num_return_sequences, length)`, padded on the right.
+
+        Raises:
+            ValueError: If beams are to be sampled with a generator, or the cache is turned off where the latents are
+                in it.
         """
+        config = copy.deepcopy(GenerationConfig(do_sample=False) if generation_config is None else generation_config)
         pad = self._special_ids("pad_token_id") or self._special_ids("eos_token_id") or [self.start_token_id]
-        if generation_config is None:
-            generation_config = GenerationConfig(do_sample=False)
-        generation_config = copy.deepcopy(generation_config)
         special_ids = {"eos_token_id": self._special_ids("eos_token_id"), "pad_token_id": pad[0]}
-        generation_config.update(
-            **{name: ids for name, ids in special_ids.items() if ids and getattr(generation_config, name) is None}
-        )
-        kwargs = generation_config.update(**kwargs)  # what is left goes to generate(), for example a streamer
+        config.update(**{name: ids for name, ids in special_ids.items() if ids and getattr(config, name) is None})
+        kwargs = config.update(**kwargs)  # the rest goes to generate(), for example a streamer
+        if config.max_length is not None:
+            config.update(max_new_tokens=config.max_new_tokens or config.max_length, max_length=None)
+        if config.do_sample and generator is not None:
+            if (config.num_beams or 1) > 1:
+                raise ValueError("`generator` cannot be honoured when beams are sampled: set `num_beams=1`.")
+            copies = config.num_return_sequences or 1
+            kwargs["logits_processor"] = LogitsProcessorList(
+                [*kwargs.get("logits_processor", []), DrawnToken(generator, copies)]
+            )
         start = torch.full((len(latents), 1), self.start_token_id, dtype=torch.long, device=latents.device)
         shift = self._token_shift(latents)  # (batch, 1, hidden)
-        with self._shifted_embeddings(shift), _quietly():
+        backbone = self._backbone_with(shift)
+        with _quietly():
             if self.conditioning == "prefix":
-                embeds = self.backbone.get_input_embeddings()(start)
+                embeds = self.backbone.get_input_embeddings()(start) + shift
                 embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
                 mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-                return self.backbone.generate(
-                    inputs_embeds=embeds, attention_mask=mask, generation_config=generation_config, **kwargs
-                )
-            if generation_config.use_cache is False:
+                return backbone.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=config, **kwargs)
+            if config.use_cache is False:
                 raise ValueError(
                     "`use_cache` must not be False: with `decoder_conditioning` 'memory' the latents are it."
                 )
             # generate() takes the cached positions for tokens it has already seen: stand-ins fill them.
             tokens = start.expand(-1, self.num_latents + 1)
             memory = self._memory(latents)
-            copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+            copies = max(config.num_beams or 1, config.num_return_sequences or 1)
             if copies > 1:
                 memory.batch_repeat_interleave(copies)
-            output = self.backbone.generate(
+            output = backbone.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
-                generation_config=generation_config,
+                generation_config=config,
                 **{_CACHE: memory},
                 **kwargs,
             )
             return output[:, tokens.shape[1] :]
 
+    def _backbone_with(self, shift: torch.Tensor) -> Any:
+        """Return the backbone for one `generate()`: its tokens' embeddings come with the latents' added.
+
+        It shares all modules with the backbone, which stays as it is; only the preparation of a step's inputs is its
+        own, and turns ids into embeddings.
+
+        Args:
+            shift: `(batch, 1, hidden)`.
+        """
+        backbone = copy.copy(self.backbone)
+        prepare, embeddings = self.backbone.prepare_inputs_for_generation, self.backbone.get_input_embeddings()
+
+        @functools.wraps(prepare)
+        def prepare_with_latents(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            inputs = prepare(*args, **kwargs)
+            ids = inputs.pop("input_ids", None)
+            if inputs.get("inputs_embeds") is None:
+                embeds = embeddings(ids)
+                # Beams and several returns repeat each datum's row in place; rows never move between data.
+                rows = shift.repeat_interleave(len(embeds) // len(shift), dim=0).to(embeds.dtype)
+                inputs["inputs_embeds"] = embeds + rows
+            return inputs
+
+        backbone.prepare_inputs_for_generation = prepare_with_latents
+        return backbone
+
     def _token_shift(self, latents: torch.Tensor) -> torch.Tensor:
         return self.token_projection(latents.flatten(1)).unsqueeze(1)  # (batch, 1, hidden)
-
-    @contextlib.contextmanager
-    def _shifted_embeddings(self, shift: torch.Tensor) -> Iterator[None]:
-        """Within, the backbone's token embeddings come with the latents' added, also inside `generate()`."""
-
-        def add_shift(module: nn.Module, inputs: Any, embeds: torch.Tensor) -> torch.Tensor:
-            # Beams and several returns repeat each datum's row in place; rows never move between data.
-            return embeds + shift.repeat_interleave(len(embeds) // len(shift), dim=0).to(embeds.dtype)
-
-        handle = self.backbone.get_input_embeddings().register_forward_hook(add_shift)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _memory(self, latents: torch.Tensor) -> DynamicCache:
         """Return keys and values of every layer for the latents; a new cache each time, as models extend it."""

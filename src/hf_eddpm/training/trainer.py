@@ -205,7 +205,7 @@ class EDDPMTrainer(Trainer):
                 from torch.distributed.fsdp import register_fsdp_forward_method
 
                 register_fsdp_forward_method(model, "calibrate")  # within, the weights are whole
-            with torch.random.fork_rng():  # a data set may draw: training shall not notice, nor processes differ
+            with torch.random.fork_rng():  # a data set may draw; that must not change the training
                 torch.manual_seed(self.args.seed)
                 model.calibrate(self._calibration_batches())
 

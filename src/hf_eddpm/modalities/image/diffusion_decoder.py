@@ -1,5 +1,6 @@
 """The decoder of images that is a diffusion chain over pixels, and the choice between the decoders."""
 
+import copy
 import functools
 import inspect
 import math
@@ -217,7 +218,8 @@ class ImageDiffusionDecoder(ImageDecoder):
         if decoder_noise is None:
             decoder_noise = self.draw_noise(len(latents), generator, latents.device)
         self.check_noise(decoder_noise, len(latents))
-        scheduler = EDDPMScheduler(**self.scheduler_config) if scheduler is None else scheduler
+        # A copy: it keeps the state of a run, which another call must not meet.
+        scheduler = EDDPMScheduler(**self.scheduler_config) if scheduler is None else copy.deepcopy(scheduler)
         steps = num_decoder_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self.scheduler):
             raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")

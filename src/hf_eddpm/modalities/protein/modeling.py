@@ -93,7 +93,7 @@ class ProteinConvDecoder(ModalityDecoder):
     """
 
     target_names = ("labels",)
-    per_datum_arguments = ("frozen_positions",)
+    per_datum_arguments = ("frozen_positions", "generator")
     has_independent_sites = True
 
     def __init__(self, config: EDDPMConfig):
@@ -140,7 +140,7 @@ class ProteinConvDecoder(ModalityDecoder):
         frozen_positions: FrozenPositions = None,
         do_sample: bool = False,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """Decode.
 
@@ -149,7 +149,7 @@ class ProteinConvDecoder(ModalityDecoder):
             frozen_positions: Residues to keep, by site: a dict for all data, or one for each.
             do_sample: Whether to draw each site from its distribution rather than take the likeliest token.
             temperature: Divides the logits of a draw; positive.
-            generator: Source of the draws.
+            generator: Source of the draws, or one for each datum.
 
         Returns:
             int64 `(batch, num_sites)`, padding included.
@@ -167,9 +167,13 @@ class ProteinConvDecoder(ModalityDecoder):
             return logits.argmax(-1)
         if not temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {temperature!r}.")
-        probabilities = (logits / temperature).softmax(-1).flatten(0, 1)
-        draws = torch.multinomial(probabilities, 1, generator=generator)
-        return draws.view(logits.shape[:2])
+        probabilities = (logits / temperature).softmax(-1)  # (batch, sites, vocabulary)
+        if isinstance(generator, list):
+            rows = [
+                torch.multinomial(row, 1, generator=each) for row, each in zip(probabilities, generator, strict=True)
+            ]
+            return torch.stack(rows)[..., 0]
+        return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
 
 
 class ProteinCausalDecoder(CausalDecoder):
@@ -180,12 +184,13 @@ class ProteinCausalDecoder(CausalDecoder):
         backbone: The language model itself in place of one made from `config.decoder`.
     """
 
-    per_datum_arguments = ("frozen_positions",)
+    per_datum_arguments = ("frozen_positions", "generator")
 
     def generate(
         self,
         latents: torch.Tensor,
         generation_config: GenerationConfig | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         frozen_positions: FrozenPositions = None,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -194,6 +199,7 @@ class ProteinCausalDecoder(CausalDecoder):
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             generation_config: How to decode.
+            generator: Source of sampled residues, or one for each datum.
             frozen_positions: Residues to keep, by site: a dict for all data, or one for each. A protein does not end
                 before its last one.
             **kwargs: As for `CausalDecoder.generate`.
@@ -208,7 +214,7 @@ class ProteinCausalDecoder(CausalDecoder):
         # With "memory" generate() is given stand-ins for the latents and the start token, with "prefix" no ids.
         offset = 0 if self.conditioning == "prefix" else self.num_latents + 1
         processors = LogitsProcessorList([*kwargs.pop("logits_processor", []), _ResiduesOnly(rows, offset)])
-        return super().generate(latents, generation_config, logits_processor=processors, **kwargs)
+        return super().generate(latents, generation_config, generator, logits_processor=processors, **kwargs)
 
 
 class _ResiduesOnly(LogitsProcessor):
