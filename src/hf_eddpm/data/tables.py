@@ -67,7 +67,7 @@ def read_hub(name: str, split: str | None, columns: Columns, config_name: str | 
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
     except ImportError as error:
-        raise ImportError("Data from the Hub needs datasets: run `pip install hf_eddpm[train]`.") from error
+        raise ImportError('Data from the Hub needs datasets: run `pip install "hf_eddpm[train]"`.') from error
     if split is None:
         raise ValueError(f"`split` is required for the data set {name!r}, for example 'train'.")
     try:
@@ -114,7 +114,7 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise ImportError("Reading .parquet needs pyarrow: run `pip install hf_eddpm[train]`.") from error
+        raise ImportError('Reading .parquet needs pyarrow: run `pip install "hf_eddpm[train]"`.') from error
     try:
         file = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:

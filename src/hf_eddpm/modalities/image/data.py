@@ -307,7 +307,7 @@ def _read_digits() -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float64]], d
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("The digits are scikit-learn's: run `pip install hf_eddpm[train]`.") from error
+        raise ImportError('The digits need scikit-learn: run `pip install "hf_eddpm[train]"`.') from error
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     return images, {"label": digits.target.astype(np.float64)}, {"label": [str(digit) for digit in range(10)]}
@@ -398,7 +398,7 @@ def _read_parquet(path: Path, image_column: str, class_names: dict[str, list[str
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise ImportError("Reading .parquet needs pyarrow: run `pip install hf_eddpm[train]`.") from error
+        raise ImportError('Reading .parquet needs pyarrow: run `pip install "hf_eddpm[train]"`.') from error
     try:
         file = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
@@ -424,7 +424,7 @@ def _read_hub(name: str, split: str | None, image_column: str, class_names: dict
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
     except ImportError as error:
-        raise ImportError("Data from the Hub needs datasets: run `pip install hf_eddpm[train]`.") from error
+        raise ImportError('Data from the Hub needs datasets: run `pip install "hf_eddpm[train]"`.') from error
     if split is None:
         raise ValueError(f"`split` is required for the data set {name!r}, for example 'train'.")
     try:

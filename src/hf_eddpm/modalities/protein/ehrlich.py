@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from ...extras import needs_extra
 
-with needs_extra("The Ehrlich functions"):
-    import pandas as pd
-
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 BANNED_SHARE = 0.4  # of the possible transitions from a residue to another
 
@@ -229,6 +226,8 @@ def main(args: list[str] | None = None) -> None:
     )
     given.output_dir.mkdir(parents=True, exist_ok=True)
     function.save(given.output_dir / "function.json")
+    with needs_extra("Writing the data set"):
+        import pandas as pd
     sequences = function.sample(given.num_train + given.num_validation, given.seed)
     table = pd.DataFrame({"sequence": sequences, "fitness": function(sequences)})
     for name, rows in (("train", table[: given.num_train]), ("validation", table[given.num_train :])):
