@@ -268,7 +268,7 @@ torch.distributed.destroy_process_group()
 
 def test_sharded_weights_train_calibrate_and_come_together_as_whole_ones_do(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
-    path = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "docs/examples", "tests"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [sys.executable, *launcher, str(tmp_path / "sharded.py"), str(tmp_path)],

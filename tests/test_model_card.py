@@ -179,7 +179,7 @@ def test_commands_show_neither_folders_nor_secrets(tmp_path, monkeypatch):
     words = ["--train", str(tmp_path / "data" / "a b.txt") + "=1", "data/a b.txt", "--encoder", "user/model"]
     words += ["--hub_token", "secret", "--resume_from_checkpoint=auto", "--output_dir", str(tmp_path / "runs" / "x")]
     words += [f"--output={tmp_path}/e.json", "--push_to_hub"]
-    command = describe_command("training/train.py text", words)
+    command = describe_command("training/train.py", ["text", *words])
     expected = "--train 'a b.txt=1' 'a b.txt' --encoder user/model --output_dir x --output=e.json --push_to_hub"
     assert command == f"python training/train.py text {expected}"
 
