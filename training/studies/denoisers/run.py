@@ -57,7 +57,7 @@ class DenoiserArguments:
     num_train: int = field(default=20_000, metadata={"help": "Training data to encode, at most."})
     num_steps: int = field(default=1000, metadata={"help": "Training steps."})
     batch_size: int = field(default=256, metadata={"help": "Latents in a step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with 5% warm-up and a cosine decay."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with 5%% warm-up and a cosine decay."})
     ema_decay: float = field(default=0.99, metadata={"help": "Decay of the averaged weights."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     ddim_steps: list[int] = field(default_factory=lambda: [5, 20, 100], metadata={"help": "Numbers of DDIM steps."})
