@@ -65,5 +65,7 @@ def test_a_library_that_is_not_installed_is_asked_for_by_the_name_of_its_extra(m
 def test_the_training_folder_holds_scripts_configurations_and_studies_with_a_readme_each():
     top = {path.name for path in (ROOT / "training").iterdir() if path.name != "__pycache__"}
     assert top == {"train.py", "evaluate.py", "README.md", "configs", "studies"}
-    studies = [path for path in (ROOT / "training" / "studies").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    studies = [
+        path for path in (ROOT / "training" / "studies").iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
     assert [path.name for path in studies if not (path / "README.md").is_file()] == []
