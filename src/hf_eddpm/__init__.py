@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .building import model_for_data
 from .configuration_eddpm import EDDPMConfig
@@ -87,6 +87,10 @@ __version__ = "0.1.0"
 
 AutoConfig.register("eddpm", EDDPMConfig, exist_ok=True)
 AutoModel.register(EDDPMConfig, EDDPMModel, exist_ok=True)
+# AutoProcessor finds a processor's class by its name among those that are registered for some configuration.
+AutoProcessor.register(EDDPMConfig, EDDPMTextProcessor, exist_ok=True)
+AutoProcessor.register(ProteinConvConfig, EDDPMProteinProcessor, exist_ok=True)
+AutoProcessor.register(ImageEncoderConfig, EDDPMImageProcessor, exist_ok=True)
 # DiffusionPipeline.from_pretrained looks the class of a saved pipeline up in diffusers.
 diffusers.EDDPMPipeline = EDDPMPipeline
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import save_file
 from torch import nn
@@ -61,6 +62,22 @@ def _source(name: str) -> dict[str, str | None]:
     hits = [try_to_load_from_cache(name, file) for file in ("config.json", "model_index.json") if name.count("/") < 2]
     paths = [hit for hit in hits if isinstance(hit, str) and not os.path.isdir(name)]
     return {"name": name, "revision": Path(paths[0]).parent.name if paths else None}
+
+
+def active_adapter(model: nn.Module) -> str:
+    """Return the name of the adapter that a model uses.
+
+    Raises:
+        ValueError: If it uses none, or several at once, which one adapter cannot stand for.
+    """
+    layers = [module for module in without_wrapper(model).modules() if isinstance(module, BaseTunerLayer)]
+    names = {name for layer in layers if not layer.disable_adapters for name in layer.active_adapters}
+    if len(names) != 1:
+        raise ValueError(
+            f"A model is saved with the one adapter that is active, here are {sorted(names)}: choose one by "
+            "`set_adapter`, or merge them (`merge_adapter`)."
+        )
+    return names.pop()
 
 
 def save_adapter(

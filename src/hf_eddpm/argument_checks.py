@@ -1,19 +1,20 @@
 """Checks of numbers that users give; each error names the argument, what is allowed and what came."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an int and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is an integer, Python's or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an int or a float and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a real number, Python's or NumPy's, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_count(value: Any, name: str, minimum: int = 1) -> None:

@@ -105,10 +105,11 @@ def refine_latents(
     check_count(num_steps, "num_steps")
     check_number(learning_rate, "learning_rate", above=0)
     check_number(proximity, "proximity", at_least=0)
-    start = latents.detach().float()
-    refined = start.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([refined], lr=learning_rate, betas=(0.9, 0.99))
-    with torch.enable_grad():
+    # What was made under `torch.inference_mode` has no gradient: copies have.
+    with torch.inference_mode(False), torch.enable_grad():
+        start = latents.detach().float().clone()
+        refined = start.clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([refined], lr=learning_rate, betas=(0.9, 0.99))
         for _ in range(num_steps):
             # A sum: each datum's gradient is its own.
             loss = nats(refined).float().sum() + proximity / 2 * (refined - start).square().sum()
@@ -208,6 +209,9 @@ class LikelihoodMixin:
         """
         self.check_latents(latents)
         dtype = self.denoiser.output.weight.dtype
+
+        with torch.inference_mode(False):
+            targets = {name: target.clone() for name, target in targets.items()}
 
         def nats(latents: torch.Tensor) -> torch.Tensor:
             return self.decoder(latents.to(dtype), **targets)[0]

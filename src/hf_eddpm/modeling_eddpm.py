@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook  # moves the model of an offloaded pipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
@@ -67,7 +68,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
     @functools.cached_property
     def scheduler(self) -> EDDPMScheduler:
         """The chain's arithmetic, from the config. Not a buffer: its float32 must survive `.to(torch.bfloat16)`."""
-        with torch.device("cpu"):
+        with torch.device("cpu"), torch.inference_mode(False):
             return EDDPMScheduler(**self.config.scheduler_config)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -78,10 +79,15 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         """Replace the encoder's token embeddings (or first layer)."""
         self.encoder.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the encoder's token embeddings; the decoder has its own, `model.decoder.resize_token_embeddings`."""
+        return self.encoder.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
     def get_output_embeddings(self) -> nn.Module | None:
         """Return None: the decoder keeps its output layer to itself."""
         return None
 
+    @apply_forward_hook
     def encode(self, **inputs: Any) -> LatentPosterior:
         """Return q(latents | datum).
 
@@ -90,6 +96,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         """
         return self.bottleneck(self.encoder(**inputs))
 
+    @apply_forward_hook
     def denoise(
         self,
         noisy_latents: torch.Tensor,
@@ -117,6 +124,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
+    @apply_forward_hook
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, **kwargs: Any) -> Any:
         """Decode latents into the modality's raw output (for text: token ids, `(batch, seq)`).

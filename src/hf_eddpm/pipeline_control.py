@@ -12,7 +12,7 @@ from .control.guided_step import follow_ode
 from .control.optimization import optimize
 from .outputs import EDDPMOptimization
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators
+from .sampling import Generators, without_gradient
 
 
 class ControlMixin:
@@ -40,7 +40,7 @@ class ControlMixin:
     _give_generator: Callable[..., None]
     _refuse_copies: Callable[..., None]
 
-    @torch.no_grad()
+    @without_gradient
     def predict(self, data: Any, batch_size: int = 256) -> torch.Tensor:
         """Predict the data's properties from the means of their posteriors.
 
@@ -59,6 +59,7 @@ class ControlMixin:
         latents = self.encode(data, batch_size).latents
         return self.model.property_head.predict(latents.to(self._execution_device))
 
+    @without_gradient
     def direction(
         self,
         positives: Any,
@@ -95,6 +96,7 @@ class ControlMixin:
         direction = orthogonalize(linear_direction(with_it, without_it), others)
         return direction / direction.norm()
 
+    @without_gradient
     def directions(
         self,
         data: Any,
@@ -130,6 +132,7 @@ class ControlMixin:
         self.maybe_free_model_hooks()
         return directions
 
+    @without_gradient
     def traverse(
         self,
         data: Any,
@@ -169,6 +172,7 @@ class ControlMixin:
         samples = iter(self.decode(points.flatten(0, 2), **decode_arguments))
         return [[[next(samples) for _ in scales] for _ in several] for _ in latents]
 
+    @without_gradient
     def aggregate(self, data: Any, refinement_steps: int = 0) -> torch.Tensor:
         """Join several data into the latents of one, whose decoding says what they have in common.
 
@@ -186,6 +190,7 @@ class ControlMixin:
         mean = latents.mean(0, keepdim=True)
         return mean * latents.flatten(1).norm(dim=1).mean() / mean.norm().clamp(min=1e-12)
 
+    @without_gradient
     def similarity(self, a: Any, b: Any, batch_size: int = 256) -> torch.Tensor:
         """Measure how much of the content of data others share: the cosine of their embeddings.
 
@@ -206,7 +211,7 @@ class ControlMixin:
         one, other = (self.encode(items, batch_size).embeddings for items in (firsts, seconds))
         return torch.nn.functional.cosine_similarity(one, other)
 
-    @torch.no_grad()
+    @without_gradient
     def edit(
         self,
         data: Any,
@@ -281,7 +286,7 @@ class ControlMixin:
             )
         return self.decode(latents, **decode_arguments)
 
-    @torch.no_grad()
+    @without_gradient
     def steer(
         self,
         data: Any,
@@ -324,6 +329,7 @@ class ControlMixin:
             return latents
         return self.decode(latents, output_type=output_type, **decode_arguments)
 
+    @without_gradient
     def optimize(
         self,
         data: Any,

@@ -14,7 +14,7 @@ from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_control import ControlMixin
 from .pipeline_parts import PipelineParts
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, slerp
+from .sampling import Generators, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 
@@ -63,6 +63,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
     ):
         super().__init__()
         self._loaded_from: str | None = None  # the folder whose card is this pipeline's
+        self._interrupt = False
         processor.check_model(model.config)
         decoder_config = model.decoder.scheduler_config
         if decoder_config is not None and decoder_scheduler is None:
@@ -85,11 +86,16 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         )
 
     @property
+    def interrupt(self) -> bool:
+        """Whether the chain stops before its next step; a callback sets `pipe._interrupt = True`."""
+        return self._interrupt
+
+    @property
     def num_timesteps(self) -> int:
         """Steps of the last chain that was run."""
         return self._num_timesteps
 
-    @torch.no_grad()
+    @without_gradient
     def __call__(
         self,
         num_samples: int = 1,
@@ -127,7 +133,8 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
-                dict it returns replace the pipeline's.
+                dict it returns replace the pipeline's. It may return None, and end the chain by
+                `pipe._interrupt = True`.
             callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
             return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
             **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`
@@ -139,6 +146,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         """
         if output_type != "latent":
             self._check_output_type(output_type, ("latent",))
+        self._interrupt = False
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
             raise ValueError(
@@ -147,8 +155,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             )
         if noise_scale is None:
             noise_scale = self.config.default_noise_scale
-        if not 0 < noise_scale < float("inf"):
-            raise ValueError(f"`noise_scale` must be positive and finite, got {noise_scale!r}.")
+        check_number(noise_scale, "noise_scale", above=0)
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
         classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
         steering = None if guidance is None else self._steering(guidance, len(noise))
@@ -164,7 +171,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 
-    @torch.no_grad()
+    @without_gradient
     def encode(self, data: Any, batch_size: int = 256, refinement_steps: int = 0) -> EDDPMEncoding:
         """Represent data by the means of their posteriors.
 
@@ -191,7 +198,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self.maybe_free_model_hooks()
         return EDDPMEncoding(latents=latents, embeddings=latents.flatten(1))
 
-    @torch.no_grad()
+    @without_gradient
     def decode(
         self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
     ) -> Any:
@@ -213,6 +220,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self.maybe_free_model_hooks()
         return samples
 
+    @without_gradient
     def reconstruct(
         self,
         data: Any,
@@ -246,6 +254,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         latents = latents.repeat_interleave(num_reconstructions, dim=0)
         return self.decode(latents, batch_size, **decode_arguments)
 
+    @without_gradient
     def interpolate(
         self,
         a: Any,
@@ -316,7 +325,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
-    @torch.no_grad()
+    @without_gradient
     def invert(
         self,
         data: Any,
@@ -356,7 +365,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self.maybe_free_model_hooks()
         return latents
 
-    @torch.no_grad()
+    @without_gradient
     def score(
         self,
         data: Any,

@@ -9,11 +9,11 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from .argument_checks import check_count
+from .argument_checks import check_count, check_number
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, check_generators, run_chain
+from .sampling import Generators, check_generators, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
@@ -34,6 +34,7 @@ class PipelineParts:
     maybe_free_model_hooks: Callable[[], None]
     _execution_device: torch.device
     _num_timesteps: int
+    interrupt: bool
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Show the progress of what takes more than a second; `set_progress_bar_config(disable=True)` shows none.
@@ -48,7 +49,7 @@ class PipelineParts:
     def _batch_bar(self, starts: range) -> Iterable[int]:
         return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
 
-    @torch.no_grad()
+    @without_gradient
     def invert_decoder(
         self,
         data: Any,
@@ -208,8 +209,7 @@ class PipelineParts:
         self, class_labels: int | Sequence[int] | torch.Tensor | None, guidance_scale: float, batch: int
     ) -> dict[str, Any]:
         """Return the arguments of `EDDPMModel.denoise` for a batch of those classes."""
-        if isinstance(guidance_scale, bool) or not 0 <= guidance_scale < float("inf"):
-            raise ValueError(f"`guidance_scale` must be at least 0 and finite, got {guidance_scale!r}.")
+        check_number(guidance_scale, "guidance_scale", at_least=0)
         if class_labels is None:
             if guidance_scale != 1:
                 raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
@@ -259,7 +259,7 @@ class PipelineParts:
         def after(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
             if callback is not None:
                 tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
-                latents = callback(self, step, int(t), tensors).get("latents", latents)
+                latents = (callback(self, step, int(t), tensors) or {}).get("latents", latents)
             bar.update()
             return latents
 
@@ -275,6 +275,7 @@ class PipelineParts:
                 strength,
                 on_step=after,
                 on_start=begin,
+                is_interrupted=lambda: self.interrupt,
             )
         finally:
             if bar is not None:

@@ -16,9 +16,11 @@ class EDDPMProcessor(ProcessorMixin):
     Attributes:
         output_types: What a user may ask of the pipeline as `output_type`. Of a processor that has more than "data",
             `postprocess` takes the others as its argument of that name.
+        data_names: Names under which a training example may hold its datum.
     """
 
     output_types: tuple[str, ...] = ("data",)
+    data_names: tuple[str, ...] = ("data",)
 
     def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
         """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""

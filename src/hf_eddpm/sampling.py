@@ -1,6 +1,7 @@
 """Running the chain of latents with any scheduler, and mixing latents."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,20 @@ import torch
 from .argument_checks import is_integer
 
 Generators = torch.Generator | list[torch.Generator] | None
+
+
+def without_gradient(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method compute without gradients, and with tensors that can have some, whatever the caller's mode.
+
+    Guidance and refinement take gradients inside; tensors made under `torch.inference_mode` allow none.
+    """
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return method(*args, **kwargs)
+
+    return wrapped
 
 
 def check_generators(generator: Generators, num_samples: int) -> None:
@@ -34,6 +49,7 @@ def run_chain(
     strength: float = 1.0,
     on_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     on_start: Callable[[int], None] | None = None,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
     """Run the chain from noise to latents, both float32 `(batch, num_latents, latent_dim)`.
 
@@ -49,6 +65,7 @@ def run_chain(
         on_step: Called with the step, the timestep and the latents after each step; it returns the latents to go on
             with.
         on_start: Called with the number of steps before the first.
+        is_interrupted: Asked before each step; True ends the run with the latents as they are.
 
     Raises:
         ValueError: If the number of steps is out of range, or the scheduler has no `eta`.
@@ -74,6 +91,8 @@ def run_chain(
     if on_start is not None:
         on_start(len(timesteps))
     for step, t in enumerate(timesteps):
+        if is_interrupted():
+            break
         noise_pred = denoise(scheduler.scale_model_input(latents, t), t)
         latents = scheduler.step(noise_pred, t, latents, **step_arguments).prev_sample
         if on_step is not None:

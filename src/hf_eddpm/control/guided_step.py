@@ -32,17 +32,23 @@ def check_guidable(scheduler: SchedulerMixin, model_scheduler: EDDPMScheduler) -
         )
 
 
+def _leaf(latents: torch.Tensor) -> torch.Tensor:
+    """Return latents that gradients are taken by; of what `torch.inference_mode` made, a copy."""
+    latents = latents.detach()
+    return (latents.clone() if latents.is_inference() else latents).requires_grad_()
+
+
 def gradient(objective: Objective, latents: torch.Tensor) -> torch.Tensor:
     """Return an objective's gradient, shaped as `latents`."""
-    with torch.enable_grad():
-        latents = latents.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        latents = _leaf(latents)
         return torch.autograd.grad(objective(latents).sum(), latents)[0]
 
 
 def gradient_and_curvature(objective: Objective, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return an objective's gradient, and how concave it is in that direction, `(batch,)`, 0 where it is not."""
-    with torch.enable_grad():
-        latents = latents.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        latents = _leaf(latents)
         slope = torch.autograd.grad(objective(latents).sum(), latents, create_graph=True)[0]
         norm = slope.detach().flatten(1).norm(dim=1).clamp(min=TINY)
         direction = slope.detach() / norm[:, None, None]
@@ -86,8 +92,8 @@ def predict_guided(
     push = torch.zeros_like(noisy)
     if on_noisy is not None:
         push = push + scale * gradient(on_noisy, noisy)
-    with torch.enable_grad() if on_clean is not None else torch.no_grad():
-        noisy = noisy.detach().requires_grad_(on_clean is not None)
+    with torch.inference_mode(False), torch.enable_grad() if on_clean is not None else torch.no_grad():
+        noisy = _leaf(noisy) if on_clean is not None else noisy.detach()
         clean, noise_pred = scheduler.predict(denoise(noisy, timestep), nearest, noisy)
         if on_clean is not None:
             slope, curvature = gradient_and_curvature(on_clean, clean)

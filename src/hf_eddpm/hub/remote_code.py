@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from .saving import write_checksums
+
 PACKAGE = __name__.partition(".")[0]
 BUNDLE = "eddpm_code"
 _LEFT_OUT = ("app", "bulk", "cli", "training")  # what a loaded pipeline does not use
@@ -80,6 +82,7 @@ def write_code(folder: str | Path) -> None:
     config["auto_map"] = {"AutoConfig": f"{BUNDLE}.EDDPMConfig", "AutoModel": f"{BUNDLE}.EDDPMModel"}
     config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_checksums(folder)
 
 
 def bundle() -> str:

@@ -4,9 +4,7 @@ import contextlib
 import importlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ..configuration_eddpm import EDDPMConfig
 from ..modeling_eddpm import EDDPMModel
 from .adapters import load_adapted_model
 from .download import HUB_ARGUMENTS, download_pipeline
+from .saving import finish_save, replacing, verify_checksums
 from .upload import upload_pipeline
 
 logger = transformers_logging.get_logger(__name__)
@@ -67,8 +66,8 @@ class PipelineStorage:
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save all components, safetensors only.
 
-        The folder is written aside and moved into place, `model_index.json` last: an interrupted save never leaves
-        a folder that loads as if whole.
+        Killed at any moment, it leaves the pipeline that was there before or the new one (see `hub.saving`). With the
+        files goes `checksums.json`, their digests.
 
         Args:
             save_directory: Folder; other files in it stay.
@@ -82,25 +81,11 @@ class PipelineStorage:
         to_hub = kwargs.pop("push_to_hub", False)
         names = ("repo_id", "commit_message", "private", "token", "create_pr", "with_code")
         hub_arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            super().save_pretrained(str(staging), **kwargs)  # type: ignore[misc]
-            _write_format(staging)
-            if (staging / "model" / ADAPTER_FOLDER).is_dir():
-                (staging / "model" / ADAPTER_FOLDER).rename(staging / ADAPTER_FOLDER)
-            else:
-                shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)  # of what was saved here before
-            target.mkdir(exist_ok=True)
-            index = "model_index.json"
-            (target / index).unlink(missing_ok=True)
-            for path in sorted(staging.iterdir(), key=lambda path: path.name == index):
-                destination = target / path.name
-                if destination.is_dir():
-                    shutil.rmtree(destination)
-                os.replace(path, destination)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with replacing(target) as folder:
+            super().save_pretrained(str(folder), **kwargs)  # type: ignore[misc]
+            _write_format(folder)
+            if (folder / "model" / ADAPTER_FOLDER).is_dir():  # beside the model's config
+                (folder / "model" / ADAPTER_FOLDER).rename(folder / ADAPTER_FOLDER)
         if to_hub:
             self.push_to_hub(hub_arguments.pop("repo_id", target.name), **hub_arguments)
 
@@ -161,6 +146,7 @@ class PipelineStorage:
                 `local_files_only`, `dtype`, `variant`, ...). `dtype` is float32 unless given, whatever type the
                 weights were saved in. `subfolder` names the pipeline's folder in a bigger repository. `base_models`
                 says where the base models of an adapter are, if not where it says itself: `{"decoder": folder}`.
+                `verify=False` loads files that are not what `checksums.json` says.
 
         Raises:
             OSError: If the folder is not a saved pipeline, its weights are damaged, or an adapter's base model cannot
@@ -168,6 +154,7 @@ class PipelineStorage:
         """
         path = folder = os.fspath(pretrained_model_name_or_path)
         subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
+        verify = kwargs.pop("verify", True)
         variant = kwargs.pop("variant", None)
         hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if os.path.isdir(path):
@@ -176,11 +163,14 @@ class PipelineStorage:
             raise OSError(f"{path!r} is not a saved pipeline: there is no such folder, and it is no Hub id.")
         else:
             folder = cls.download(path, subfolder=subfolder, **hub_arguments)
+        finish_save(Path(folder))
         # Without its config the model would be built from the default one.
         needed = ["model_index.json"] if "model" in kwargs else ["model_index.json", "model/config.json"]
         for name in needed:
             if not os.path.isfile(os.path.join(folder, name)):
                 raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
+        if verify:
+            verify_checksums(Path(folder))
         index = _read_index(folder)
         _check_format(index, path)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ..adapter_files import ADAPTER_FOLDER, save_adapter
+from ..adapter_files import ADAPTER_FOLDER, active_adapter, save_adapter
 from ..configuration_eddpm import EDDPMConfig
 
 
@@ -46,12 +46,12 @@ class EDDPMPreTrainedModel(PreTrainedModel):
 
     @functools.wraps(PreTrainedModel.save_pretrained)
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save config and weights; of a model with an adapter the config, and the adapter in `adapter/`."""
+        """Save config and weights; of a model with adapters the config, and the active one in `adapter/`."""
         if not hasattr(self, "peft_config"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
         self.config.save_pretrained(save_directory)
-        save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER))
+        save_adapter(self, os.path.join(save_directory, ADAPTER_FOLDER), adapter_name=active_adapter(self))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

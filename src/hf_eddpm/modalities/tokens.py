@@ -79,6 +79,12 @@ class TokenEncoder(ModalityEncoder):
         """Replace the backbone's token embeddings."""
         self.backbone.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the backbone's token embeddings, and the vocabulary in the configuration with them."""
+        embeddings = self.backbone.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        _set_vocab_size(self.config.encoder, len(embeddings.weight))
+        return embeddings
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Encode.
 
@@ -179,6 +185,12 @@ class CausalDecoder(ModalityDecoder):
         self.post_init()
         if backbone is not None:
             nn.init.zeros_(self.token_projection.weight)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the backbone's token embeddings, and the vocabulary in the configuration with them."""
+        embeddings = self.backbone.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        _set_vocab_size(self.config.decoder, len(embeddings.weight))
+        return embeddings
 
     @functools.cached_property
     def start_token_id(self) -> int:
@@ -375,6 +387,10 @@ class CausalDecoder(ModalityDecoder):
 
 def _backbone_from_config(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooling_layer(config) else {}))
+
+
+def _set_vocab_size(config: Any, size: int) -> None:
+    config.get_text_config().vocab_size = size
 
 
 def _hidden_size(config: PreTrainedConfig) -> int:

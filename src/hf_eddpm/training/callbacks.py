@@ -69,6 +69,14 @@ class AverageStep(TrainerCallback):
         self.parameters = parameters
         self.ema = ema
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the average anew where the training does: with another batch size, or as another trial."""
+        if state.global_step == 0:
+            self.ema.shadow_params = [parameter.detach().clone() for parameter in self.parameters()]
+            self.ema.optimization_step = 0
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

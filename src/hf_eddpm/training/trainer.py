@@ -1,6 +1,7 @@
 """EDDPMTrainer: transformers' Trainer with the loss terms in the log, an average of the weights, and previews."""
 
 import contextlib
+import inspect
 import itertools
 import os
 import shutil
@@ -94,6 +95,8 @@ class EDDPMTrainer(Trainer):
             name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
         }
         self.ema: EMAModel | None = None
+        self._evaluated = "eval"  # prefix of the evaluation that runs
+        self._has_averaged_weights = False
         self._saving_checkpoint_in: str | None = None
         self.add_callback(Clock())
         self.add_callback(OwnNoise())
@@ -106,7 +109,8 @@ class EDDPMTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
-        self._signature_columns = [*names, "data", "diffusion_mask", "properties", "class_labels"]
+        data_names = ("data",) if self.processor is None else self.processor.data_names
+        self._signature_columns = [*names, *data_names, "diffusion_mask", "properties", "class_labels"]
 
     @property
     def _eddpm(self) -> EDDPMModel:
@@ -168,11 +172,13 @@ class EDDPMTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss terms and diagnostics to a log entry; see `Trainer.log`."""
-        prefix = "train" if "loss" in logs else "eval" if "eval_loss" in logs else None
-        if prefix is not None:
-            terms = self.monitors[prefix].collect(self._sum_over_processes)
-            logs.update({name if prefix == "train" else f"eval_{name}": value for name, value in terms.items()})
-            if prefix == "eval" and "effective_rank" in terms and self.is_world_process_zero():
+        evaluated = f"{self._evaluated}_loss" in logs
+        kind = "train" if "loss" in logs else "eval" if evaluated else None
+        if kind is not None:
+            terms = self.monitors[kind].collect(self._sum_over_processes)
+            names = {name: name if kind == "train" else f"{self._evaluated}_{name}" for name in terms}
+            logs.update({names[name]: value for name, value in terms.items()})
+            if kind == "eval" and "effective_rank" in terms and self.is_world_process_zero():
                 warn_of_low_rank(terms["effective_rank"], self._eddpm.config.latent_size, self.monitors["eval"].count)
         super().log(logs, start_time)
 
@@ -182,14 +188,19 @@ class EDDPMTrainer(Trainer):
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Within, the model is what it will be when training ends: averaged weights, statistics of the latents."""
+        if self._has_averaged_weights:  # of several evaluation sets, the first put them in
+            yield
+            return
         parameters = self.ema_parameters()
         statistics = {name: buffer.clone() for name, buffer in self._eddpm.bottleneck.named_buffers()}
         if self.ema is not None:
             self.ema.store(parameters)
+        self._has_averaged_weights = True
         try:
             self._finish_weights()
             yield
         finally:
+            self._has_averaged_weights = False
             if self.ema is not None:
                 self.ema.restore(parameters)
             for name, buffer in self._eddpm.bottleneck.named_buffers():
@@ -223,11 +234,18 @@ class EDDPMTrainer(Trainer):
             yield self._prepare_inputs(self.data_collator(examples[start : start + batch_size]))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate the averaged weights; see `Trainer.evaluate`."""
+        """Evaluate the averaged weights; see `Trainer.evaluate`.
+
+        Of several evaluation sets each has its own loss terms and diagnostics, under its own prefix.
+        """
+        prefix = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments.get("metric_key_prefix", "eval")
+        before, self._evaluated = self._evaluated, prefix
         self.monitors["eval"].sums = {}
-        with self.averaged_weights():
-            metrics = super().evaluate(*args, **kwargs)
-        return metrics
+        try:
+            with self.averaged_weights():
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluated = before
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers.utils import logging
 
+from ...argument_checks import is_integer
 from ...configuration_eddpm import EDDPMConfig
 from ...scheduling_eddpm import EDDPMScheduler
 from .configuration import ImageConvConfig, ImageUNetConfig
@@ -85,7 +86,7 @@ class ImageDiffusionDecoder(ImageDecoder):
     @functools.cached_property
     def scheduler(self) -> EDDPMScheduler:
         """The arithmetic of the pixels' chain."""
-        with torch.device("cpu"):
+        with torch.device("cpu"), torch.inference_mode(False):
             return EDDPMScheduler(**self.scheduler_config)
 
     def denoise(
@@ -221,7 +222,7 @@ class ImageDiffusionDecoder(ImageDecoder):
         # A copy: it keeps the state of a run, which another call must not meet.
         scheduler = EDDPMScheduler(**self.scheduler_config) if scheduler is None else copy.deepcopy(scheduler)
         steps = num_decoder_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self.scheduler):
+        if not is_integer(steps) or not 1 <= steps <= len(self.scheduler):
             raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")
         scheduler.set_timesteps(steps, device=latents.device)
         if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell

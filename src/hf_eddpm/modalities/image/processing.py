@@ -41,6 +41,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
         ValueError: If an argument is outside its range.
     """
 
+    data_names = ("data", "image")
     output_types = ("data", "pil", "np", "pt")
 
     def __init__(

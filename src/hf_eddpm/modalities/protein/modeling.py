@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
 
+from ...argument_checks import is_integer
 from ...configuration_eddpm import EDDPMConfig
 from ..base import ModalityDecoder
 from ..tokens import CausalDecoder, TokenEncoder
@@ -251,7 +252,7 @@ def _frozen_rows(frozen_positions: FrozenPositions, count: int, num_sites: int |
     tokens = []
     for row in rows:
         for site, residue in row.items():
-            if isinstance(site, bool) or not isinstance(site, int) or site < 0 or (num_sites and site >= num_sites):
+            if not is_integer(site) or site < 0 or (num_sites and site >= num_sites):
                 allowed = f"[0, {num_sites})" if num_sites else "non-negative"
                 raise ValueError(f"`frozen_positions` must be sites (integers, {allowed}), got {site!r}.")
             if not isinstance(residue, str) or len(residue) != 1 or residue not in RESIDUES:

@@ -35,6 +35,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         ValueError: If an argument is outside its range.
     """
 
+    data_names = ("data", "sequence")
     residues = RESIDUES
     padding_symbol = "-"  # stands in decoded proteins for padding between residues, which makes them invalid
 

@@ -23,6 +23,8 @@ class EDDPMTextProcessor(EDDPMProcessor):
             are cut; the first time a warning says how many.
     """
 
+    data_names = ("data", "text", "sentence")
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
