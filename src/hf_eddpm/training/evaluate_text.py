@@ -82,7 +82,7 @@ def read_comparison(path: str, settings: EvaluationSettings) -> dict[str, Any]:
 
     Args:
         path: The JSON file.
-        settings: Those of the evaluation it shall stand beside.
+        settings: The settings of the evaluation that it will stand beside.
 
     Raises:
         ValueError: If it was made with other settings.

@@ -93,7 +93,7 @@ class Parts:
 
 
 def with_earlier(result: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
-    """A result whose command and wall time include those of the evaluation that parts of it come from."""
+    """A result whose command and wall time include the evaluation that parts of it come from."""
     if earlier is None:
         return result
     return result | {
@@ -201,9 +201,9 @@ def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Te
 
     Args:
         sampled: Latents of samples, `(num_sampled, num_latents, latent_dim)`.
-        unseen: Posterior means of held-out data, shaped likewise.
-        real: Posterior means of training data, shaped likewise; the Frechet distances are those of as many vectors as
-            half of them, or as there are samples.
+        unseen: Posterior means of held-out data, of the same shape.
+        real: Posterior means of training data, of the same shape; the Frechet distances are measured on as many
+            vectors as half of them, or as there are samples.
     """
     num = min(len(sampled), len(real) // 2)
     # Drawn: data may be in an order, and then their first half is not like their second.

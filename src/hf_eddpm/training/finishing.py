@@ -34,7 +34,7 @@ def finish_denoiser(
     means themselves. A step costs a small part of one of joint training.
 
     Args:
-        model: The model, with the weights that shall stay; left in evaluation mode.
+        model: The model, with the weights that stay; left in evaluation mode.
         posterior_means: Of the training data, `(num, num_latents, latent_dim)`.
         class_labels: Their classes, int64 `(num,)`; None for a denoiser that is told none.
         num_steps: Steps, the first hundred of them with a rising learning rate.

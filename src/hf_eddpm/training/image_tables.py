@@ -12,7 +12,7 @@ pixels in [0, 1]; "inverted": decoded from the noise `x_T` that the pixels' chai
 the latents' chain, and as many of the pixels' if there is one. A model that knows classes is asked for evenly drawn
 ones. Interpolations: Frechet distance of points at that share of the way between held-out images. Probes: logistic
 regression on the latents of training images, judged on held-out ones, beside the same on as many principal components
-of the pixels. Peak memory is that of the whole evaluation, in batches of {batch_size}. ± is the standard deviation
+of the pixels. Peak memory is the whole evaluation's, in batches of {batch_size}. ± is the standard deviation
 over sampling seeds."""
 
 

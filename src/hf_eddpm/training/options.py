@@ -43,7 +43,7 @@ class TextDataArguments:
     )
     dev: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
+        metadata={"help": "Held-out data; without them `dev_fraction` of the training data is held out."},
     )
     dev_fraction: float = field(default=0.02, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
     train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set."})
@@ -68,7 +68,7 @@ class ProteinDataArguments:
     )
     dev: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them `dev_fraction` of the training data is held out."},
+        metadata={"help": "Held-out data; without them `dev_fraction` of the training data is held out."},
     )
     dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
     train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
@@ -83,7 +83,7 @@ class ProteinDataArguments:
     padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
     upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
     length: int | None = field(
-        default=None, metadata={"help": "Most residues of a protein; by default those of the longest."}
+        default=None, metadata={"help": "Most residues of a protein; by default the longest's."}
     )
     alignment: str = field(default="left", metadata={"help": "Where shorter proteins stand: left or center."})
     max_dev_sequences: int = field(default=2000, metadata={"help": "Most proteins used to evaluate during training."})
@@ -125,7 +125,7 @@ class ImageDataArguments:
     )
     dev: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
+        metadata={"help": "Held-out data; without them part of the training data is held out."},
     )
     dev_fraction: float = field(default=0.1, metadata={"help": "Share held out where `dev` is not given, in (0, 1)."})
     dev_last: int | None = field(
@@ -194,7 +194,7 @@ class TextModelArguments(_BaselineChoice):
     )
     vocab_size: int = field(default=8192, metadata={"help": "Tokens of a tokenizer trained on the data."})
     encoder: str | None = field(default=None, metadata={"help": "Pretrained encoder: Hub id or folder."})
-    decoder: str | None = field(default=None, metadata={"help": "Pretrained causal language model, likewise."})
+    decoder: str | None = field(default=None, metadata={"help": "Pretrained causal language model: Hub id or folder."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention of the backbones, e.g. eager (faster for short text on a CPU)."}
     )
@@ -302,7 +302,7 @@ class GuideArguments:
     output_dir: str = field(metadata={"help": "Folder of the guide."})
     dev: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out data, likewise; without them part of the training data is held out."},
+        metadata={"help": "Held-out data; without them part of the training data is held out."},
     )
     dev_last: int | None = field(
         default=None, metadata={"help": "Hold out the last so many data instead of a random share."}

@@ -58,7 +58,7 @@ def measure_proposals(
             with stopwatch(f"optimize {method}"):
                 out = pipe.optimize(
                     starts,
-                    method=method,  # type: ignore[arg-type]  # checked by the pipeline
+                    method=method,
                     target="higher",
                     property_index=0,
                     num_steps=settings.optimize_steps,

@@ -8,7 +8,7 @@ NUM_EXAMPLES = 10
 
 @dataclass
 class EvaluationSettings:
-    """How much to measure. The defaults are those of the published numbers."""
+    """How much to measure. The defaults gave the published numbers."""
 
     num_samples: int = field(default=10_000, metadata={"help": "Generated sequences per number of steps and seed."})
     num_inference_steps: list[int] = field(

@@ -46,7 +46,7 @@ NUM_EXAMPLES = 10
 
 @dataclass
 class EvaluationSettings:
-    """How much to measure. The defaults are those of the published numbers."""
+    """How much to measure. The defaults gave the published numbers."""
 
     num_samples: int = field(default=2000, metadata={"help": "Generated sentences per number of steps and seed."})
     num_inference_steps: list[int] = field(

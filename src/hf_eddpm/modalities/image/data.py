@@ -133,10 +133,10 @@ def load_images(
             these but for Hub ids.
         split: Split of a Hub data set, for example "train".
         image_column: Column of the image in a parquet file or a Hub data set.
-        image_size: Height and width; by default those of the first image.
+        image_size: Height and width; by default the first image's.
         num_channels: 1 or 3; by default the first image's.
         resize: What happens to images of another size, as for `EDDPMImageProcessor`.
-        background: Grey level behind transparent images, likewise.
+        background: Grey level behind transparent images, as for `EDDPMImageProcessor`.
         on_damaged: "error" to stop at an image that cannot be read, or "skip" to leave such images out, counted and
             named in the log.
 

@@ -135,7 +135,7 @@ class EnsembleOracle:
         length: Sites of a frame.
         alignment: Where sequences stand in it.
         out_of_fold: What `regression_metrics` says of each row's prediction by the member that has not seen it: the
-            quality of one member, of which that of the mean is a little better.
+            quality of one member; the mean's is a little better.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class PriorPipeline(EDDPMPipeline):
         self.mean, self.factor = flat.mean(0).float(), torch.linalg.cholesky(covariance).float()
 
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, num_samples: int = 1, generator: torch.Generator | None = None, noise_scale: float = 1.0, **ignored: Any
     ) -> EDDPMPipelineOutput:
         """Draw from the Gaussian and decode."""
