@@ -72,4 +72,4 @@ demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's do
 
 clean:  ## the environments and every cache; trained models in runs/ stay
 	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests training docs -name __pycache__ -type d -prune -exec rm -rf {} +

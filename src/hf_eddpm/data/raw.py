@@ -98,7 +98,9 @@ def load_raw(
         labels = None if label_column is None else data.labels(label_column).tolist()
         values = [data.attribute(name) for name in property_columns]
         return RawData(list(data.images), labels, np.stack(values, 1) if values else np.empty((len(data), 0)))
-    raise ValueError(f"This script reads text and proteins, and the checkpoint's modality is {modality!r}.")
+    if modality == "image":
+        raise ValueError("This script reads text and proteins, and the checkpoint's modality is 'image'.")
+    raise ValueError(f"`modality` must be 'text', 'protein' or 'image', got {modality!r}.")
 
 
 def load_items(processor: Any, modality: str, source: Sequence[str], column: str | None = None) -> list[Any]:
