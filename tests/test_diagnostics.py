@@ -6,8 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from card_facts import latent_tables
-from evaluation import latent_statistics, reach_statistics
 from hf_eddpm import EDDPMOutput
 from hf_eddpm.diagnostics import (
     covariance_eigenvalues,
@@ -21,6 +19,8 @@ from hf_eddpm.diagnostics import (
     spectrum_statistics,
     warn_of_low_rank,
 )
+from hf_eddpm.training.card_facts import latent_tables
+from hf_eddpm.training.evaluation import latent_statistics, reach_statistics
 from hf_eddpm.training.monitor import TrainingMonitor
 
 SIZE = 8

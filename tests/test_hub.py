@@ -176,7 +176,7 @@ def report(hub, saved, make_pipe, tmp_path_factory):
     environment = {
         **clean,
         **hub.environment(folder / "home"),
-        "PYTHONPATH": os.pathsep.join(str(root / name) for name in ("src", "training", "tests")),
+        "PYTHONPATH": os.pathsep.join(str(root / name) for name in ("src", "docs/examples", "tests")),
     }
     result = subprocess.run(
         [sys.executable, "-c", SESSION, str(folder / "report.json"), str(folder)],

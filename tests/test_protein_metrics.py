@@ -11,9 +11,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from hf_eddpm.metrics.frechet_distance import frechet_distance
-from hf_eddpm.modalities.protein.residues import RESIDUES
-from protein_data import load_proteins
-from protein_metrics import (
+from hf_eddpm.modalities.protein.data import load_proteins
+from hf_eddpm.modalities.protein.metrics import (
     SYMBOLS,
     SequenceFrechet,
     is_valid,
@@ -27,6 +26,7 @@ from protein_metrics import (
     to_frames,
     validity,
 )
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 GIFFORD = Path(__file__).parents[2] / "shared" / "data" / "protein" / "gifford"
 chains = st.text(RESIDUES, min_size=1, max_size=12)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-import sampler
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.hub.remote_code import write_code
+from hf_eddpm.training import sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

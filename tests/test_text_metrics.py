@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
 
-from text_metrics import (
+from hf_eddpm.modalities.text.metrics import (
     END,
     START,
     TrigramModel,

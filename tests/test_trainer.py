@@ -570,7 +570,7 @@ def test_a_process_killed_while_writing_a_checkpoint_resumes_from_the_one_before
 ):
     processor.save_pretrained(tmp_path / "processor")
     tests = Path(__file__).parent
-    paths = [tests.parent / "src", tests.parent / "training", tests]
+    paths = [tests.parent / "src", tests]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", KILLED_TRAINING, str(tmp_path / "killed"), str(tmp_path / "processor")]
     assert subprocess.run(command, env=environment, timeout=300).returncode == -signal.SIGKILL

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import HfArgumentParser
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
+from hf_eddpm.training.environment import describe_environment
+from hf_eddpm.training.evaluation import reach_statistics
+from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.options import ColumnArguments
+from hf_eddpm.training.raw_data import load_raw_data
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[1]))
-
-from transformers import HfArgumentParser  # noqa: E402
-
-from environment import describe_environment  # noqa: E402
-from evaluation import reach_statistics  # noqa: E402
-from finishing import finish_denoiser  # noqa: E402
-from hf_eddpm import EDDPMPipeline  # noqa: E402
-from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
-from raw_data import ColumnArguments, load_raw_data  # noqa: E402
 
 
 @dataclass
