@@ -34,7 +34,7 @@ class PipelineParts:
     maybe_free_model_hooks: Callable[[], None]
     _execution_device: torch.device
     _num_timesteps: int
-    interrupt: bool
+    _interrupt: bool
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Show the progress of what takes more than a second; `set_progress_bar_config(disable=True)` shows none.
@@ -277,7 +277,7 @@ class PipelineParts:
                 strength,
                 on_step=after,
                 on_start=begin,
-                is_interrupted=lambda: self.interrupt,
+                is_interrupted=lambda: self._interrupt,
             )
         finally:
             if bar is not None:
