@@ -16,6 +16,7 @@ from pathlib import Path
 
 from diffusers import DPMSolverMultistepScheduler
 
+from ..hub.saving import CHECKSUMS_FILE, write_checksums
 from ..pipeline_eddpm import EDDPMPipeline
 from ..scheduling_eddpm import EDDPMScheduler
 
@@ -66,6 +67,8 @@ def main(words: Sequence[str] | None = None) -> None:
     index["scheduler"] = [library if library.startswith("hf_eddpm") else "diffusers", type(pipe.scheduler).__name__]
     index |= defaults
     file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if (folder / CHECKSUMS_FILE).is_file():
+        write_checksums(folder)
 
 
 if __name__ == "__main__":
