@@ -15,6 +15,8 @@ this script. What is measured, by functions of `protein_metrics.py` unless said 
 - **samples**, for each number of denoising steps, as mean and standard deviation over seeds: validity, uniqueness,
   novelty, edit distance between two, and the distance from the held-out sequences in k-mers, sites and a projection of
   one-hot sequences. Beside them ("reference") as many training sequences in the place of the samples.
+- **latents**: how they fill their space; **reach**: how far sampled latents lie from real posterior means, which are
+  what `encode` returns, for each number of steps.
 - **optimisation** of training sequences by every method, judged by an oracle that is never the model's own predictor:
   an ensemble trained on `--dev` (see protein_oracle.py) or, with `--ehrlich`, the function that made the data. Beside
   them the starts, generated sequences, and a genetic algorithm that asks the judge itself: with twice as many oracle

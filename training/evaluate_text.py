@@ -16,6 +16,8 @@ this script. What is measured, all by functions of `text_metrics.py`:
   this measure (`reference.train` says by how much), so read it with the novelty; bland text does well by it too, so
   read it with the reverse perplexity (held-out sentences under a trigram model of the samples) and distinct-n. The
   latents' distance is from samples of the posterior, which is what the chain models, not from its means.
+- **latents**: how they fill their space; **reach**: how far sampled latents lie from real posterior means, which are
+  what `encode` returns, for each number of steps.
 - **interpolation** in both spaces: how even the paths are, and how fluent the sentences between the ends.
 - with labels: a linear **probe** of the embeddings and, for two classes, **edits** along the direction between them,
   judged by a bag-of-words classifier that is fitted here on raw training text.
