@@ -46,7 +46,7 @@ def write_report(results: Path, folder: Path) -> None:
     for name in sorted({f"{run['data']}, {run['steps']:,} steps" for run in runs}):
         chosen = [run for run in runs if f"{run['data']}, {run['steps']:,} steps" == name]
         data[name] = points = _points(chosen)
-        first = chosen[0]
+        first = next(iter(points.values()))[0]
         parts += [
             f"## {name[0].upper()}{name[1:]}",
             markdown_table([_row(variant, group) for variant, group in points.items()]),
