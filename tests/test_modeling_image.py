@@ -280,6 +280,11 @@ def test_the_presets_build(name):
         EDDPMModel(config)
 
 
+@pytest.mark.parametrize(("name", "share"), [("image-small", 0), ("image-small-conv", 0), ("image-paper-64", 1)])
+def test_the_chains_gradient_reaches_the_encoder_in_the_papers_presets_alone(name, share):
+    assert EDDPMConfig.from_preset(name).encoder_gradient_scale == share
+
+
 def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
     model = tiny_image_model(encoder=RESNET_ENCODER)
     weight = model.decoder.unet.conv_in.weight

@@ -197,7 +197,7 @@ def draw_latents(pipe: EDDPMPipeline, num_samples: int, steps: int, seed: int, b
 
 
 def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Tensor) -> dict[str, float | int]:
-    """Whether the chain's latents lie where the data's do.
+    """Whether the chain's latents lie where the data's do: posterior means, without the encoder's noise.
 
     Args:
         sampled: Latents of samples, `(num_sampled, num_latents, latent_dim)`.

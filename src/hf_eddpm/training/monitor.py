@@ -8,7 +8,7 @@ from ..diagnostics import moment_eigenvalues, spectrum_statistics
 from ..outputs import EDDPMOutput
 
 _ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
-_MAX_SPECTRUM = 4096  # wider latents have no spectrum in the log: the covariance would be too large
+_MAX_SPECTRUM = 1024  # wider latents have no spectrum in the log: the covariance would cost too much
 
 
 class TrainingMonitor:
@@ -57,7 +57,7 @@ class TrainingMonitor:
             (KL of the posterior from the standard Gaussian, nats). These look at one dimension at a time: of
             dimensions that copy each other each counts as active and pays its KL. What sees it are `effective_rank`,
             `largest_share` and `rate` (nats), see `spectrum_statistics`; they are left out of latents of more than
-            4,096 numbers, of a single datum, and where latents are not finite.
+            1,024 numbers, of a single datum, and where latents are not finite.
         """
         if not self.sums:
             return {}

@@ -52,6 +52,7 @@ PAPER = {
     "alignment_target": "mean",
     "prediction_type": "epsilon",
 }
+JOINT = {"encoder_gradient_scale": 0.1}
 TWO_STAGES = {"encoder_gradient_scale": 0.0, "diffusion_weight": 0.0}
 CONVOLUTIONAL = {"model_type": "eddpm_image_conv"}
 NUM_IMAGES = 500
@@ -87,14 +88,14 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("joint, 0.1"),
+    Recipe("joint, 0.1", JOINT),
     Recipe("two stages", TWO_STAGES, prior="second stage"),
     Recipe("no latents", {"latent_normalization": "none"}, ("--no_latents", "true"), swept=False),
     Recipe("VAE, one pass", {}, ("--vae_kl_weight", "1.0"), own_decoder=False, swept=False),
     Recipe("VAE, KL weight 10, one pass", {}, ("--vae_kl_weight", "10.0"), own_decoder=False, swept=False),
     Recipe("VAE, KL weight 0.1, one pass", {}, ("--vae_kl_weight", "0.1"), own_decoder=False, swept=False),
-    Recipe("joint, 0.1, one pass", own_decoder=False),
-    Recipe("joint, 0.1, one pass, as long", own_decoder=False, length=1.4),
+    Recipe("joint, 0.1, one pass", JOINT, own_decoder=False),
+    Recipe("joint, 0.1, one pass, as long", JOINT, own_decoder=False, length=1.4),
     Recipe("two stages, one pass", TWO_STAGES, prior="second stage", own_decoder=False),
     Recipe("autoencoder, Gaussian prior, one pass", TWO_STAGES, prior="Gaussian", own_decoder=False),
     Recipe("paper", PAPER, swept=False),

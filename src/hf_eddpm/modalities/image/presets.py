@@ -4,10 +4,13 @@ from typing import Any
 
 from .configuration import ImageEncoderConfig, ImageUNetConfig
 
+# The encoder learns by reconstruction alone: of images the chain's gradient removes more from the latents than it
+# makes easier to draw (training/studies/latent_rank).
 SMALL: dict[str, Any] = {
     "latent_dim": 64,
     "encoder_noise_variance": 0.03,
     "decoder_noise_variance": 0.0,
+    "encoder_gradient_scale": 0.0,
     "denoiser_num_layers": 4,
     "denoiser_hidden_size": 256,
 }
