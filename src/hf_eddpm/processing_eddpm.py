@@ -8,6 +8,15 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_eddpm import EDDPMConfig
 
 
+def listed(data: Any) -> Any:
+    """Return a column of data as a list: a tuple, a pandas Series, a NumPy array, a column of `datasets`.
+
+    What is no such column comes back as it is.
+    """
+    one = isinstance(data, (str, bytes, dict)) or not hasattr(data, "__len__") or not hasattr(data, "__iter__")
+    return data if one or getattr(data, "ndim", 1) != 1 else list(data)
+
+
 class EDDPMProcessor(ProcessorMixin):
     """Base of the processors; a modality subclasses it and overrides every method here.
 

@@ -1,8 +1,10 @@
 """Rows of tables, from local files (csv, tsv, jsonl, parquet) or from the Hugging Face Hub."""
 
+import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 COMPRESSION = ".gz"
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
+_LONGEST_FIELD = 2**31 - 1  # characters; csv's own limit is 131,072
 TABLE_FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 # Columns to read, each with the name of the argument that asks for it, which errors quote.
@@ -42,12 +46,16 @@ def is_local_file(path: Path, item: str, formats: tuple[str, ...]) -> bool:
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
     """Opens a text file, compressed or not; one that is damaged or not UTF-8 raises a ValueError that names it."""
-    opener: Callable[..., IO[str]] = gzip.open if path.name.endswith(COMPRESSION) else open
+    opener: Callable[..., IO[Any]] = gzip.open if path.name.endswith(COMPRESSION) else open
     try:
+        with opener(path, "rb") as raw:
+            head = raw.read(4096)
+        if b"\0" in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{str(path)!r} is UTF-16 or no text: save it as UTF-8.")
         # "utf-8-sig" drops a byte order mark; newline="" leaves line ends as they are, as the csv module asks
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{str(path)!r} is damaged or not UTF-8 text: {error}.") from error
 
 
@@ -79,19 +87,34 @@ def read_hub(name: str, split: str | None, columns: Columns, config_name: str | 
 
 
 def _read_csv(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
-    # strict: a stray quote would otherwise swallow the rows up to the next one
-    reader = csv.DictReader(file, delimiter="\t" if ".tsv" in path.name else ",", strict=True)
+    csv.field_size_limit(_LONGEST_FIELD)
+    is_tsv = ".tsv" in path.name
+    if is_tsv:  # of tab-separated values a quote is a character: one alone must not swallow rows
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:  # strict: a stray quote would otherwise swallow the rows up to the next one
+        reader = csv.DictReader(file, strict=True)
     try:
-        _check_columns(reader.fieldnames or [], path, columns)
+        names = list(reader.fieldnames or [])
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{str(path)!r} has several columns {repeated[0]!r}: give each a name of its own.")
+        _check_columns(names, path, columns)
         for row in reader:
             if None in row:
                 raise ValueError(
                     f"Line {reader.line_num} of {str(path)!r} has more fields than the header; "
                     "quote a value that contains the separator."
                 )
-            yield tuple(row[column] for _, column in columns)
+            values = (row[column] for _, column in columns)
+            yield tuple(map(_unquoted, values) if is_tsv else values)
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is malformed after line {reader.line_num}: {error}.") from error
+
+
+def _unquoted(value: str | None) -> str | None:
+    """Return a field without the quotes that a writer put around the whole of it."""
+    if value is None or not re.fullmatch(r'"(?:[^"]|"")*"', value):
+        return value
+    return value[1:-1].replace('""', '"')
 
 
 def _read_jsonl(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ import csv
 import gzip
 import io
 import json
+import posixpath
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.utils import logging
 
 from ...data.tables import COMPRESSION, is_local_file
@@ -269,7 +270,7 @@ def _open(raw: Any) -> Image.Image:
         raw = io.BytesIO(raw)
     image = raw if isinstance(raw, Image.Image) else Image.open(raw)
     image.load()
-    return image
+    return ImageOps.exif_transpose(image)
 
 
 def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
@@ -372,7 +373,11 @@ def _read_rows(source: str, split: str | None, image_column: str, class_names: d
 
 
 def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_FORMATS and path.is_file())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_FORMATS and path.is_file() and not _is_hidden(path.relative_to(folder))
+    )
     if not files:
         raise ValueError(f"{str(folder)!r} holds no images: none of its files ends in one of {list(IMAGE_FORMATS)}.")
     metadata: dict[str, dict[str, Any]] = {}
@@ -382,7 +387,16 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
             reader = csv.DictReader(file)
             if "file_name" not in (reader.fieldnames or []):
                 raise ValueError(f"{str(table)!r} must have a column 'file_name', it has {reader.fieldnames}.")
-            metadata = {row.pop("file_name"): row for row in reader}
+            for row in reader:
+                metadata[posixpath.normpath(row.pop("file_name").replace("\\", "/"))] = row
+        names = {path.relative_to(folder).as_posix() for path in files}
+        if unknown := [name for name in metadata if name not in names]:
+            raise ValueError(
+                f"{str(table)!r} speaks of {len(unknown)} files that are no images of the folder, {unknown[0]!r} for "
+                "one."
+            )
+        if len(metadata) < len(names):
+            logger.warning(f"{str(table)!r} has no row for {len(names) - len(metadata)} of {len(names)} images.")
     classes = sorted({path.parent.relative_to(folder).as_posix() for path in files})
     labelled = len(classes) > 1 or classes != ["."]
     if labelled:
@@ -391,6 +405,10 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
         name = path.relative_to(folder).as_posix()
         label = {"label": classes.index(path.parent.relative_to(folder).as_posix())} if labelled else {}
         yield repr(name), path, {**label, **metadata.get(name, {})}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read_parquet(path: Path, image_column: str, class_names: dict[str, list[str]]) -> Rows:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
@@ -160,6 +160,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
             image.load()
         except OSError as error:
             raise ValueError(f"{name} holds a damaged image{where}: {error}.") from error
+        image = ImageOps.exif_transpose(image)  # as cameras mean it to be seen
         if image.mode.startswith("I"):  # 16 bits, whose conversion by PIL would cut everything above 255 off
             levels = np.asarray(image)
             if levels.min() < 0 or levels.max() > 65535:
@@ -171,7 +172,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
                 f"{name} must not hold PIL images of mode 'F', whose range is unknown, got one{where}: give an array."
             )
         mode = "L" if self.num_channels == 1 else "RGB"
-        if image.mode == mode:
+        if image.mode == mode and "transparency" not in image.info:
             return np.asarray(image)
         if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
             image = image.convert("RGBA")

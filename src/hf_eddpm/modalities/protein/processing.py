@@ -8,7 +8,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
 from ...configuration_eddpm import EDDPMConfig
-from ...processing_eddpm import EDDPMProcessor
+from ...processing_eddpm import EDDPMProcessor, listed
 from .modeling import ProteinConvConfig
 from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE
 
@@ -164,8 +164,8 @@ class EDDPMProteinProcessor(EDDPMProcessor):
 
     def as_list(self, data: str | list[str], name: str = "data") -> list[str]:
         """Return a protein or several as a list of checked residue strings."""
-        proteins = [data] if isinstance(data, str) else data
-        if not isinstance(proteins, (list, tuple)):
+        proteins = [data] if isinstance(data, str) else listed(data)
+        if not isinstance(proteins, list):
             raise TypeError(f"`{name}` must be a string or a list of strings, got {type(data).__name__}.")
         if not proteins:
             raise ValueError(f"`{name}` must hold at least one protein, got an empty list.")

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ...data.tables import COMPRESSION, TABLE_FORMATS, Columns, is_local_file, open_text, read_hub, read_table
+from .processing import has_lone_surrogate
 
 logger = logging.get_logger(__name__)
 
@@ -177,6 +178,8 @@ def _read_file(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
 def _as_sentence(text: Any, where: str, row: int) -> str:
     if not isinstance(text, str):
         raise ValueError(f"Row {row} of {where!r}: the text must be a string, got {type(text).__name__}.")
+    if has_lone_surrogate(text):
+        raise ValueError(f"Row {row} of {where!r} holds a lone surrogate, half of a character: {text[:40]!r}.")
     return text.strip()
 
 

@@ -8,7 +8,7 @@ from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffuse
 from transformers.utils import logging
 
 from ...configuration_eddpm import EDDPMConfig
-from ...processing_eddpm import EDDPMProcessor
+from ...processing_eddpm import EDDPMProcessor, listed
 
 logger = logging.get_logger(__name__)
 
@@ -82,8 +82,8 @@ class EDDPMTextProcessor(EDDPMProcessor):
 
     def as_list(self, data: str | list[str], name: str = "data") -> list[str]:
         """Return a sentence or several as a list of non-empty strings."""
-        sentences = [data] if isinstance(data, str) else data
-        if not isinstance(sentences, (list, tuple)):
+        sentences = [data] if isinstance(data, str) else listed(data)
+        if not isinstance(sentences, list):
             raise TypeError(f"`{name}` must be a string or a list of strings, got {type(data).__name__}.")
         if not sentences:
             raise ValueError(f"`{name}` must hold at least one sentence, got an empty list.")
@@ -92,6 +92,11 @@ class EDDPMTextProcessor(EDDPMProcessor):
                 raise TypeError(f"`{name}` must hold strings, got {type(sentence).__name__} at position {position}.")
             if not sentence.strip():
                 raise ValueError(f"`{name}` must not hold empty sentences, got one at position {position}.")
+            if has_lone_surrogate(sentence):
+                raise ValueError(
+                    f"`{name}` must hold whole characters, got a lone surrogate at position {position}: "
+                    f"{sentence[:40]!r}."
+                )
         return list(sentences)
 
     def check_model(self, config: EDDPMConfig) -> None:
@@ -177,3 +182,8 @@ class EDDPMTextProcessor(EDDPMProcessor):
 def _pad(rows: list[list[int]], value: int) -> list[list[int]]:
     length = max(len(row) for row in rows)
     return [row + [value] * (length - len(row)) for row in rows]
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Return whether a text holds half of a character, which UTF-8 has no bytes for."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
