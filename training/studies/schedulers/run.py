@@ -2,10 +2,13 @@
 
     python training/studies/schedulers/run.py model_cards/eddpm-yelp-mini
 
-For each scheduler class that `from_config` makes of the checkpoint's schedule: the squared distance from the latents of
-200 DDIM steps from the same noise, relative to their variance (for schedulers that add noise on the way it says
-nothing), the Frechet distance between the two sets of latents, and their standard deviation. Refused ones are listed with
-the reason.
+For each scheduler class that `from_config` makes of the checkpoint's schedule:
+
+- the squared distance from the latents of 200 DDIM steps from the same noise, relative to their variance (for schedulers
+  that add noise on the way it says nothing),
+- the Frechet distance between the two sets of latents, and their standard deviation.
+
+Refused ones are listed with the reason.
 """
 
 import argparse
