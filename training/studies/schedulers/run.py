@@ -4,8 +4,8 @@
 
 For each scheduler class that `from_config` makes of the checkpoint's schedule:
 
-- the squared distance from the latents of 200 DDIM steps from the same noise, relative to their variance (for schedulers
-  that add noise on the way it says nothing),
+- the squared distance from the latents of 200 DDIM steps from the same noise, relative to their variance (it says
+  nothing of schedulers that add noise on the way),
 - the Frechet distance between the two sets of latents, and their standard deviation.
 
 Refused ones are listed with the reason.
