@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.hub import storage
+from hf_eddpm.hub import saving, storage
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 OLD_MODULES = {new: old for old, new in storage._MODULES_OF_FORMAT_1.items()}
@@ -23,6 +23,7 @@ def _copy(name, folder, change):
     index = _index(folder)
     change(index)
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    saving.write_checksums(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import few_steps.run as benchmark_steps
 from few_steps.run import StepsArguments
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.training import distill
-from hf_eddpm.training.distill import DistillArguments
+from hf_eddpm.training.options import DistillArguments
 
 LATENT = {"output_type": "latent"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

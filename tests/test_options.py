@@ -11,7 +11,8 @@ import torch
 
 import hf_eddpm.training.precision as precision
 from hf_eddpm.modeling_property import PropertyHead
-from hf_eddpm.training.arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, merge, parse_arguments
+from hf_eddpm.training.options import TextModelArguments
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("text", "image", "protein", "guide", "distill")

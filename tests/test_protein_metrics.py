@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from hf_eddpm.metrics.frechet_distance import frechet_distance
+from hf_eddpm.metrics.levenshtein_diversity import mean_pairwise_levenshtein
 from hf_eddpm.modalities.protein.data import load_proteins
 from hf_eddpm.modalities.protein.metrics import (
     SYMBOLS,
@@ -18,7 +19,6 @@ from hf_eddpm.modalities.protein.metrics import (
     is_valid,
     kmer_divergence,
     latent_smoothness,
-    mean_pairwise_levenshtein,
     one_hot,
     reconstruction_accuracy,
     regression_metrics,

@@ -9,10 +9,8 @@ from proteins import PROTEINS, tiny_protein_pipe
 
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
 from hf_eddpm.training import train_guide
-from hf_eddpm.training.arguments import ImageDataArguments
-from hf_eddpm.training.options import ColumnArguments
+from hf_eddpm.training.options import ColumnArguments, GuideArguments, ImageDataArguments
 from hf_eddpm.training.raw_data import load_raw_data
-from hf_eddpm.training.train_guide import GuideArguments
 from hf_eddpm.training.train_image import load_data
 
 POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]

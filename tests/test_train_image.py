@@ -34,17 +34,12 @@ from hf_eddpm.modalities.image.metrics import (
     structural_similarity,
 )
 from hf_eddpm.training import evaluate_image, image_judge, image_measures, train_image
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ImageDataArguments,
-    ImageModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.baselines.pixels import UnconditionalDiffusion, fit_prior
 from hf_eddpm.training.baselines.vae import VariationalAutoencoder
 from hf_eddpm.training.finishing import finish_denoiser
 from hf_eddpm.training.image_card import write_image_card
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
 
 CONFIGS = Path(__file__).parent.parent / "training" / "configs"
 OWN = {name: value for name, value in NET.items() if name not in ("image_size", "num_channels")}

@@ -13,15 +13,10 @@ from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinCo
 from hf_eddpm.modalities.protein.data import ProteinData
 from hf_eddpm.modalities.protein.residues import RESIDUES
 from hf_eddpm.training import train_protein
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ProteinDataArguments,
-    ProteinModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.baselines.priors import LanguageModel, PriorPipeline
 from hf_eddpm.training.baselines.vae import VariationalAutoencoder
+from hf_eddpm.training.options import CardArguments, ProteinDataArguments, ProteinModelArguments
 
 TINY = {
     "encoder": {

@@ -20,7 +20,8 @@ import text_front.plot as plot_front
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.modalities.text.data import TextData
 from hf_eddpm.training import evaluate_text, train_text
-from hf_eddpm.training.arguments import EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.options import TextDataArguments, TextModelArguments
 from hf_eddpm.training.text_card import markdown_tables
 from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 

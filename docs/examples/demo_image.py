@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from hf_eddpm import EDDPMPipeline, plot_grid
-from hf_eddpm.modalities.image.data import DIGITS, load_images
+from hf_eddpm.modalities.image.data import load_images
+from hf_eddpm.modalities.image.files import DIGITS
 from hf_eddpm.modalities.image.metrics import fit_extractor
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "model_cards" / "eddpm-digits"

@@ -41,8 +41,10 @@ def run_guide(args: Sequence[str]) -> Any:
 
 
 def _run(module: str, args: Sequence[str], trains: bool) -> Any:
-    if trains:
-        # The optimiser's moments of rare tokens decay to denormal numbers, which CPUs handle many times more slowly.
-        # This holds for the whole process, so it stands here and not in `main`.
-        torch.set_flush_denormal(True)
-    return import_module(f".{module}", __package__).main(list(args))
+    # The optimiser's moments of rare tokens decay to denormal numbers, which CPUs handle many times more slowly. It
+    # holds for the whole process, so it stands here and not in `main`.
+    torch.set_flush_denormal(trains)
+    try:
+        return import_module(f".{module}", __package__).main(list(args))
+    finally:
+        torch.set_flush_denormal(False)

@@ -25,8 +25,9 @@ from transformers import HfArgumentParser
 
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.distinct_novelty import uniqueness
 from hf_eddpm.modalities.text.data import TextData, load_text
-from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier, uniqueness
+from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result
 from hf_eddpm.training.train_guide import count_words

@@ -40,17 +40,12 @@ from hf_eddpm import ClassifierGuidance, EDDPMPipeline, EnergyGuidance, Guidance
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.modalities.image.data import ImageData
 from hf_eddpm.modalities.image.metrics import extract
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ImageDataArguments,
-    ImageModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluate_image import to_pictures
 from hf_eddpm.training.evaluation import as_embeddings, finish_result
 from hf_eddpm.training.image_judge import Judge, decode, pixel_errors, sample_latents, to_uint8
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
 from hf_eddpm.training.train_image import load_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code

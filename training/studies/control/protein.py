@@ -22,10 +22,10 @@ from transformers import HfArgumentParser
 
 from hf_eddpm import EDDPMPipeline, PropertyGuidance
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.distinct_novelty import novelty, uniqueness
 from hf_eddpm.modalities.protein.data import ProteinData, load_proteins
 from hf_eddpm.modalities.protein.metrics import is_valid
 from hf_eddpm.modalities.protein.oracle import EnsembleOracle
-from hf_eddpm.modalities.text.metrics import novelty, uniqueness
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result
 

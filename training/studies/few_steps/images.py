@@ -25,16 +25,11 @@ from tqdm import tqdm
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.modalities.image.data import ImageData
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ImageDataArguments,
-    ImageModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result, plus_minus, spread
 from hf_eddpm.training.image_judge import Judge, decode, sample_latents
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
 from hf_eddpm.training.train_image import load_data
 
 # The solvers of diffusers do not clip what they predict of an image to the range of pixels; their `thresholding` with

@@ -25,8 +25,9 @@ from transformers import HfArgumentParser
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.ngram_divergence import ngram_divergence
 from hf_eddpm.modalities.protein.metrics import kmer_divergence
-from hf_eddpm.modalities.text.metrics import latent_frechet, ngram_divergence
+from hf_eddpm.modalities.text.metrics import latent_frechet
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import as_embeddings, finish_result, plus_minus, spread
 from hf_eddpm.training.options import ColumnArguments

@@ -23,16 +23,11 @@ from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.modalities.image.data import ImageData
 from hf_eddpm.modalities.image.metrics import linear_probe, mean_squared_error, structural_similarity
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ImageDataArguments,
-    ImageModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluation import as_embeddings, reach_statistics, result_file
 from hf_eddpm.training.image_judge import Judge, decode, sample_latents
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
 from hf_eddpm.training.sampler import use_solver
 from hf_eddpm.training.train_image import LabelledImages, build_model, class_labels, load_data
 

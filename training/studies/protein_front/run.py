@@ -36,6 +36,7 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first:
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler  # noqa: E402
 from hf_eddpm.argument_checks import check_count  # noqa: E402
 from hf_eddpm.hub.card import TRAINING_FILE, markdown_table  # noqa: E402
+from hf_eddpm.metrics.distinct_novelty import uniqueness  # noqa: E402
 from hf_eddpm.modalities.protein.data import ProteinData  # noqa: E402
 from hf_eddpm.modalities.protein.metrics import (  # noqa: E402
     SequenceFrechet,
@@ -47,7 +48,7 @@ from hf_eddpm.modalities.protein.metrics import (  # noqa: E402
 )
 from hf_eddpm.modalities.protein.oracle import EnsembleOracle  # noqa: E402
 from hf_eddpm.modalities.protein.residues import PADDING_ID, START_ID, STOP_ID, VOCAB_SIZE  # noqa: E402
-from hf_eddpm.modalities.text.metrics import path_smoothness, uniqueness  # noqa: E402
+from hf_eddpm.modalities.text.metrics import path_smoothness  # noqa: E402
 from hf_eddpm.training.baselines.priors import PriorPipeline  # noqa: E402
 from hf_eddpm.training.environment import describe_environment  # noqa: E402
 from hf_eddpm.training.evaluation import result_file  # noqa: E402

@@ -39,14 +39,9 @@ from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer, TextDecoder
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.modalities.text.metrics import latent_frechet
-from hf_eddpm.training.arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    TextDataArguments,
-    TextModelArguments,
-    parse_arguments,
-)
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.environment import describe_command, describe_environment
+from hf_eddpm.training.options import CardArguments, TextDataArguments, TextModelArguments
 from hf_eddpm.training.train_text import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code

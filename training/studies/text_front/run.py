@@ -27,7 +27,7 @@ import torch
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.training.baselines.priors import PriorPipeline
-from hf_eddpm.training.evaluate_text import describe_environment
+from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluation import result_file
 from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 from hf_eddpm.training.train_text import main as train_text
