@@ -33,6 +33,7 @@ style: $(VENV)/.installed-dev  ## rewrite the code in the project's style
 quality: $(VENV)/.installed-dev  ## check the style, change nothing
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/lint-imports
 	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(VENV)/.installed-dev
@@ -58,17 +59,17 @@ lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges o
 		--constraint requirements/pins.txt --custom-compile-command "make lock" pyproject.toml --output-file $(lock)
 
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
-	$(bin)/python training/demo_text.py
+	$(bin)/python docs/examples/demo_text.py
 
 demo-image: $(VENV)/.installed-train  ## a tour of model_cards/eddpm-digits, whose pictures go to runs/demo_image
-	$(bin)/python training/demo_image.py
+	$(bin)/python docs/examples/demo_image.py
 
 demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's docstrings, then take the same tour
-	$(bin)/python training/docstring_corpus.py $(docstrings)/sentences.txt
-	$(bin)/python training/train_text.py training/configs/text_docstrings_tiny.json \
+	$(bin)/python docs/examples/docstring_corpus.py $(docstrings)/sentences.txt
+	$(bin)/python training/train.py text training/configs/text_docstrings_tiny.json \
 		--train $(docstrings)/sentences.txt --output_dir $(docstrings)
-	$(bin)/python training/demo_text.py --checkpoint $(docstrings)/pipeline --tour docstrings
+	$(bin)/python docs/examples/demo_text.py --checkpoint $(docstrings)/pipeline --tour docstrings
 
 clean:  ## the environments and every cache; trained models in runs/ stay
 	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests training docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 from pretrained_packages import HUB_IDS, PACKAGES, write_model
-from train_text import train_tokenizer
 
 
 def pytest_addoption(parser):
@@ -150,7 +150,7 @@ def batch(processor):
 def pretrained_models(request) -> Path:
     """A folder in which real pretrained models lie under their Hub ids; converted once and kept in pytest's cache."""
     if missing := [name for name, package in PACKAGES.items() if find_spec(package) is None]:
-        pytest.skip(f"{missing} are not installed: see training/pretrained_packages.py")
+        pytest.skip(f"{missing} are not installed: see docs/examples/pretrained_packages.py")
     folder = Path(request.config.cache.mkdir("pretrained-models"))
     for name, hub_id in HUB_IDS.items():
         write_model(name, folder / hub_id)

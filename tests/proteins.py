@@ -3,7 +3,7 @@
 import torch
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler
-from hf_eddpm.residues import VOCAB_SIZE
+from hf_eddpm.modalities.protein.residues import VOCAB_SIZE
 
 LENGTH = 8
 PROTEINS = ["ACDEFGHI", "KLMN", "WYV", "AAAAAAAA", "GHIKLMX"]

@@ -8,9 +8,9 @@ import torch
 from conftest import SENTENCES, tiny_model
 from proteins import PROTEINS, tiny_protein_pipe
 
-import benchmark_denoisers
-import benchmark_longer_text
-from benchmark_denoisers import (
+import denoisers.run as benchmark_denoisers
+import longer_text.run as benchmark_longer_text
+from denoisers.run import (
     Chain,
     DenoiserArguments,
     LinearDenoiser,
@@ -21,8 +21,8 @@ from benchmark_denoisers import (
     shifted_betas,
     train,
 )
-from benchmark_speed import SCHEDULERS
 from hf_eddpm import EDDPMScheduler
+from speed.text import SCHEDULERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

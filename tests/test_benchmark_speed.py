@@ -8,8 +8,8 @@ from conftest import SENTENCES
 from test_prior_baselines import TINY
 from transformers.utils import logging
 
-import benchmark_speed
-import roofline
+import speed.text as benchmark_speed
+from speed import roofline
 
 
 @pytest.fixture(autouse=True)

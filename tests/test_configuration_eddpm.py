@@ -7,7 +7,8 @@ import torch
 from conftest import TINY, tiny_config
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedConfig
 
-from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, modalities, register_modality
+from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, register_modality
+from hf_eddpm.modalities import registry as modalities
 
 INVALID = [
     ("modality", "smell"),

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import SENTENCES
 
-import corpus_parts
-import encode_corpus
-import generate_corpus
+import hf_eddpm.bulk.encode as encode_corpus
+import hf_eddpm.bulk.generate as generate_corpus
+import hf_eddpm.bulk.parts as corpus_parts
 
 ROOT = Path(__file__).parent.parent
 TEXT = [*SENTENCES, "", *reversed(SENTENCES), "   "]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import SplicedSentences, TextData, load_text
+from hf_eddpm.modalities.text.data import SplicedSentences, TextData, load_text
 
 LABELLED = [("good food .", 1), ("cold soup .", 0), ('she said "no" , twice', 0), ("good food .", 1)]
 
@@ -64,7 +64,7 @@ def test_a_path_that_looks_like_a_label_is_a_path_if_it_exists(tmp_path):
 
 def test_empty_lines_are_counted_and_reported(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr(logging.getLogger("data"), "warning", warnings.append)
+    monkeypatch.setattr(logging.getLogger("hf_eddpm.modalities.text.data"), "warning", warnings.append)
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffone\r\n\r\n  \t \ntwo\n\n".encode())
     data = load_text(str(path))

@@ -60,7 +60,7 @@ VALUES = {
 SPY = """
 import json, os, sys
 import torch
-import train_text
+from hf_eddpm.training import train_text
 from hf_eddpm import EDDPMTrainer
 
 log = EDDPMTrainer.log
@@ -115,7 +115,7 @@ def train(tmp_path_factory):
             [sys.executable, *(launcher if num_processes > 1 else []), str(folder / "spy.py"), *arguments],
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "training")]),
+                "PYTHONPATH": str(ROOT / "src"),
                 "OMP_NUM_THREADS": "1",
             },
             capture_output=True,
@@ -187,7 +187,7 @@ def test_a_run_goes_on_with_another_number_of_processes(train, one, two, before,
 
 
 def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():
-    config = load_config_from_file(str(ROOT / "training" / "fsdp.yaml"))
+    config = load_config_from_file(str(ROOT / "training" / "configs" / "fsdp.yaml"))
     assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
     model = tiny_model()
     plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap", fsdp_version=2)
@@ -209,8 +209,8 @@ from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 
 from hf_eddpm import EDDPMTextProcessor, EDDPMTrainer
-from hf_eddpm.lora import add_lora
-from train_text import train_tokenizer
+from hf_eddpm.hub.lora import add_lora
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 
 torch.set_num_threads(1)
 folder = sys.argv[1]
@@ -268,7 +268,7 @@ torch.distributed.destroy_process_group()
 
 def test_sharded_weights_train_calibrate_and_come_together_as_whole_ones_do(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
-    path = os.pathsep.join(str(ROOT / name) for name in ("src", "training", "tests"))
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "docs/examples", "tests"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [sys.executable, *launcher, str(tmp_path / "sharded.py"), str(tmp_path)],

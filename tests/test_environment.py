@@ -4,8 +4,8 @@ import subprocess
 
 import torch
 
-import environment
-from environment import describe_environment, find_commit
+from hf_eddpm.training import environment
+from hf_eddpm.training.environment import describe_environment, find_commit
 
 
 def _git(folder, *words):

@@ -1,8 +1,8 @@
 import pytest
 from conftest import SENTENCES
 
-import evaluate_composition
-from evaluate_composition import CompositionArguments, length_class
+import control.composition as evaluate_composition
+from control.composition import CompositionArguments, length_class
 from hf_eddpm import LatentGuide
 
 

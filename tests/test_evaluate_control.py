@@ -1,10 +1,10 @@
 import pytest
 from conftest import SENTENCES
 
-import evaluate_control
-from data import TextData
-from evaluate_control import ControlArguments, evaluate
+import control.text as evaluate_control
+from control.text import ControlArguments, evaluate
 from hf_eddpm import LatentGuide
+from hf_eddpm.modalities.text.data import TextData
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import torch
 from images import CONV_DECODER, SIZE, tiny_image_pipe
 from PIL import Image
 
-import evaluate_image
-import evaluate_image_control
-from evaluate_image_control import (
+import control.image as evaluate_image_control
+from control.image import (
     ImageControlArguments,
     LinearAttribute,
     brightness,
@@ -18,7 +17,8 @@ from evaluate_image_control import (
     variety,
 )
 from hf_eddpm import EnergyGuidance, LatentGuide
-from image_metrics import fit_extractor
+from hf_eddpm.modalities.image.metrics import fit_extractor
+from hf_eddpm.training import image_judge
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stack(tmp_path):
 @pytest.fixture
 def run(stack, tmp_path, monkeypatch):
     fit = functools.partial(fit_extractor, num_steps=15, batch_size=32)
-    monkeypatch.setattr(evaluate_image, "fit_extractor", fit)
+    monkeypatch.setattr(image_judge, "fit_extractor", fit)
 
     def evaluate(*words, **values):
         pipe = tiny_image_pipe(**values)

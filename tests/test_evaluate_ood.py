@@ -3,9 +3,9 @@ import torch
 from conftest import SENTENCES
 from proteins import PROTEINS, tiny_protein_pipe
 
-import evaluate_ood
-from evaluate_ood import OodArguments, evaluate, statistics_of
+import ood.run as evaluate_ood
 from hf_eddpm import EDDPMScore
+from ood.run import OodArguments, evaluate, statistics_of
 
 
 def test_the_statistics_are_the_scores_own(pipe):

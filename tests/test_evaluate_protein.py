@@ -10,12 +10,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-import evaluate_protein
-from ehrlich import EhrlichFunction
-from evaluate_protein import METHODS, EvaluationArguments, EvaluationSettings, evaluate
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler
-from protein_data import ProteinData
-from protein_tables import markdown_tables
+from hf_eddpm.modalities.protein.data import ProteinData
+from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
+from hf_eddpm.training import evaluate_protein
+from hf_eddpm.training.evaluate_protein import EvaluationArguments
+from hf_eddpm.training.protein_measures import evaluate
+from hf_eddpm.training.protein_settings import METHODS, EvaluationSettings
+from hf_eddpm.training.protein_tables import markdown_tables
 
 LENGTH = 10
 FUNCTION = EhrlichFunction.random(length=LENGTH, num_motifs=2, motif_length=2, seed=0)
@@ -214,7 +216,7 @@ def test_the_script_writes_json_and_a_card_and_prints_the_tables(tmp_path, monke
     assert values["reconstruction exact match"] == round(result["reconstruction"]["exact_match"], 4)
     assert "(Ehrlich function)" in card.text
     assert (
-        result["command"].startswith("python training/evaluate_protein.py") and str(tmp_path) not in result["command"]
+        result["command"].startswith("python training/evaluate.py protein") and str(tmp_path) not in result["command"]
     )
     assert result["optimization"]["oracle"]["kind"] == "Ehrlich function"
     assert {"torch", "rapidfuzz", "scipy"} <= set(result["versions"])

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from proteins import PROTEINS, tiny_protein_pipe
 
-import evaluate_protein_control
-from evaluate_protein_control import ProteinControlArguments, identity
-from hf_eddpm.residues import RESIDUES
+import control.protein as evaluate_protein_control
+from control.protein import ProteinControlArguments, identity
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from conftest import SENTENCES, tiny_model
 from diffusers import LCMScheduler
 from proteins import PROTEINS, tiny_protein_pipe
 
-import benchmark_steps
-import distill
-from benchmark_steps import StepsArguments
-from distill import DistillArguments
+import few_steps.run as benchmark_steps
+from few_steps.run import StepsArguments
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.training import distill
+from hf_eddpm.training.options import DistillArguments
 
 LATENT = {"output_type": "latent"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehrlich import EhrlichFunction
-from genetic import AMINO_ACIDS, genetic_algorithm
+from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
+from hf_eddpm.modalities.protein.genetic import AMINO_ACIDS, genetic_algorithm
 
 TARGET = "ACDEFGHIKL"
 

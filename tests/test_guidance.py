@@ -25,7 +25,7 @@ from hf_eddpm import (
     PropertyGuidance,
     SimilarityGuidance,
 )
-from hf_eddpm.guidance import predict_guided
+from hf_eddpm.control.guided_step import predict_guided
 
 LATENT = {"output_type": "latent"}
 OPTIMUM = torch.linspace(-1.0, 1.0, 16).view(2, 8)

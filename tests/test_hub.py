@@ -24,8 +24,8 @@ from transformers import AutoModel, TrainingArguments
 from transformers.utils import logging as transformers_logging
 from conftest import SENTENCES
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextEncoder
-from hf_eddpm.backbones import load_backbone
-from hf_eddpm.lora import add_lora
+from hf_eddpm.modalities.backbones import load_backbone
+from hf_eddpm.hub.lora import add_lora
 
 report_file, folder = sys.argv[1:]
 torch.set_num_threads(1)
@@ -176,7 +176,7 @@ def report(hub, saved, make_pipe, tmp_path_factory):
     environment = {
         **clean,
         **hub.environment(folder / "home"),
-        "PYTHONPATH": os.pathsep.join(str(root / name) for name in ("src", "training", "tests")),
+        "PYTHONPATH": os.pathsep.join(str(root / name) for name in ("src", "docs/examples", "tests")),
     }
     result = subprocess.run(
         [sys.executable, "-c", SESSION, str(folder / "report.json"), str(folder)],

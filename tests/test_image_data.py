@@ -7,7 +7,7 @@ import pytest
 from images import random_images
 from PIL import Image
 
-from image_data import load_images
+from hf_eddpm.modalities.image.data import load_images
 
 SIZE = 16
 

@@ -255,7 +255,7 @@ def test_impossible_arguments_of_the_decoder_are_refused(pipe, arguments, messag
 
 def test_impossible_reconstructions_are_refused(pipe, conv_pipe):
     images = random_images(2)
-    with pytest.raises(ValueError, match="`num_reconstructions` must be a positive"):
+    with pytest.raises(ValueError, match="`num_reconstructions` must be an integer of at least 1"):
         pipe.reconstruct(images, num_reconstructions=0)
     with pytest.raises(ValueError, match="`num_reconstructions` must be 1 with `invert_noise`"):
         pipe.reconstruct(images, num_reconstructions=2, invert_noise=True)

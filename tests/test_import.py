@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, ProcessorMixin
 from diffusers import DiffusionPipeline, SchedulerMixin
 start = time.process_time()
 import hf_eddpm
-print(time.process_time() - start, "hf_eddpm.lora" in sys.modules)
+print(time.process_time() - start, "hf_eddpm.hub.lora" in sys.modules)
 """
 
 

@@ -17,7 +17,7 @@ SAVE_STEPS, NUM_KILLS = 5, 20
 NURSERY = """
 import json, os, random, signal, sys, time
 import torch
-import train_text
+from hf_eddpm.training import train_text
 from transformers.trainer_utils import get_last_checkpoint
 
 config, folder, save_steps, num_kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -100,7 +100,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_no_more_than_one_save_inte
     }
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES * 4) + "\n")
-    path = os.pathsep.join(str(ROOT / name) for name in ("src", "training"))
+    path = str(ROOT / "src")
     arguments = [str(tmp_path / "config.json"), str(tmp_path), str(SAVE_STEPS), str(NUM_KILLS)]
     result = subprocess.run(
         [sys.executable, "-c", NURSERY, *arguments],

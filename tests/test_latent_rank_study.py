@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import evaluate_image
-import train_image
 from hf_eddpm.diagnostics import covariance_eigenvalues, effective_rank
-from image_metrics import fit_extractor
+from hf_eddpm.modalities.image.metrics import fit_extractor
+from hf_eddpm.training import image_judge
 
-sys.path.insert(0, str(Path(train_image.__file__).parent / "studies" / "latent_rank"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "training" / "studies" / "latent_rank"))
 
 import study  # noqa: E402
 from variants import VARIANTS, IterativeNormalization, RisingShare  # noqa: E402
@@ -51,7 +50,7 @@ def test_the_share_rises_once_reconstruction_has_settled(step, share):
 
 @pytest.mark.slow
 def test_the_study_measures_every_kind_of_variant_and_reports(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_image, "fit_extractor", functools.partial(fit_extractor, num_steps=15, batch_size=32))
+    monkeypatch.setattr(image_judge, "fit_extractor", functools.partial(fit_extractor, num_steps=15, batch_size=32))
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     recipe = json.loads((Path(sys.modules["variants"].__file__).parent / "digits.json").read_text())
     (tmp_path / "digits.json").write_text(json.dumps(recipe))

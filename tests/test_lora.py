@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMTrainer, TextDecoder, TextEncoder
-from hf_eddpm.adapter_checkpoint import load_adapted_model, merge_adapter, save_adapter
-from hf_eddpm.backbones import add_first_block, freeze_language_model, load_backbone
-from hf_eddpm.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
-from hf_eddpm.model_card import build_model_card
+from hf_eddpm.adapter_files import save_adapter
+from hf_eddpm.hub import saving
+from hf_eddpm.hub.adapters import load_adapted_model, merge_adapter
+from hf_eddpm.hub.card import build_model_card
+from hf_eddpm.hub.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
+from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma", "mistral"]
 
@@ -238,7 +240,7 @@ def test_a_transformer_denoiser_trains_in_full_beside_the_adapters_and_is_saved_
 
 
 def test_the_card_of_an_adapter_counts_each_parameter_once(adapted):
-    card = build_model_card(adapted, name="adapted", training=None, evaluation=None)
+    card = build_model_card(adapted.model, name="adapted", training=None, evaluation=None)
     for part, count in count_parameters(adapted.model).items():
         if part != "total":
             assert re.search(rf"\| {part} \|.*\| {count['all']:,} \|", card.text), part
@@ -256,6 +258,7 @@ def test_base_models_may_lie_elsewhere(adapted, pretrained, tmp_path):
     bases = json.loads(file.read_text())
     bases["decoder"]["name"] = str(tmp_path / "gone")
     file.write_text(json.dumps(bases))
+    saving.write_checksums(tmp_path / "pipe")
     with pytest.raises(OSError, match=r"base model '.*gone' for its decoder.*pass `base_models={'decoder': ...}`"):
         EDDPMPipeline.from_pretrained(tmp_path / "pipe")
     loaded = EDDPMPipeline.from_pretrained(tmp_path / "pipe", base_models={"decoder": pretrained()["decoder"]})
@@ -330,13 +333,13 @@ def test_a_damaged_or_foreign_adapter_is_refused(adapted, tmp_path):
     lost = next(name for name in tensors if "denoiser" in name)
     save_file({name: value for name, value in tensors.items() if name != lost}, weights)
     with pytest.raises(OSError, match="fits another model"):
-        EDDPMPipeline.from_pretrained(tmp_path / "pipe")
+        EDDPMPipeline.from_pretrained(tmp_path / "pipe", verify=False)
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(OSError, match="damaged or incomplete"):
-        EDDPMPipeline.from_pretrained(tmp_path / "pipe")
+        EDDPMPipeline.from_pretrained(tmp_path / "pipe", verify=False)
     weights.unlink()
     with pytest.raises(OSError, match="damaged or incomplete"):
-        EDDPMPipeline.from_pretrained(tmp_path / "pipe")
+        EDDPMPipeline.from_pretrained(tmp_path / "pipe", verify=False)
     with pytest.raises(OSError, match=r"has no base_models.json"):
         load_adapted_model(tiny_config(), tmp_path)
 

@@ -6,12 +6,11 @@ import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
-import runs
-import train_text
-from environment import describe_command
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.model_card import build_model_card, markdown_table, save_model_card
-from text_card import markdown_tables, write_text_card
+from hf_eddpm.hub.card import build_model_card, markdown_table, save_model_card
+from hf_eddpm.training import runs, train_text
+from hf_eddpm.training.environment import describe_command
+from hf_eddpm.training.text_card import markdown_tables, write_text_card
 
 SPREAD_KEYS = ("perplexity", "reverse_perplexity", "bigram_divergence", "length_distance", "latent_frechet")
 SPREAD_KEYS += ("distinct_1", "distinct_2", "uniqueness", "novelty")
@@ -19,7 +18,7 @@ SPREAD_KEYS += ("distinct_1", "distinct_2", "uniqueness", "novelty")
 
 def training_facts(**values) -> dict:
     return {
-        "command": "python training/train_text.py my.json --train a.txt=0",
+        "command": "python training/train.py text my.json --train a.txt=0",
         "card": {"card_name": "my-model", "card_language": "en", "card_license": "mit", "data_name": "toy reviews"},
         "data": {"train": {"sources": ["a.txt=0"], "sentences": 4321, "empty_left_out": 2, "repeats": 17, "cut": 43}},
         "lower_case": True,
@@ -47,7 +46,7 @@ def evaluation_facts() -> dict:
     real = {"perplexity": 67.25, "distinct_1": 0.03, "distinct_2": 0.2, "uniqueness": 0.99, "novelty": 0.9}
     real_train = real | {"bigram_divergence": 0.301, "reverse_perplexity": 88.0, "length_distance": 0.1}
     return {
-        "command": "python training/evaluate_text.py --checkpoint my-model",
+        "command": "python training/evaluate.py text --checkpoint my-model",
         "hardware": "two cores",
         "versions": {"torch": "2.13.0"},
         "wall_time_seconds": 61.0,
@@ -140,7 +139,7 @@ def test_core_takes_any_data_and_writes_what_it_is_given(pipe, tmp_path):
     result = EvalResult("other", "toy", "Toy", "accuracy", 0.5)
     facts = {key: evaluation_facts()[key] for key in ("command", "hardware", "versions", "wall_time_seconds")}
     card = build_model_card(
-        pipe,
+        pipe.model,
         name="m",
         training=None,
         evaluation=facts,
@@ -159,13 +158,13 @@ def test_core_takes_any_data_and_writes_what_it_is_given(pipe, tmp_path):
 
 def test_facts_of_another_version_are_refused(pipe, tmp_path):
     with pytest.raises(ValueError, match="`training` lacks .*'seed'"):
-        build_model_card(pipe, name="m", training={"metrics": {}, "log": []}, evaluation=None)
+        build_model_card(pipe.model, name="m", training={"metrics": {}, "log": []}, evaluation=None)
     with pytest.raises(ValueError, match="`folder` must be an existing folder"):
-        save_model_card(build_model_card(pipe, name="m", training=None, evaluation=None), tmp_path / "missing")
+        save_model_card(build_model_card(pipe.model, name="m", training=None, evaluation=None), tmp_path / "missing")
 
 
 def test_citation_is_that_of_the_repository(pipe):
-    text = build_model_card(pipe, name="m", training=None, evaluation=None).text
+    text = build_model_card(pipe.model, name="m", training=None, evaluation=None).text
     paper = yaml.safe_load((Path(__file__).parent.parent / "CITATION.cff").read_text(encoding="utf-8"))
     paper = paper["preferred-citation"]
     flat = " ".join(text.split())
@@ -180,9 +179,9 @@ def test_commands_show_neither_folders_nor_secrets(tmp_path, monkeypatch):
     words = ["--train", str(tmp_path / "data" / "a b.txt") + "=1", "data/a b.txt", "--encoder", "user/model"]
     words += ["--hub_token", "secret", "--resume_from_checkpoint=auto", "--output_dir", str(tmp_path / "runs" / "x")]
     words += [f"--output={tmp_path}/e.json", "--push_to_hub"]
-    command = describe_command("training/train_text.py", words)
+    command = describe_command("training/train.py", ["text", *words])
     expected = "--train 'a b.txt=1' 'a b.txt' --encoder user/model --output_dir x --output=e.json --push_to_hub"
-    assert command == f"python training/train_text.py {expected}"
+    assert command == f"python training/train.py text {expected}"
 
 
 def test_long_logs_are_thinned_and_keep_both_ends():

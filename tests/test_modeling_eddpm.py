@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from hf_eddpm import EDDPMModel
-from hf_eddpm.modeling_eddpm import LatentNormalization, LatentPosterior
+from hf_eddpm.latents import LatentNormalization, LatentPosterior
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "text.json"
 # Complete, so that a change of the config's defaults changes no golden value.

@@ -33,7 +33,7 @@ from hf_eddpm import (
     ImageEncoderConfig,
     ImageUNetConfig,
 )
-from hf_eddpm.modeling_image import discretized_gaussian_nats
+from hf_eddpm.modalities.image.decoder import discretized_gaussian_nats
 
 decoders = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 TEXT_ENCODER = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 16}
@@ -280,6 +280,11 @@ def test_the_presets_build(name):
         EDDPMModel(config)
 
 
+@pytest.mark.parametrize(("name", "share"), [("image-small", 0), ("image-small-conv", 0), ("image-paper-64", 1)])
+def test_the_chains_gradient_reaches_the_encoder_in_the_papers_presets_alone(name, share):
+    assert EDDPMConfig.from_preset(name).encoder_gradient_scale == share
+
+
 def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
     model = tiny_image_model(encoder=RESNET_ENCODER)
     weight = model.decoder.unet.conv_in.weight
@@ -289,7 +294,7 @@ def test_networks_start_as_torch_made_them_and_backbones_as_transformers_does():
 
 def test_a_chain_that_stops_short_of_noise_is_warned_of(caplog):
     chain = {**UNET_DECODER, "beta_start": 0.002, "beta_end": 0.4}
-    library = logging.getLogger("hf_eddpm.modeling_image")
+    library = logging.getLogger("hf_eddpm.modalities.image.diffusion_decoder")
     library.addHandler(caplog.handler)
     try:
         tiny_image_model(decoder=chain)

@@ -6,7 +6,7 @@ from proteins import CAUSAL_DECODER, DECODERS, ENCODER, LENGTH, PROTEINS, tiny_p
 from transformers import EsmConfig, EsmModel
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, ProteinConvConfig, ProteinEncoder
-from hf_eddpm.residues import RESIDUES, START_ID, STOP_ID
+from hf_eddpm.modalities.protein.residues import RESIDUES, START_ID, STOP_ID
 
 decoders = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 
 from hf_eddpm import EDDPMModel
-from hf_eddpm.modeling_text import cache_argument
+from hf_eddpm.modalities.tokens import cache_argument
 
 CONDITIONINGS = ["prefix", "memory"]
 MAMBA = {

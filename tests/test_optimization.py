@@ -15,11 +15,11 @@ from hf_eddpm import (
     EDDPMPipeline,
     EDDPMProteinProcessor,
     EDDPMScheduler,
-    guidance,
-    optimization,
 )
-from hf_eddpm.optimization import METHODS, LatentProblem, LatentState, SequenceLimits, diffuse, optimize
-from hf_eddpm.residues import VOCAB_SIZE
+from hf_eddpm.control import guidance, optimization
+from hf_eddpm.control.search import METHODS, LatentProblem, LatentState, diffuse
+from hf_eddpm.control.sequence_limits import SequenceLimits
+from hf_eddpm.modalities.protein.residues import VOCAB_SIZE
 
 LENGTH = 12
 STARTS = ["ACDEFGHIKLMN", "CCWWYYAAGG", "AAAAYDYWFDY"]
@@ -246,7 +246,7 @@ def test_an_unguided_chain_is_the_pipelines_own(pipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "gradient", catch)
         with pytest.raises(Stop):
-            optimize(pipe, STARTS, generator=torch.Generator().manual_seed(5))
+            pipe.optimize(STARTS, generator=torch.Generator().manual_seed(5))
     *_, last = diffuse(caught["problem"], torch.zeros(3, 1, 8), strength=1.0, num_steps=7)
     drawn = pipe(3, num_inference_steps=7, generator=torch.Generator().manual_seed(5), output_type="latent").latents
     torch.testing.assert_close(last, drawn)
@@ -408,7 +408,7 @@ def test_the_decoder_is_asked_about_single_mutations_alike_with_both_decoders(pi
     start, sequence = STARTS[0], "WCDWFGHIKLMW"
     for pipe in pipes.values():
         latents = torch.randn(1, 1, 8)
-        (odds,) = optimization._log_odds(pipe, latents, [start], [sequence])
+        (odds,) = optimization._log_odds(pipe.model, pipe.processor, latents, [start], [sequence])
         with torch.no_grad():
             nats = {}
             for protein in (start, *(start[:i] + sequence[i] + start[i + 1 :] for i in (0, 3, 11))):

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import hf_eddpm.precision as precision
-from arguments import EDDPMTrainingArguments, TextModelArguments, merge, parse_arguments
+import hf_eddpm.training.precision as precision
 from hf_eddpm.modeling_property import PropertyHead
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, merge, parse_arguments
+from hf_eddpm.training.options import TextModelArguments
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("train_text", "train_image", "train_protein", "train_guide", "distill")
+SCRIPTS = ("text", "image", "protein", "guide", "distill")
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_property_that_does_not_vary_is_named():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_quick_and_tells_our_own_options(script):
     start = time.perf_counter()
-    command = [sys.executable, str(ROOT / "training" / f"{script}.py"), "--help"]
+    command = [sys.executable, str(ROOT / "training" / "train.py"), script, "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - start < 4
-    assert "--output_dir" in text if script in ("train_guide", "distill") else "--precision" in text
+    assert "--output_dir" in text if script in ("guide", "distill") else "--precision" in text

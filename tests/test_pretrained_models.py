@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import SENTENCES
 
-import train_text
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.adapter_checkpoint import merge_adapter
+from hf_eddpm.hub.adapters import merge_adapter
+from hf_eddpm.training import train_text
 from pretrained_packages import HUB_IDS
 
 REAL = [

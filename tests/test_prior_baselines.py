@@ -8,13 +8,13 @@ import torch
 from conftest import SENTENCES, tiny_model
 from transformers.utils import logging
 
-import benchmark_text
-import train_text
-from evaluate_text import EvaluationSettings
+import text_front.run as benchmark_text
 from hf_eddpm import EDDPMPipeline
-from plot_front import draw
-from prior_baselines import LanguageModel, PriorPipeline
-from vae import VariationalAutoencoder
+from hf_eddpm.training import train_text
+from hf_eddpm.training.baselines.priors import LanguageModel, PriorPipeline
+from hf_eddpm.training.baselines.vae import VariationalAutoencoder
+from hf_eddpm.training.text_measures import EvaluationSettings
+from text_front.plot import draw
 
 TINY = {
     "preset": "text-small",

@@ -6,7 +6,7 @@ from proteins import CAUSAL_DECODER, LENGTH, tiny_protein_model
 from transformers import EsmTokenizer
 
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMProteinProcessor, EDDPMScheduler
-from hf_eddpm.residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID
+from hf_eddpm.modalities.protein.residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID
 
 proteins = st.text(alphabet=RESIDUES, min_size=1, max_size=LENGTH)
 ESM_VOCABULARY = (

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMTextProcessor
-from train_text import train_tokenizer
+from hf_eddpm.modalities.text.fitting import train_tokenizer
 
-SOURCE = "hf_eddpm.processing_text"
+SOURCE = "hf_eddpm.modalities.text.processing"
 ascii_sentences = st.text(st.characters(max_codepoint=127), min_size=1, max_size=60).filter(str.strip)
 unicode_sentences = st.text(min_size=1, max_size=60).filter(str.strip)
 TOKENIZER = train_tokenizer(SENTENCES, VOCAB_SIZE)  # hypothesis runs many examples in one test

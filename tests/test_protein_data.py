@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_eddpm.residues import RESIDUES
-from protein_data import ProteinData, load_proteins
+from hf_eddpm.modalities.protein.data import ProteinData, load_proteins
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "protein"
 ROWS = [("ACDX", 1.5), ("WYF", None), ("ACDX", -2.0)]

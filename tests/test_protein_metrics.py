@@ -11,15 +11,14 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from hf_eddpm.metrics.frechet_distance import frechet_distance
-from hf_eddpm.residues import RESIDUES
-from protein_data import load_proteins
-from protein_metrics import (
+from hf_eddpm.metrics.levenshtein_diversity import mean_pairwise_levenshtein
+from hf_eddpm.modalities.protein.data import load_proteins
+from hf_eddpm.modalities.protein.metrics import (
     SYMBOLS,
     SequenceFrechet,
     is_valid,
     kmer_divergence,
     latent_smoothness,
-    mean_pairwise_levenshtein,
     one_hot,
     reconstruction_accuracy,
     regression_metrics,
@@ -27,6 +26,7 @@ from protein_metrics import (
     to_frames,
     validity,
 )
+from hf_eddpm.modalities.protein.residues import RESIDUES
 
 GIFFORD = Path(__file__).parents[2] / "shared" / "data" / "protein" / "gifford"
 chains = st.text(RESIDUES, min_size=1, max_size=12)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from protein_metrics import one_hot, regression_metrics, to_frames
-from protein_oracle import EnsembleOracle, fit_cnn, fit_ridge
+from hf_eddpm.modalities.protein.metrics import one_hot, regression_metrics, to_frames
+from hf_eddpm.modalities.protein.oracle import EnsembleOracle, fit_cnn, fit_ridge
 
 LENGTH = 8
 SETTINGS = {"num_epochs": 20, "batch_size": 64, "learning_rate": 5e-3}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-import sampler
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
-from hf_eddpm.remote_code import write_code
+from hf_eddpm.hub.remote_code import write_code
+from hf_eddpm.training import sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -29,7 +29,7 @@ def test_a_checkpoints_choice_changes_and_changes_back_and_its_weights_stay(pipe
     own = pipe(latents=noise, num_inference_steps=7, noise_scale=1.2, output_type="latent").latents
     torch.testing.assert_close(latents, own)
     changed = {path.name for path, content in _files(folder).items() if content != before.get(path)}
-    assert changed == {"scheduler_config.json", "model_index.json"}
+    assert changed == {"scheduler_config.json", "model_index.json", "checksums.json"}
 
     sampler.main([str(folder), "--scheduler", "ddim", "--steps", "50"])
     assert isinstance(EDDPMPipeline.from_pretrained(folder).scheduler, EDDPMScheduler)

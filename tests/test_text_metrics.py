@@ -9,22 +9,19 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
 
-from text_metrics import (
+from hf_eddpm.metrics.distinct_novelty import distinct_n, novelty, uniqueness
+from hf_eddpm.metrics.ngram_divergence import ngram_divergence
+from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu, exact_match
+from hf_eddpm.modalities.text.metrics import (
     END,
     START,
     TrigramModel,
-    corpus_bleu,
-    distinct_n,
-    exact_match,
     fit_text_classifier,
     latent_frechet,
     length_distance,
     linear_probe_accuracy,
-    ngram_divergence,
-    novelty,
     path_smoothness,
     reverse_perplexity,
-    uniqueness,
 )
 
 sentence_lists = st.lists(st.lists(st.sampled_from("abcd"), max_size=6).map(" ".join), min_size=1, max_size=8)

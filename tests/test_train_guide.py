@@ -7,12 +7,11 @@ from conftest import SENTENCES
 from images import SIZE, random_images, tiny_image_pipe
 from proteins import PROTEINS, tiny_protein_pipe
 
-import train_guide
-from arguments import ImageDataArguments
 from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
-from raw_data import ColumnArguments, load_raw_data
-from train_guide import GuideArguments
-from train_image import load_data
+from hf_eddpm.training import train_guide
+from hf_eddpm.training.options import ColumnArguments, GuideArguments, ImageDataArguments
+from hf_eddpm.training.raw_data import load_raw_data
+from hf_eddpm.training.train_image import load_data
 
 POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]
 QUICK = ["--num_steps", "3", "--batch_size", "4", "--hidden_size", "16"]

@@ -21,27 +21,27 @@ from images import (
 from PIL import Image
 from safetensors.torch import load_file
 
-import benchmark_image
-import benchmark_image_steps
 import demo_image
-import evaluate_image
-import train_image
-from arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
-from finishing import finish_denoiser
+import few_steps.images as benchmark_image_steps
+import image_front.run as benchmark_image
 from hf_eddpm import EDDPMPipeline, ImageConvDecoder, ImageDiffusionDecoder
-from image_baselines import UnconditionalDiffusion, fit_prior
-from image_card import write_image_card
-from image_data import load_images
-from image_metrics import (
+from hf_eddpm.modalities.image.data import load_images
+from hf_eddpm.modalities.image.metrics import (
     extract,
     fit_extractor,
     linear_probe,
     peak_signal_to_noise,
     structural_similarity,
 )
-from vae import VariationalAutoencoder
+from hf_eddpm.training import evaluate_image, image_judge, image_measures, train_image
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.baselines.pixels import UnconditionalDiffusion, fit_prior
+from hf_eddpm.training.baselines.vae import VariationalAutoencoder
+from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.image_card import write_image_card
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
 
-CONFIGS = Path(train_image.__file__).parent / "configs"
+CONFIGS = Path(__file__).parent.parent / "training" / "configs"
 OWN = {name: value for name, value in NET.items() if name not in ("image_size", "num_channels")}
 TINY = {
     "encoder": {**OWN, "pool_size": 2},
@@ -76,7 +76,7 @@ def train(tmp_path, stack):
 @pytest.fixture
 def quick(monkeypatch):
     """Judges that train for a moment, and few images in what has no argument for it."""
-    for module in (evaluate_image, demo_image):
+    for module in (image_judge, demo_image):
         monkeypatch.setattr(module, "fit_extractor", functools.partial(fit_extractor, num_steps=15, batch_size=32))
     monkeypatch.setattr(benchmark_image, "NUM_IMAGES", 32)
 
@@ -156,7 +156,7 @@ def test_every_configuration_of_images_parses_and_builds():
         size, channels = sizes.get(file.stem.removeprefix("image_"), (data_args.image_size or 64, 3))
         images = np.zeros((2, size, size, channels), np.uint8)
         with torch.device("meta"):
-            model, processor = train_image.build_model(model_args, evaluate_image.ImageData(images))
+            model, processor = train_image.build_model(model_args, train_image.ImageData(images))
         processor.check_model(model.config)
 
 
@@ -194,13 +194,13 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
 def test_an_evaluation_without_labels_tells_rotations_apart(stack, quick):
     data = load_images(str(stack))
     data.attributes.clear()
-    judge = evaluate_image.Judge(data.take(slice(32)), data.take(slice(32, 64)), None, seed=0)
+    judge = image_judge.Judge(data.take(slice(32)), data.take(slice(32, 64)), None, seed=0)
     assert "rotations" in judge.name
     assert judge.frechet(data.images[32:]) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="`checkpoint`"):
         evaluate_image.main(["--train", str(stack)])
     with pytest.raises(ValueError, match="`num_samples`"):
-        evaluate_image.EvaluationSettings(num_samples=0)
+        image_measures.EvaluationSettings(num_samples=0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript, which Inception's usual file is
@@ -211,7 +211,7 @@ def test_another_extractor_takes_the_classifiers_place(stack, tmp_path, quick):
 
     torch.jit.script(Means()).save(str(tmp_path / "means.pt"))
     data = load_images(str(stack))
-    judge = evaluate_image.Judge(data, data, "label", 0, str(tmp_path / "means.pt"))
+    judge = image_judge.Judge(data, data, "label", 0, str(tmp_path / "means.pt"))
     assert judge.features.shape == (64, 3) and judge.name == "`means.pt`"
 
 
@@ -409,6 +409,6 @@ def test_guidance_raises_the_accuracy_of_classes_on_digits(tmp_path):
     wanted = torch.arange(200) % 10
     right = {}
     for scale in (0.0, 1.0, 3.0):
-        images = evaluate_image.generate(pipe, 200, 20, 0, 200, class_labels=wanted, guidance_scale=scale)
+        images = image_judge.generate(pipe, 200, 20, 0, 200, class_labels=wanted, guidance_scale=scale)
         right[scale] = (extract(judge, images)[1] == wanted.numpy()).mean()
     assert right[0.0] < 0.3 < right[1.0] < right[3.0]

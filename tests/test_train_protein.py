@@ -8,20 +8,15 @@ import torch
 from huggingface_hub import ModelCard
 from proteins import CAUSAL_DECODER, PROTEINS, tiny_protein_model, tiny_protein_pipe
 
-import benchmark_protein
-import train_protein
-from arguments import (
-    CardArguments,
-    EDDPMTrainingArguments,
-    ProteinDataArguments,
-    ProteinModelArguments,
-    parse_arguments,
-)
+import protein_front.run as benchmark_protein
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
-from hf_eddpm.residues import RESIDUES
-from prior_baselines import LanguageModel, PriorPipeline
-from protein_data import ProteinData
-from vae import VariationalAutoencoder
+from hf_eddpm.modalities.protein.data import ProteinData
+from hf_eddpm.modalities.protein.residues import RESIDUES
+from hf_eddpm.training import train_protein
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.baselines.priors import LanguageModel, PriorPipeline
+from hf_eddpm.training.baselines.vae import VariationalAutoencoder
+from hf_eddpm.training.options import CardArguments, ProteinDataArguments, ProteinModelArguments
 
 TINY = {
     "encoder": {
@@ -247,7 +242,7 @@ def test_paths_and_edits_have_a_table_of_their_own_for_the_points_that_measured_
 def test_every_recipe_of_the_front_is_a_valid_configuration(name):
     points = benchmark_protein.runs()
     assert len({(run.recipe, run.value) for run in points}) == len(points) == 17
-    file = Path(train_protein.__file__).parent / "configs" / f"{name}.json"
+    file = Path(__file__).parent.parent / "training" / "configs" / f"{name}.json"
     given = json.loads(file.read_text(encoding="utf-8"))
     assert given["alignment"] in ("left", "center") and given["length"] > 0
     for run in points:
@@ -378,7 +373,7 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
 
 @pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])
 def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
-    config = Path(train_protein.__file__).parent / "configs" / f"{name}.json"
+    config = Path(__file__).parent.parent / "training" / "configs" / f"{name}.json"
     words = ["--train", str(table), "--output_dir", str(tmp_path), "--precision", "fp32"]
     data_args, model_args, _, training_args = parse_arguments(
         ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=[str(config), *words]

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, diagnostics, modeling_eddpm, trainer
+from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, diagnostics, latents
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
-from hf_eddpm.trainer import RawDataCollator
+from hf_eddpm.training import trainer
+from hf_eddpm.training.collator import RawDataCollator
 
 NO_DROPOUT = {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VOLATILE = ("runtime", "per_second", "train_seconds", "flos", "train_loss")  # the last counts from the last start
@@ -196,7 +197,7 @@ def one_step(processor, tmp_path, monkeypatch):
     words = "the food was cold".split()
     sentences = [" ".join(order) for order in itertools.islice(itertools.permutations(words), 8)]
     # The one draw that cannot be handed in; training and gradients are the same without it.
-    monkeypatch.setattr(modeling_eddpm.LatentPosterior, "sample", lambda self, generator=None, noise=None: self.mean)
+    monkeypatch.setattr(latents.LatentPosterior, "sample", lambda self, generator=None, noise=None: self.mean)
 
     def run(trainer_class, batch_size, accumulation, **config):
         model = tiny_model(encoder=NO_DROPOUT, **config)
@@ -569,7 +570,7 @@ def test_a_process_killed_while_writing_a_checkpoint_resumes_from_the_one_before
 ):
     processor.save_pretrained(tmp_path / "processor")
     tests = Path(__file__).parent
-    paths = [tests.parent / "src", tests.parent / "training", tests]
+    paths = [tests.parent / "src", tests]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", KILLED_TRAINING, str(tmp_path / "killed"), str(tmp_path / "processor")]
     assert subprocess.run(command, env=environment, timeout=300).returncode == -signal.SIGKILL

@@ -16,14 +16,14 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfi
 from transformers.utils import logging
 
 import demo_text
-import evaluate_text
-import plot_front
-import train_text
-from arguments import EDDPMTrainingArguments, TextDataArguments, TextModelArguments, parse_arguments
-from data import TextData
-from evaluate_text import EvaluationSettings, evaluate
+import text_front.plot as plot_front
 from hf_eddpm import EDDPMPipeline
-from text_card import markdown_tables
+from hf_eddpm.modalities.text.data import TextData
+from hf_eddpm.training import evaluate_text, train_text
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.options import TextDataArguments, TextModelArguments
+from hf_eddpm.training.text_card import markdown_tables
+from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 
 POSITIVE, NEGATIVE = SENTENCES[::2], SENTENCES[1::2]
 LONG = " and".join(["the soup was cold"] * 8)
@@ -390,7 +390,7 @@ def test_recipes_that_make_no_sense_are_refused(run, sentences, pretrained, word
         run("--train", sentences, *words, model_config=config)
 
 
-# evaluate_text.py and plot_front.py
+# evaluate_text.py and studies/text_front/plot.py
 
 SETTINGS = EvaluationSettings(
     limit=6,
@@ -544,7 +544,7 @@ def test_the_front_has_a_point_for_each_value_and_its_spread_over_the_evaluation
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     files = [str(tmp_path / f"{name}.json") for name in "bac"]
     words = ["--output", str(tmp_path / "front.png"), "--swept", "encoder_noise_variance", "--recipe", "ours", *files]
-    monkeypatch.setattr(sys, "argv", ["plot_front.py", *words])
+    monkeypatch.setattr(sys, "argv", ["studies/text_front/plot.py", *words])
     plot_front.main()
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     written = (tmp_path / "front.md").read_text()

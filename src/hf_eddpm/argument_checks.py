@@ -1,17 +1,20 @@
 """Checks of numbers that users give; each error names the argument, what is allowed and what came."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
+
+import torch
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an int and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is an integer, Python's or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an int or a float and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a real number, Python's or NumPy's, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_count(value: Any, name: str, minimum: int = 1) -> None:
@@ -29,3 +32,17 @@ def check_number(
         low = f"above {above:g}" if above is not None else f"at least {at_least:g}"
         high = "" if at_most == math.inf else f" and at most {at_most:g}"
         raise ValueError(f"`{name}` must be a finite number {low}{high}, got {value!r}.")
+
+
+def check_class_labels(class_labels: torch.Tensor, batch: int, num_classes: int, lowest: int = 0) -> None:
+    """Raise a ValueError unless `class_labels` are int64 `(batch,)` in [lowest, num_classes)."""
+    if not num_classes:
+        raise ValueError("`class_labels` needs a model with `num_classes` > 0, got one without.")
+    if class_labels.dtype != torch.int64 or class_labels.shape != (batch,):
+        raise ValueError(
+            f"`class_labels` must be int64 of the shape ({batch},), got {class_labels.dtype} of "
+            f"{tuple(class_labels.shape)}."
+        )
+    low, high = int(class_labels.min()), int(class_labels.max())
+    if low < lowest or high >= num_classes:
+        raise ValueError(f"`class_labels` must be in [{lowest}, {num_classes}), got {low} to {high}.")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .modalities import get_modality, get_preset
+from .modalities.registry import get_modality, get_preset
 
 LatentNormalization = Literal["batch", "none"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
@@ -73,7 +73,9 @@ class EDDPMConfig(PreTrainedConfig):
             each datum's is drawn evenly between 0 and this. Small encoder noise keeps detail in the latents, and a
             decoder used to noise forgives what the chain gets wrong.
         encoder_gradient_scale: Share in [0, 1] of the diffusion loss's gradient that reaches the encoder. 1 is the
-            paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion.
+            paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion. The gradient is a
+            penalty on the rate: latents near a line are easy to denoise, and `latent_normalization` does not forbid
+            one. The log's `effective_rank` shows what is left.
         denoiser_type: Network that denoises the latents: "mlp" (all of them as one vector; the paper) or
             "transformer" (each latent a token, which pays for itself where there are several).
         denoiser_num_layers: Layers of the denoiser, at least 1.

@@ -39,7 +39,7 @@ class LatentDenoiser(nn.Module):
         config: Supplies `denoiser_hidden_size` and `num_classes`.
 
     Attributes:
-        output: The last linear layer, whose dtype is that of the denoiser.
+        output: The last linear layer; its dtype is the denoiser's.
     """
 
     output: nn.Linear

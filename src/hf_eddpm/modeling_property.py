@@ -92,3 +92,30 @@ class PropertyHead(nn.Module):
         # The product keeps the gradient defined (zero) when every target is missing.
         errors = (predictions - torch.where(known, targets, predictions.detach())).square() * known
         return errors.sum() / known.sum().clamp(min=1)
+
+
+def property_terms(
+    head: PropertyHead | None, latents: torch.Tensor, properties: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the property loss, a scalar, and the predictions in the unit of the data, `(batch, num_properties)`.
+
+    Args:
+        head: The model's property head; without one both are None.
+        latents: `(batch, num_latents, latent_dim)`.
+        properties: Targets in the unit of the data, `(batch, num_properties)`, NaN where missing; None if all are.
+
+    Raises:
+        ValueError: If the targets have another shape, or there is no head for them.
+    """
+    if head is None:
+        if properties is not None:
+            raise ValueError("`properties` needs a model with `num_properties` > 0, got one without.")
+        return None, None
+    predictions = head(latents)  # (batch, num_properties)
+    if properties is None:
+        properties = torch.full_like(predictions, float("nan"))
+    if properties.shape != predictions.shape:
+        raise ValueError(
+            f"`properties` must have the shape {tuple(predictions.shape)}, got {tuple(properties.shape)}."
+        )
+    return head.loss(predictions, properties), head.predict(latents)

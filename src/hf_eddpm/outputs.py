@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
+from transformers.utils import ModelOutput
 
 _SHOWN_NUMBERS = 8  # a tensor of more is described, not printed
 _SHOWN_ITEMS = 4  # of a list
@@ -34,6 +35,62 @@ def compact_repr(output: Any) -> str:
     names = [field.name for field in dataclasses.fields(output)]
     values = [f"{name}={describe(getattr(output, name))}" for name in names if getattr(output, name) is not None]
     return f"{type(output).__name__}({', '.join(values)})"
+
+
+@dataclass
+class EDDPMOutput(ModelOutput):
+    """Result of `EDDPMModel.forward`; every loss is a scalar.
+
+    Args:
+        loss: What training minimises: `reconstruction_weight * reconstruction_loss + diffusion_weight *
+            (diffusion_loss + alignment_loss) + property_weight * property_loss`.
+        reconstruction_loss: Negative log-likelihood given the latents, nats per unit (token, site, pixel) with
+            `loss_weighting="simple"`, nats per datum with "elbo".
+        diffusion_loss: Contribution of the timesteps after the first: mean squared error per dimension ("simple")
+            or nats per datum ("elbo").
+        alignment_loss: Contribution of the first timestep, where the chain meets the encoder; same unit.
+        latents: Latents given to the decoder, `(batch, num_latents, latent_dim)`: a sample of the posterior in
+            training, its mean in evaluation.
+        posterior_mean: Mean of q(latents | datum), shaped as `latents`.
+        property_loss: Mean squared error of the known properties in standard deviations; None without a head.
+        properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None
+            without a head.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    diffusion_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    posterior_mean: torch.Tensor | None = None
+    property_loss: torch.Tensor | None = None
+    properties: torch.Tensor | None = None
+
+    __repr__ = compact_repr
+
+
+@dataclass
+class EDDPMBound(ModelOutput):
+    """Upper bound on the negative log-likelihood, in nats for each datum; every tensor is `(batch,)`.
+
+    Args:
+        bound: Sum of the four terms.
+        reconstruction: -log p(datum | latents), or a bound on it from a decoder that is a chain itself, at one sample
+            of the posterior.
+        alignment: KL(q(latents | datum) || p(latents | first noisy latents)), at the same sample.
+        diffusion: The steps after the first, estimated from the timesteps that were drawn.
+        prior: KL of the noisiest latents from the standard Gaussian.
+        num_units: Tokens, sites or pixels of the datum.
+    """
+
+    bound: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    alignment: torch.Tensor | None = None
+    diffusion: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    num_units: torch.Tensor | None = None
+
+    __repr__ = compact_repr
 
 
 @dataclass

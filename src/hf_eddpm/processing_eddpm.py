@@ -8,6 +8,15 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_eddpm import EDDPMConfig
 
 
+def listed(data: Any) -> Any:
+    """Return a column of data as a list: a tuple, a pandas Series, a NumPy array, a column of `datasets`.
+
+    What is no such column comes back as it is.
+    """
+    one = isinstance(data, (str, bytes, dict)) or not hasattr(data, "__len__") or not hasattr(data, "__iter__")
+    return data if one or getattr(data, "ndim", 1) != 1 else list(data)
+
+
 class EDDPMProcessor(ProcessorMixin):
     """Base of the processors; a modality subclasses it and overrides every method here.
 
@@ -16,9 +25,11 @@ class EDDPMProcessor(ProcessorMixin):
     Attributes:
         output_types: What a user may ask of the pipeline as `output_type`. Of a processor that has more than "data",
             `postprocess` takes the others as its argument of that name.
+        data_names: Names under which a training example may hold its datum.
     """
 
     output_types: tuple[str, ...] = ("data",)
+    data_names: tuple[str, ...] = ("data",)
 
     def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
         """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""

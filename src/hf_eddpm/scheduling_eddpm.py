@@ -105,7 +105,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             num_inference_steps: Number of steps, in [1, T].
-            device: Where `self.timesteps` shall be.
+            device: Device of `self.timesteps`.
             timesteps: Explicit timesteps in place of `num_inference_steps`, strictly descending.
 
         Raises:

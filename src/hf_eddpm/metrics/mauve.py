@@ -56,7 +56,7 @@ def mauve_of_histograms(p: NDArray[Any], q: NDArray[Any], scaling: float = 5.0, 
 
     Args:
         p: Counts, (clusters,).
-        q: Counts, likewise.
+        q: Counts of the other sample.
         scaling: See above.
         num_mixtures: Points of the curve between its ends.
     """

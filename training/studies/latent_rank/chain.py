@@ -14,19 +14,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import HfArgumentParser
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
+from hf_eddpm.training.environment import describe_environment
+from hf_eddpm.training.evaluation import reach_statistics
+from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.options import ColumnArguments
+from hf_eddpm.training.raw_data import load_raw_data
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[1]))
-
-from transformers import HfArgumentParser  # noqa: E402
-
-from environment import describe_environment  # noqa: E402
-from evaluation import reach_statistics  # noqa: E402
-from finishing import finish_denoiser  # noqa: E402
-from hf_eddpm import EDDPMPipeline  # noqa: E402
-from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
-from raw_data import ColumnArguments, load_raw_data  # noqa: E402
 
 
 @dataclass
@@ -35,7 +35,8 @@ class ChainArguments:
 
     checkpoint: str = field(metadata={"help": "Folder of the pipeline."})
     data: list[str] = field(metadata={"help": "Training data."})
-    dev: list[str] = field(metadata={"help": "Held-out data."})
+    dev: list[str] = field(default_factory=list, metadata={"help": "Held-out data."})
+    dev_last: int = field(default=0, metadata={"help": "In place of these, the last of the data."})
     output: str | None = field(default=None, metadata={"help": "JSON file; by default in results/chain."})
     num_train: int = field(default=20_000, metadata={"help": "Training data to encode, at most."})
     num_dev: int = field(default=2000, metadata={"help": "Held-out data to encode, at most."})
@@ -55,7 +56,10 @@ def reach(
     result = {}
     for steps in args.sampling_steps:
         generator = torch.Generator().manual_seed(args.seed)
-        out = pipe(args.num_samples, num_inference_steps=steps, generator=generator, output_type="latent")
+        classes, told = pipe.model.config.num_classes, {}
+        if classes:
+            told["class_labels"] = torch.randint(classes, (args.num_samples,), generator=generator)
+        out = pipe(args.num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **told)
         result[str(steps)] = reach_statistics(out.latents.float(), unseen, real)
     return result
 
@@ -68,8 +72,14 @@ def main(words: list[str] | None = None) -> None:
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(dtype=torch.float32)
-    train = load_raw_data(pipe, args.data, columns).sample(args.num_train, args.seed)
-    dev = load_raw_data(pipe, args.dev, columns).sample(args.num_dev, args.seed)
+    train = load_raw_data(pipe, args.data, columns, images=True)
+    if args.dev_last:
+        rows_of = np.arange(len(train))
+        train, dev = train.take(rows_of[: -args.dev_last]), train.take(rows_of[-args.dev_last :])
+    else:
+        dev = load_raw_data(pipe, args.dev, columns, images=True)
+    train, dev = train.sample(args.num_train, args.seed), dev.sample(args.num_dev, args.seed)
+    labels = torch.tensor(train.labels) if train.labels is not None and pipe.model.config.num_classes else None
     real, unseen = (pipe.encode(data.items, 250).latents.float() for data in (train, dev))
     model, noise = pipe.model, pipe.model.config.encoder_noise_variance
     before = copy.deepcopy(model.denoiser.state_dict())
@@ -78,7 +88,7 @@ def main(words: list[str] | None = None) -> None:
         model.denoiser.load_state_dict(before)
         start = time.perf_counter()
         rate, decay = args.learning_rate, 0.998
-        finish_denoiser(model, real, None, args.num_steps, args.batch_size, rate, decay, args.seed, False, variance)
+        finish_denoiser(model, real, labels, args.num_steps, args.batch_size, rate, decay, args.seed, False, variance)
         rows[name] = {"seconds": round(time.perf_counter() - start, 1)} | reach(pipe, unseen, real[:5000], args)
     settings = {key: value for key, value in asdict(args).items() if isinstance(value, (int, float, list))}
     result = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_eddpm.model_card import markdown_table
+from hf_eddpm.hub.card import markdown_table
 
 COLUMNS = {
     "effective_rank": ("effective rank", ".1f"),
@@ -39,14 +39,14 @@ def write_report(results: Path, folder: Path) -> None:
         rows = [
             {"data": run["data"], "checkpoint": run["checkpoint"]}
             | {title: f"{run[key]:{form}}" for key, (title, form) in COLUMNS.items() if key in run}
-            for run in checkpoints
+            for run in sorted(checkpoints, key=lambda run: (run["data"], run["checkpoint"] != "before"))
         ]
         parts += ["## Checkpoints", markdown_table(rows)]
     data: dict[str, Points] = {}
     for name in sorted({f"{run['data']}, {run['steps']:,} steps" for run in runs}):
         chosen = [run for run in runs if f"{run['data']}, {run['steps']:,} steps" == name]
         data[name] = points = _points(chosen)
-        first = chosen[0]
+        first = next(iter(points.values()))[0]
         parts += [
             f"## {name[0].upper()}{name[1:]}",
             markdown_table([_row(variant, group) for variant, group in points.items()]),
@@ -54,8 +54,28 @@ def write_report(results: Path, folder: Path) -> None:
             f"samples. Real images: {first['real_pixel_frechet']:.3f} in 32 principal components of the pixels, "
             f"{first['real_frechet']:.1f} in the features of {first['extractor']}.",
         ]
+    if chains := [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("chain/*.json"))]:
+        rows = [_chain_row(chain, name) for chain in chains for name in chain["rows"]]
+        parts += ["## The denoiser alone, finished on the latents of saved checkpoints", markdown_table(rows)]
     (folder / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     _plot(data, folder / "figure.png")
+
+
+def _chain_row(chain: dict[str, Any], name: str) -> dict[str, str]:
+    """How far one checkpoint's samples lie from real latents, with the smallest number of steps."""
+    latents, row = chain["latents"], chain["rows"][name]
+    steps = min((key for key in row if key != "seconds"), key=int)
+    values = row[steps]
+    return {
+        "checkpoint": chain["checkpoint"],
+        "effective rank": f"{latents['effective_rank']:.1f}",
+        "rate, nats": f"{latents['rate']:.1f}",
+        "denoiser": name,
+        "steps": steps,
+        "latents' standard deviation": f"{values['std']:.3f}",
+        "neighbour ratio": f"{values['neighbor_ratio']:.2f}",
+        "latents' Frechet over real halves": f"{values['frechet'] / values['real_frechet']:.2f}",
+    }
 
 
 def _points(runs: list[dict[str, Any]]) -> Points:
@@ -98,6 +118,14 @@ def _plot(data: dict[str, Points], path: Path) -> None:
         row[2].plot(shares, ranks, "o-", color="black")
         row[2].axhline(points[front[0]][0]["latent_size"], color="grey", linestyle=":")
         row[2].set_xscale("symlog", linthresh=0.003)
-        row[2].set(xlabel="share of the joint gradient", ylabel="effective rank", title=name, ylim=(0, None))
+        row[2].set_xticks(shares, [f"{share:g}" for share in shares], minor=False)
+        row[2].set_xticks([], minor=True)
+        row[2].set(
+            xlabel="share of the joint gradient",
+            ylabel="effective rank",
+            title=name,
+            xlim=(-5e-4, 1.5),
+            ylim=(0, None),
+        )
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -7,40 +7,31 @@ See README.md beside this file. A run whose file exists is not repeated.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from report import write_report
+from safetensors.torch import load_file, save_file
+from transformers import set_seed
+from variants import VARIANTS, RisingShare, StudyModel, Variant
+
+from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer
+from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
+from hf_eddpm.metrics.frechet_distance import frechet_distance
+from hf_eddpm.modalities.image.data import ImageData
+from hf_eddpm.modalities.image.metrics import linear_probe, mean_squared_error, structural_similarity
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.environment import describe_environment
+from hf_eddpm.training.evaluation import as_embeddings, reach_statistics, result_file
+from hf_eddpm.training.image_judge import Judge, decode, sample_latents
+from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
+from hf_eddpm.training.sampler import use_solver
+from hf_eddpm.training.train_image import LabelledImages, build_model, class_labels, load_data
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[1]))
-
-from report import write_report  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import set_seed  # noqa: E402
-from variants import VARIANTS, RisingShare, StudyModel, Variant  # noqa: E402
-
-from arguments import (  # noqa: E402
-    CardArguments,
-    EDDPMTrainingArguments,
-    ImageDataArguments,
-    ImageModelArguments,
-    parse_arguments,
-)
-from environment import describe_environment  # noqa: E402
-from evaluate_image import Judge, decode, sample_latents  # noqa: E402
-from evaluation import as_embeddings, reach_statistics, result_file  # noqa: E402
-from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer  # noqa: E402
-from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics  # noqa: E402
-from hf_eddpm.metrics.frechet_distance import frechet_distance  # noqa: E402
-from image_data import ImageData  # noqa: E402
-from image_metrics import linear_probe, mean_squared_error, structural_similarity  # noqa: E402
-from sampler import use_solver  # noqa: E402
-from train_image import LabelledImages, build_model, class_labels, load_data  # noqa: E402
-
 NUM_SAMPLES = 1000
 NUM_RECONSTRUCTIONS = 500
 NUM_PROBE = 10_000

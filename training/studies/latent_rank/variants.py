@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMOutput, ImageEncoder
-from hf_eddpm.modeling_eddpm import LatentNormalization
+from hf_eddpm.latents import LatentNormalization
 
 NEWTON_STEPS = 5
 

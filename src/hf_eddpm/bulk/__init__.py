@@ -1,0 +1,1 @@
+"""Encoding and generating many data, in parts that survive a kill."""

@@ -1,0 +1,248 @@
+"""`hf-eddpm`: train a model, and use a trained one on files.
+
+The parser is typer, which huggingface_hub brings along: it reads the options off the functions below, and a command
+needs no other description than its own. Progress goes to the standard error, results to files or the standard output.
+Exit codes: 0 done, 1 an error that the message explains, 2 a command that cannot be read, 130 interrupted.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train encoder-decoder diffusion models and use them.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+Checkpoint = Annotated[str, typer.Argument(help="Folder of a saved pipeline, or its Hub id.")]
+Data = Annotated[
+    list[str], typer.Argument(help="Files (txt, csv, tsv, jsonl, parquet, fasta, npz), folders of images, or -.")
+]
+Output = Annotated[
+    str, typer.Option("--output", "-o", help="File (txt, csv, tsv, jsonl, parquet, fasta, npz), folder, or -.")
+]
+Column = Annotated[str | None, typer.Option("--column", help="Column of the data in tables.")]
+BatchSize = Annotated[int, typer.Option("--batch_size", help="Data at a time.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")]
+Steps = Annotated[
+    int | None, typer.Option("--num_inference_steps", help="Steps of the chain; the checkpoint's own by default.")
+]
+Refinement = Annotated[int, typer.Option("--refinement_steps", help="Gradient steps on each datum's latents.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default what there is.")]
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def train(context: typer.Context, modality: Annotated[str, typer.Argument(help="text, protein or image")]) -> None:
+    """Train a model: `hf-eddpm train text --help` lists the options."""
+    _pass_on("train", modality, context.args)
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def evaluate(context: typer.Context, modality: Annotated[str, typer.Argument(help="text, protein or image")]) -> None:
+    """Evaluate a checkpoint: `hf-eddpm evaluate text --help` lists the options."""
+    _pass_on("evaluate", modality, context.args)
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def distill(context: typer.Context) -> None:
+    """Train a denoiser for one to four steps: `hf-eddpm distill --help` lists the options."""
+    from ..training.entry import run_distillation
+
+    run_distillation(context.args)
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    output: Output = "-",
+    num_samples: Annotated[int, typer.Option("--num_samples", "-n", help="How many.")] = 8,
+    num_inference_steps: Steps = None,
+    noise_scale: Annotated[
+        float | None, typer.Option("--noise_scale", help="Below 1: more typical, less varied.")
+    ] = None,
+    class_label: Annotated[int | None, typer.Option("--class_label", help="Class of the samples.")] = None,
+    guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="Weight of the class.")] = 1.0,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Draw new data."""
+    session = _session(checkpoint, output, ["sample"], device)
+    samples = session.pipe(
+        num_samples,
+        num_inference_steps=num_inference_steps,
+        noise_scale=noise_scale,
+        class_labels=class_label,
+        guidance_scale=guidance_scale,
+        generator=session.generator(seed),
+    ).samples
+    session.write({"sample": samples})
+
+
+@app.command()
+def reconstruct(
+    checkpoint: Checkpoint,
+    data: Data,
+    output: Output = "-",
+    column: Column = None,
+    refinement_steps: Refinement = 0,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+) -> None:
+    """Encode data and decode them again."""
+    session = _session(checkpoint, output, ["reconstruction"], device)
+    items = session.read(data, column)
+    session.write({"reconstruction": session.pipe.reconstruct(items, batch_size, refinement_steps)})
+
+
+@app.command()
+def encode(
+    checkpoint: Checkpoint,
+    data: Data,
+    output: Annotated[str, typer.Option("--output", "-o", help="File (npz, parquet, jsonl, csv), or -.")] = "-",
+    column: Column = None,
+    refinement_steps: Refinement = 0,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+) -> None:
+    """Represent data as vectors."""
+    session = _session(checkpoint, output, ["embedding"], device, writes_images=False)
+    items = session.read(data, column)
+    embeddings = session.pipe.encode(items, batch_size, refinement_steps).embeddings
+    session.write({"embedding": embeddings.cpu().numpy()})
+
+
+@app.command()
+def interpolate(
+    checkpoint: Checkpoint,
+    first: Annotated[str, typer.Argument(help="Where paths begin: a datum itself, or a file of data.")],
+    last: Annotated[str, typer.Argument(help="Where they end; as many data.")],
+    output: Output = "-",
+    num_steps: Annotated[int, typer.Option("--num_steps", help="Points of a path, both ends counted.")] = 7,
+    space: Annotated[str, typer.Option("--space", help="noise or latents.")] = "noise",
+    column: Column = None,
+    device: Device = None,
+) -> None:
+    """Walk from data to other data."""
+    session = _session(checkpoint, output, ["path", "point", "sample"], device)
+    starts, ends = session.read_or_take(first, column), session.read_or_take(last, column)
+    paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, space=space)
+    places = [(path, point) for path in range(len(paths)) for point in range(num_steps)]
+    samples = [sample for path in paths for sample in path]
+    session.write({"path": [path for path, _ in places], "point": [point for _, point in places], "sample": samples})
+
+
+@app.command()
+def edit(
+    checkpoint: Checkpoint,
+    data: Data,
+    towards: Annotated[str, typer.Option("--towards", help="File of data that have the attribute.")],
+    away_from: Annotated[str, typer.Option("--away_from", help="File of data that lack it.")],
+    output: Output = "-",
+    scale: Annotated[float, typer.Option("--scale", help="How far along the direction.")] = 1.0,
+    refinement_steps: Refinement = 0,
+    column: Column = None,
+    device: Device = None,
+) -> None:
+    """Give data an attribute that examples show."""
+    session = _session(checkpoint, output, ["edit"], device)
+    items = session.read(data, column)
+    direction = session.pipe.direction(session.read([towards], column), session.read([away_from], column))
+    edited = session.pipe.edit(items, direction=direction, scale=scale, refinement_steps=refinement_steps)
+    session.write({"edit": edited})
+
+
+@app.command()
+def score(
+    checkpoint: Checkpoint,
+    data: Data,
+    output: Output = "-",
+    column: Column = None,
+    num_timesteps: Annotated[int, typer.Option("--num_timesteps", help="Timesteps drawn for each datum.")] = 32,
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
+    device: Device = None,
+) -> None:
+    """Bound the negative log-likelihood of data, in nats; the higher, the stranger."""
+    session = _session(checkpoint, output, ["bound", "reconstruction", "bits_per_unit"], device, writes_images=False)
+    items = session.read(data, column)
+    scores = session.pipe.score(items, num_timesteps, session.generator(seed), batch_size)
+    session.write({name: scores[name].cpu().numpy() for name in ("bound", "reconstruction", "bits_per_unit")})
+
+
+@app.command()
+def optimize(
+    checkpoint: Checkpoint,
+    data: Data,
+    output: Output = "-",
+    method: Annotated[str, typer.Option("--method", help="gradient, guided, mcmc, hill_climb or ode.")] = "gradient",
+    target: Annotated[str, typer.Option("--target", help="higher, lower or a value.")] = "higher",
+    num_steps: Annotated[int, typer.Option("--num_steps", help="Steps of the method.")] = 50,
+    max_mutations: Annotated[int | None, typer.Option("--max_mutations", help="Most edits of a sequence.")] = None,
+    column: Column = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Change data so that the model predicts a better property."""
+    session = _session(checkpoint, output, ["sample", "prediction"], device)
+    items = session.read(data, column)
+    result = session.pipe.optimize(
+        items,
+        method=method,
+        target=target if target in ("higher", "lower") else _number(target, "--target"),
+        num_steps=num_steps,
+        max_mutations=max_mutations,
+        generator=session.generator(seed),
+    )
+    session.write({"sample": result.samples, "prediction": result.predictions.cpu().numpy()})
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(help="Folder of a saved pipeline.")],
+    repo_id: Annotated[str, typer.Argument(help="user/repo; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    with_code: Annotated[bool, typer.Option("--with_code", help="Add the package's code.")] = False,
+    message: Annotated[str, typer.Option("--message", help="Message of the commit.")] = "Upload EDDPMPipeline",
+) -> None:
+    """Upload a checkpoint and its card to the Hub."""
+    from ..pipeline_eddpm import EDDPMPipeline
+
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    typer.echo(pipe.push_to_hub(repo_id, private=private or None, with_code=with_code, commit_message=message))
+
+
+def _pass_on(task: str, modality: str, words: list[str]) -> None:
+    from ..training.entry import run_modality
+
+    run_modality(task, modality, words)
+
+
+def _session(checkpoint: str, output: str, columns: list[str], device: str | None, writes_images: bool = True) -> Any:
+    from .session import Session
+
+    return Session(checkpoint, output, columns, device, writes_images)
+
+
+def _number(text: str, argument: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"`{argument}` must be 'higher', 'lower' or a number, got {text!r}.") from None
+
+
+def main() -> None:
+    """Run the command of the command line and exit."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"hf-eddpm: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

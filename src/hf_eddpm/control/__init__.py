@@ -1,0 +1,1 @@
+"""Steering, directions and optimisation: functions over a model, its scheduler and latents."""

@@ -1,0 +1,148 @@
+"""Directions in the latents: of attributes, and without labels where the data vary or the decoder is sensitive."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ..argument_checks import check_count
+from ..modeling_eddpm import EDDPMModel
+
+
+def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_decay: float = 0.01) -> torch.Tensor:
+    r"""Return the unit normal of a logistic regression between two sets of latents, towards `positives`.
+
+    Unlike the difference of the means it leaves out what only goes along with the attribute, as far as a linear
+    classifier needs it not. Latents are standardised for the fit; both sets weigh the same whatever their sizes.
+
+    Args:
+        positives: `(count, ...)`, at least one.
+        negatives: `(count, ...)`, at least one.
+        weight_decay: Positive factor of half the squared norm of the standardised weights.
+
+    Returns:
+        float32, shaped as one datum's latents, of norm 1.
+
+    Raises:
+        ValueError: If a set is empty, shapes differ, values are not finite or the two sets are the same.
+    """
+    if len(positives) == 0 or len(negatives) == 0 or positives.shape[1:] != negatives.shape[1:]:
+        raise ValueError(
+            "`positives` and `negatives` must each hold latents of the same shape, got "
+            f"{tuple(positives.shape)} and {tuple(negatives.shape)}."
+        )
+    if not 0 < weight_decay < float("inf"):
+        raise ValueError(f"`weight_decay` must be positive and finite, got {weight_decay!r}.")
+    features = torch.cat([positives, negatives]).flatten(1).double()
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("`positives` and `negatives` must be finite, got NaN or infinity.")
+    scale = features.std(0, correction=0).clamp(min=1e-8)
+    features = (features - features.mean(0)) / scale
+    signs = torch.ones(len(features), dtype=torch.float64, device=features.device)
+    signs[len(positives) :] = -1
+    shares = torch.where(signs > 0, 0.5 / len(positives), 0.5 / len(negatives))
+    weights = torch.zeros(features.shape[1] + 1, dtype=torch.float64, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        margins = signs * (features @ weights[:-1] + weights[-1])
+        value = (shares * torch.nn.functional.softplus(-margins)).sum()
+        value = value + weight_decay / 2 * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    normal = weights.detach()[:-1] / scale
+    norm = normal.norm()
+    if not norm > 1e-12:
+        raise ValueError("`positives` and `negatives` must differ: no direction leads from one to the other.")
+    return (normal / norm).float().view(positives.shape[1:])
+
+
+def orthogonalize(direction: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the part of `direction` that is orthogonal to all of `others`.
+
+    Args:
+        direction: Any shape.
+        others: Directions of the same shape, which need not be orthogonal to one another.
+
+    Raises:
+        ValueError: If shapes differ, or nothing is left.
+    """
+    if not others:
+        return direction
+    if any(other.shape != direction.shape for other in others):
+        raise ValueError(f"`others` must all have the shape {tuple(direction.shape)}.")
+    span = torch.stack([other.flatten() for other in others], dim=1).to(direction.device, torch.float64)
+    basis, singular, _ = torch.linalg.svd(span, full_matrices=False)
+    basis = basis[:, singular > 1e-8 * singular.max().clamp(min=1e-300)]
+    flat = direction.flatten().double()
+    rest = flat - basis @ (basis.T @ flat)
+    if not rest.norm() > 1e-6 * flat.norm():
+        raise ValueError("`others` must leave something of the direction, which lies in their span.")
+    return rest.to(direction.dtype).view_as(direction)
+
+
+def principal_directions(
+    latents: torch.Tensor, num_directions: int, sensitivity: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the directions in which latents vary most, or which a matrix over them singles out.
+
+    Args:
+        latents: `(data, num_latents, latent_dim)`, at least two data.
+        num_directions: How many, in [1, num_latents * latent_dim].
+        sensitivity: Symmetric matrix `(latent_size, latent_size)` whose leading eigenvectors are wanted rather
+            than the covariance's, for example `fisher_information`.
+
+    Returns:
+        float32 `(num_directions, num_latents, latent_dim)`, orthogonal, most important first, each as long as the
+        standard deviation of the latents along it.
+
+    Raises:
+        ValueError: If there are too many directions or too few data.
+    """
+    check_count(num_directions, "num_directions")
+    size = latents[0].numel()
+    if num_directions > size:
+        raise ValueError(f"`num_directions` must be at most {size}, the size of the latents, got {num_directions}.")
+    if len(latents) < 2:
+        raise ValueError("`data` must hold at least two data.")
+    embeddings = latents.flatten(1).double().cpu()  # (data, latent_size)
+    centred = embeddings - embeddings.mean(0)
+    covariance = centred.T @ centred / (len(latents) - 1)
+    matrix = covariance if sensitivity is None else sensitivity
+    vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1).T[:num_directions]  # largest eigenvalue first
+    # An eigenvector's sign is arbitrary: its largest entry is made positive.
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    vectors = vectors * largest.sign()
+    deviations = ((vectors @ covariance) * vectors).sum(1).clamp(min=0).sqrt()
+    directions = vectors * deviations[:, None]
+    return directions.float().view(num_directions, *latents.shape[1:]).to(latents.device)
+
+
+def fisher_information(model: EDDPMModel, batches: Iterable[dict[str, Any]]) -> torch.Tensor:
+    """Return the mean outer product of the gradients of each datum's log-likelihood by its latents.
+
+    At the data it stands for J^T J of the decoder's Jacobian J, in the metric of its likelihood (the empirical Fisher
+    information; Arvanitidis et al. 2022, arXiv 2106.05367, for the pull-back by that metric).
+
+    Args:
+        model: The model.
+        batches: Inputs as for its `forward`.
+
+    Returns:
+        float64 `(latent_size, latent_size)`.
+    """
+    total, count = torch.zeros(model.config.latent_size, model.config.latent_size, dtype=torch.float64), 0
+    for batch in batches:
+        inputs = {name: batch[name] for name in model.encoder.input_names if name in batch}
+        targets: dict[str, Any] = {name: batch[name] for name in model.decoder.target_names}
+        with torch.enable_grad():
+            latents = model.encode(**inputs).mean.detach().requires_grad_()
+            nats, _ = model.decoder(latents, **targets)
+            slopes = torch.autograd.grad(nats.sum(), latents)[0].flatten(1).double().cpu()
+        total += slopes.T @ slopes
+        count += len(slopes)
+    return total / count

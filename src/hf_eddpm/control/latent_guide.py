@@ -1,0 +1,118 @@
+"""LatentGuide: a small classifier of noisy latents that knows how noisy they are, to guide the chain by."""
+
+from typing import Any, cast
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import nn
+
+from ..modeling_denoiser import DenoiserLayer
+from ..modeling_eddpm import EDDPMModel
+
+_SAME_ENCODER = 0.05  # relative: weights saved in half precision are still the same
+
+
+class LatentGuide(ModelMixin, ConfigMixin):
+    """Classifies noisy latents of one model, as classifier guidance needs (Dhariwal & Nichol 2021, arXiv 2105.05233).
+
+    Saved and loaded like any diffusers model (`save_pretrained`, `from_pretrained`, `push_to_hub`).
+
+    Args:
+        num_classes: Classes, at least 2.
+        num_latents: Latent vectors of a datum, as the model's.
+        latent_dim: Their width.
+        encoder_size: Width of the model's encoder features.
+        scheduler_config: The model's noise schedule (`EDDPMConfig.scheduler_config`).
+        hidden_size: Width of the layers.
+        num_layers: Their number, at least 1.
+        num_train_steps: Steps it was trained for; 0, an untrained one, is refused as a guide.
+        class_names: What the classes are called.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+
+    encoder_mark: torch.Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        num_classes: int,
+        num_latents: int,
+        latent_dim: int,
+        encoder_size: int,
+        scheduler_config: dict[str, Any],
+        hidden_size: int = 256,
+        num_layers: int = 3,
+        num_train_steps: int = 0,
+        class_names: list[str] | None = None,
+    ):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+        size = num_latents * latent_dim
+        self.timestep_features = Timesteps(hidden_size, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.timestep_embedding = TimestepEmbedding(hidden_size, hidden_size)
+        self.layers = nn.ModuleList(
+            DenoiserLayer(size if index == 0 else hidden_size, hidden_size) for index in range(num_layers)
+        )
+        self.output = nn.Linear(hidden_size, num_classes)
+        # A piece of the encoder that made the latents, to know it again by.
+        self.register_buffer("encoder_mark", torch.zeros(encoder_size))
+
+    @classmethod
+    def for_model(cls, model: EDDPMModel, num_classes: int, **values: Any) -> "LatentGuide":
+        """Make an untrained guide of a model's latents.
+
+        Args:
+            model: The model whose latents are to be classified.
+            num_classes: Classes, at least 2.
+            **values: `hidden_size`, `num_layers`, `class_names`.
+        """
+        mark = _mark(model)
+        config = model.config
+        guide = cls(
+            num_classes, config.num_latents, config.latent_dim, len(mark), dict(config.scheduler_config), **values
+        )
+        guide.encoder_mark.copy_(mark)
+        return guide
+
+    def forward(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor | int) -> torch.Tensor:
+        """Classify.
+
+        Args:
+            noisy_latents: `(batch, num_latents, latent_dim)`.
+            timesteps: In [0, T), `(batch,)` or a single one.
+
+        Returns:
+            Logits, float32 `(batch, num_classes)`.
+        """
+        hidden_states = noisy_latents.flatten(1).to(self.output.weight.dtype)
+        timesteps = torch.as_tensor(timesteps, device=hidden_states.device).expand(len(hidden_states))
+        embedding = self.timestep_embedding(self.timestep_features(timesteps).to(hidden_states.dtype))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, embedding)
+        return self.output(hidden_states).float()
+
+    def check_model(self, model: EDDPMModel) -> None:
+        """Raise a ValueError unless this guide is trained, and on the latents of that model."""
+        if self.config.num_train_steps == 0:
+            raise ValueError("`classifier` is an untrained LatentGuide, which cannot guide: train it first.")
+        expected, ours = (model.config.num_latents, model.config.latent_dim), self.config
+        if (ours.num_latents, ours.latent_dim) != expected or dict(ours.scheduler_config) != dict(
+            model.config.scheduler_config
+        ):
+            raise ValueError(
+                f"`classifier` is for latents of the shape {(ours.num_latents, ours.latent_dim)} and the schedule "
+                f"{dict(ours.scheduler_config)}, the model has {expected} and {model.config.scheduler_config}."
+            )
+        mark, own = _mark(model).cpu(), self.encoder_mark.float().cpu()
+        if mark.shape != own.shape or (mark - own).norm() > _SAME_ENCODER * mark.norm():
+            raise ValueError("`classifier` was trained on the latents of another encoder than this model's.")
+
+
+def _mark(model: EDDPMModel) -> torch.Tensor:
+    projection = cast(nn.Linear, model.bottleneck.projection[0])
+    return projection.weight[0].detach().float()

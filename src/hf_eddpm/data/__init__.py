@@ -1,0 +1,1 @@
+"""Reading data: tables, and data of any modality."""

@@ -1,0 +1,153 @@
+"""Rows of tables, from local files (csv, tsv, jsonl, parquet) or from the Hugging Face Hub."""
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+COMPRESSION = ".gz"
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
+_LONGEST_FIELD = 2**31 - 1  # characters; csv's own limit is 131,072
+TABLE_FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+# Columns to read, each with the name of the argument that asks for it, which errors quote.
+Columns = Sequence[tuple[str, str]]
+
+
+def is_local_file(path: Path, item: str, formats: tuple[str, ...]) -> bool:
+    """Whether a source is a local file; raises if it can only be one and is missing or of an unknown kind.
+
+    Args:
+        path: The source as a path.
+        item: The source as the user wrote it.
+        formats: The known endings; all but .parquet may be followed by .gz.
+    """
+    known = path.name.removesuffix(COMPRESSION).endswith(formats)
+    if path.is_file():
+        if not known or path.name.endswith(f".parquet{COMPRESSION}"):
+            raise ValueError(
+                f"{str(path)!r} has an unknown ending; allowed are {', '.join(formats)}, "
+                f"all but .parquet also followed by {COMPRESSION}."
+            )
+        return True
+    # A Hub id is "name" or "user/name"; anything that looks like a path must be one.
+    looks_local = known or path.is_absolute() or item.startswith((".", "~")) or len(path.parts) > 2
+    if looks_local and not path.is_dir():
+        raise FileNotFoundError(f"No such file: {str(path)!r}.")
+    return False
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file, compressed or not; one that is damaged or not UTF-8 raises a ValueError that names it."""
+    opener: Callable[..., IO[Any]] = gzip.open if path.name.endswith(COMPRESSION) else open
+    try:
+        with opener(path, "rb") as raw:
+            head = raw.read(4096)
+        if b"\0" in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{str(path)!r} is UTF-16 or no text: save it as UTF-8.")
+        # "utf-8-sig" drops a byte order mark; newline="" leaves line ends as they are, as the csv module asks
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file
+    except _DAMAGE as error:
+        raise ValueError(f"{str(path)!r} is damaged or not UTF-8 text: {error}.") from error
+
+
+def read_table(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    """Yields the values of `columns` for every row of a local table; an empty line of .jsonl gives only `None`."""
+    name = path.name.removesuffix(COMPRESSION)
+    if name.endswith(".parquet"):
+        yield from _read_parquet(path, columns)
+        return
+    with open_text(path) as file:
+        yield from (_read_jsonl if name.endswith(".jsonl") else _read_csv)(file, path, columns)
+
+
+def read_hub(name: str, split: str | None, columns: Columns, config_name: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yields the values of `columns` for every row of a data set that `datasets.load_dataset` reads."""
+    try:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetNotFoundError
+    except ImportError as error:
+        raise ImportError('Data from the Hub needs datasets: run `pip install "hf_eddpm[train]"`.') from error
+    if split is None:
+        raise ValueError(f"`split` is required for the data set {name!r}, for example 'train'.")
+    try:
+        dataset = load_dataset(name, config_name, split=split)
+    except DatasetNotFoundError as error:
+        raise ValueError(f"{name!r} is neither a local file nor a data set that can be found: {error}") from error
+    _check_columns(dataset.column_names, name, columns)
+    yield from zip(*(dataset[column] for _, column in columns), strict=True)
+
+
+def _read_csv(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    is_tsv = ".tsv" in path.name
+    if is_tsv:  # of tab-separated values a quote is a character: one alone must not swallow rows
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:  # strict: a stray quote would otherwise swallow the rows up to the next one
+        reader = csv.DictReader(file, strict=True)
+    try:
+        names = list(reader.fieldnames or [])
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{str(path)!r} has several columns {repeated[0]!r}: give each a name of its own.")
+        _check_columns(names, path, columns)
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"Line {reader.line_num} of {str(path)!r} has more fields than the header; "
+                    "quote a value that contains the separator."
+                )
+            values = (row[column] for _, column in columns)
+            yield tuple(map(_unquoted, values) if is_tsv else values)
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} is malformed after line {reader.line_num}: {error}.") from error
+
+
+def _unquoted(value: str | None) -> str | None:
+    """Return a field without the quotes that a writer put around the whole of it."""
+    if value is None or not re.fullmatch(r'"(?:[^"]|"")*"', value):
+        return value
+    return value[1:-1].replace('""', '"')
+
+
+def _read_jsonl(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            yield (None,) * len(columns)
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Line {number} of {str(path)!r} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"Line {number} of {str(path)!r} must be a JSON object, got {type(row).__name__}.")
+        _check_columns(row, path, columns)
+        yield tuple(row[column] for _, column in columns)
+
+
+def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ImportError('Reading .parquet needs pyarrow: run `pip install "hf_eddpm[train]"`.') from error
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{str(path)!r} is damaged or not a parquet file: {error}.") from error
+    _check_columns(file.schema_arrow.names, path, columns)
+    for batch in file.iter_batches(columns=list(dict.fromkeys(column for _, column in columns))):
+        yield from zip(*(batch.column(column).to_pylist() for _, column in columns), strict=True)
+
+
+def _check_columns(available: Iterable[str], where: Path | str, columns: Columns) -> None:
+    for argument, column in columns:
+        if column not in available:
+            raise ValueError(f"`{argument}` {column!r} is not in {str(where)!r}; it has {sorted(available)}.")

@@ -1,0 +1,1 @@
+"""Checkpoints as folders and Hub repositories: saving, loading, adapters, cards."""

@@ -1,0 +1,171 @@
+"""Models with adapters: built from their base models, or merged into plain ones."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..adapter_files import ADAPTER_FOLDER, BASE_MODELS_FILE, PEFT_PREFIX, WEIGHTS_FILE, BaseModels, without_wrapper
+from ..configuration_eddpm import EDDPMConfig
+from ..modalities.backbones import load_backbone
+from ..modalities.registry import get_modality
+from ..modeling_eddpm import EDDPMModel
+from .download import download_pipeline
+
+
+def load_adapted_model(
+    config: EDDPMConfig,
+    adapter_folder: str | os.PathLike,
+    base_models: dict[str, str | os.PathLike] | None = None,
+    dtype: torch.dtype = torch.float32,
+    is_trainable: bool = False,
+    **hub_arguments: Any,
+) -> EDDPMModel:
+    """Build a model from its pretrained base models and an adapter.
+
+    Args:
+        config: The model's configuration, stored beside the adapter.
+        adapter_folder: What [`save_adapter`] wrote.
+        base_models: Hub ids or folders in place of those written there: `{"decoder": "my/copy"}`.
+        dtype: Type of the weights.
+        is_trainable: Whether the adapter goes on training.
+        **hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`, for base models on the Hub.
+
+    Returns:
+        The model in evaluation mode, the adapter in it and active.
+
+    Raises:
+        OSError: If a base model cannot be loaded, or the adapter is damaged or fits another model.
+        ValueError: If `base_models` names a part that the adapter does not need.
+    """
+    folder = Path(adapter_folder)
+    if not (folder / BASE_MODELS_FILE).is_file():
+        raise OSError(f"{str(folder)!r} is no adapter of this package: it has no {BASE_MODELS_FILE}.")
+    bases: BaseModels = json.loads((folder / BASE_MODELS_FILE).read_text(encoding="utf-8"))
+    if unknown := sorted(set(base_models or {}) - set(bases)):
+        raise ValueError(f"`base_models` must be among {sorted(bases)}, got {unknown}.")
+    for part, name in (base_models or {}).items():
+        bases[part] = {"name": os.fspath(name), "revision": None}
+
+    def load(part: str, load_it: Any) -> Any:
+        base = bases[part]
+        try:
+            return load_it(base["name"], {"revision": base["revision"]} if base["revision"] else {})
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The adapter needs the base model {base['name']!r} for its {part}, which cannot be loaded ({error}). "
+                f"If it lies elsewhere, pass `base_models={{{part!r}: ...}}`."
+            ) from error
+
+    if "model" in bases:
+        model = load("model", lambda name, at: _load_whole(name, dtype, **at, **hub_arguments))
+    else:
+        modality = get_modality(config.modality)
+        modules = {}
+        part_class: Any
+        for part, part_class in (("encoder", modality.encoder_class), ("decoder", modality.decoder_class)):
+            if part in bases:
+                part_config = getattr(config, part)
+                backbone = load(
+                    part,
+                    lambda name, at, part=part, own=part_config: load_backbone(
+                        part, name, own, dtype=dtype, **at, **hub_arguments
+                    ),
+                )
+                backbone.config._name_or_path = bases[part]["name"]
+                setattr(config, part, backbone.config)
+                modules[part] = part_class(config, backbone)
+        model = EDDPMModel(config, **modules).to(dtype)
+        model.name_or_path = ""  # no checkpoint holds its weights
+    _insert_adapter(model, folder, is_trainable)
+    return model.eval()
+
+
+def load_model(folder: str | os.PathLike, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
+    """Load the model of a saved pipeline: its own weights, or its base models and the adapter on them.
+
+    Args:
+        folder: The pipeline's folder.
+        dtype: Type of the weights.
+        **hub_arguments: For base models on the Hub.
+    """
+    model_folder, adapter = Path(folder) / "model", Path(folder) / ADAPTER_FOLDER
+    if not adapter.is_dir():
+        return EDDPMModel.from_pretrained(model_folder, dtype=dtype)
+    return load_adapted_model(EDDPMConfig.from_pretrained(model_folder), adapter, dtype=dtype, **hub_arguments)
+
+
+def _load_whole(name: str, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
+    """Load an EDDPM checkpoint by its name: a model's folder, a pipeline's, or a repository on the Hub."""
+    if os.path.isfile(os.path.join(name, "config.json")):
+        model = EDDPMModel.from_pretrained(name, dtype=dtype)
+    else:
+        folder = name if os.path.isdir(name) else download_pipeline(name, **hub_arguments)
+        hub_arguments.pop("revision", None)  # of this repository, not of the base models under it
+        model = load_model(folder, dtype, **hub_arguments)
+    model.name_or_path = name
+    return model
+
+
+def _insert_adapter(model: EDDPMModel, folder: Path, is_trainable: bool) -> None:
+    """Put the adapter in and make sure that file and model agree on every tensor; peft would only warn."""
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise OSError(f"The adapter in {str(folder)!r} is damaged or incomplete ({error}).") from error
+    except (RuntimeError, KeyError) as error:  # shapes, modules
+        raise OSError(f"The adapter in {str(folder)!r} fits another model: {error}") from error
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wanted = {f"{PEFT_PREFIX}{name.removeprefix(PEFT_PREFIX)}": tuple(value.shape) for name, value in state.items()}
+    if different := sorted(set(stored.items()) ^ set(wanted.items())):
+        raise OSError(
+            f"The adapter in {str(folder)!r} fits another model: {len(different)} tensors differ, "
+            f"{different[0][0]!r} for one."
+        )
+
+
+def merge_adapter(model: nn.Module) -> EDDPMModel:
+    """Merge the active adapter into the weights, in place, and return the plain model.
+
+    Args:
+        model: An `EDDPMModel` with an adapter, or peft's wrapper of one.
+
+    Raises:
+        ValueError: If the model has no adapter, or quantised weights, which merging would round.
+    """
+    eddpm = without_wrapper(model)
+    if not hasattr(eddpm, "peft_config"):
+        raise ValueError(f"`model` must have an adapter, got a plain {type(eddpm).__name__}.")
+    if any(type(parameter).__name__ in ("Params4bit", "Int8Params") for parameter in eddpm.parameters()):
+        raise ValueError("`model` has quantised weights, which merging would round: load the base models unquantised.")
+    wrapped = [
+        name
+        for name, module in eddpm.named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    ]
+    for name in wrapped:
+        if any(name.startswith(f"{outer}.") for outer in wrapped):
+            continue  # gone with the layer around it
+        module: Any = eddpm.get_submodule(name)
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
+        parent, _, child = name.rpartition(".")
+        setattr(eddpm.get_submodule(parent), child, plain)
+    del eddpm.peft_config
+    eddpm.name_or_path = ""  # no longer the weights of that name
+    for config in (eddpm.config.encoder, eddpm.config.decoder):
+        if config is not None:
+            config._name_or_path = ""
+    return eddpm.requires_grad_(True)

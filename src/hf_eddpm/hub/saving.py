@@ -1,0 +1,148 @@
+"""Saving that a kill cannot spoil, and digests by which damage is found.
+
+A pipeline is written to a folder of its own inside the target and becomes valid by one rename, to `.new`. Only then do
+its parts move into their places. Whoever loads or saves there next moves on what a killed process has left in `.new`,
+so that at any moment the folder is either the old pipeline or the new one. Everything happens inside the target, which
+may be a mount point, or lie in a folder that cannot be written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..adapter_files import ADAPTER_FOLDER
+
+INDEX_FILE = "model_index.json"
+CHECKSUMS_FILE = "checksums.json"
+_NEW = ".new"
+_STAGING = ".saving-"
+_PARTS_FILE = ".parts.json"  # in `.new`: the names of the parts that the new pipeline has
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Within, give a folder to write a pipeline to; afterwards its files are the target's.
+
+    Args:
+        target: The pipeline's folder, made if need be; foreign files in it stay.
+
+    Raises:
+        OSError: If the target cannot be written.
+    """
+    made = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    finish_save(target)
+    for leftover in target.glob(f"{_STAGING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = target / f"{_STAGING}{os.getpid()}"
+    staging.mkdir()
+    try:
+        yield staging
+        write_checksums(staging)
+        parts = sorted(path.name for path in staging.iterdir())
+        (staging / _PARTS_FILE).write_text(json.dumps(parts), encoding="utf-8")
+        for path in staging.rglob("*"):
+            _flush(path)
+        _flush(staging)
+        os.replace(staging, target / _NEW)  # from here on the new pipeline is the one
+        _flush(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    finish_save(target)
+
+
+def finish_save(target: Path) -> None:
+    """Move into place what a save, perhaps a killed one, has left in `.new`.
+
+    Args:
+        target: The pipeline's folder.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    new = target / _NEW
+    if not (new / _PARTS_FILE).is_file():
+        shutil.rmtree(new, ignore_errors=True)  # all had been moved
+        return
+    parts = json.loads((new / _PARTS_FILE).read_text(encoding="utf-8"))
+    if ADAPTER_FOLDER not in parts:
+        shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)  # of the pipeline before
+    for name in sorted(parts, key=lambda name: name == INDEX_FILE):
+        if (new / name).exists():
+            if (target / name).is_dir():
+                shutil.rmtree(target / name)
+            os.replace(new / name, target / name)
+    _flush(target)
+    (new / _PARTS_FILE).unlink()
+    new.rmdir()
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 digest of every file of a saved pipeline to its `checksums.json`.
+
+    Args:
+        folder: What `save_pretrained` wrote; cards, which change afterwards, are left out.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_checked(path.relative_to(folder)))
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+def verify_checksums(folder: Path) -> None:
+    """Raise an OSError that names the file if one is not what was saved; nothing happens without `checksums.json`.
+
+    Args:
+        folder: A saved pipeline.
+    """
+    path = folder / CHECKSUMS_FILE
+    if not path.is_file():
+        return
+    try:
+        digests = json.loads(path.read_text(encoding="utf-8"))
+        names = {str(name): str(digest) for name, digest in digests.items()}
+    except (ValueError, AttributeError) as error:
+        raise OSError(f"{str(path)!r} is damaged ({error}). Fetch it again, or load with `verify=False`.") from error
+    for name, digest in names.items():
+        if not (folder / name).is_file():
+            raise OSError(f"{str(folder)!r} lacks {name!r}, which was saved with it. Fetch it again.")
+        if _digest(folder / name) != digest:
+            raise OSError(
+                f"{str(folder / name)!r} is damaged: it is not the file that was saved. Fetch it again, or load with "
+                "`verify=False` if you changed it yourself."
+            )
+
+
+def _is_checked(path: Path) -> bool:
+    """Whether a file is among those that `save_pretrained` writes; foreign ones are not ours to check."""
+    if path.name.startswith(".") or path.name == CHECKSUMS_FILE:
+        return False
+    return len(path.parts) > 1 or path.name == INDEX_FILE
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file, or the names in a folder, outlive a power cut, where the system can do that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

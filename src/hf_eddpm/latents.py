@@ -1,0 +1,182 @@
+"""What latents are: the encoder's posterior over them, their normalisation, and the bottleneck that makes them."""
+
+import torch
+import torch.distributed as dist
+from diffusers.utils.torch_utils import randn_tensor
+from torch import nn
+
+from .configuration_eddpm import EDDPMConfig
+from .processes import SumOverProcesses, has_processes
+
+
+class LatentPosterior:
+    """q(latents | datum): a Gaussian with a learned mean and a fixed variance, the same in every dimension.
+
+    Args:
+        mean: `(batch, num_latents, latent_dim)`.
+        variance: Positive number.
+    """
+
+    def __init__(self, mean: torch.Tensor, variance: float):
+        self.mean = mean
+        self.variance = variance
+
+    def sample(
+        self,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Draw latents, shaped as `mean`; `noise` (standard Gaussian, broadcast to it) replaces the draw."""
+        if noise is None:
+            noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.variance**0.5 * noise
+
+
+class LatentNormalization(nn.Module):
+    """Standardises latents over the batch, without learned scale or shift (Ioffe & Szegedy 2015, arXiv 1502.03167).
+
+    Batch statistics in training, taken over all processes together; running statistics in evaluation, and for a
+    training batch of a single datum, which has no variance of its own. Statistics are float32 whatever the input.
+
+    Args:
+        num_latents: Latent vectors per datum.
+        latent_dim: Their width.
+        momentum: Weight in (0, 1] of a batch in the running statistics.
+        eps: Added to the variance.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, num_latents: int, latent_dim: int, momentum: float = 0.05, eps: float = 1e-5):
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
+        self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""
+        latents = latents.float()
+        mean, var = self.running_mean.float(), self.running_var.float()
+        if self.training:
+            count, total = latents.new_tensor(float(len(latents))), latents.sum(0)
+            if has_processes():
+                dist.all_reduce(count)
+                total = SumOverProcesses.apply(total)
+                mean_of_all = total / count
+                squares = SumOverProcesses.apply((latents - mean_of_all).square().sum(0))
+            else:
+                mean_of_all = total / count
+                squares = (latents - mean_of_all).square().sum(0)
+            if count > 1:
+                mean, var = mean_of_all, squares / count
+                with torch.no_grad():
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                    unbiased = (squares / (count - 1)).to(self.running_var.dtype)
+                    self.running_var.lerp_(unbiased, self.momentum)
+        return (latents - mean) * (var + self.eps).rsqrt()
+
+    def set_statistics(self, latents: torch.Tensor) -> None:
+        """Take the running statistics from latents before normalisation, `(data, num_latents, latent_dim)`."""
+        self.running_mean.copy_(latents.mean(0))
+        self.running_var.copy_(latents.var(0))
+
+
+class LatentBottleneck(nn.Module):
+    """From the encoder's features to the posterior; the only place where latents are normalised.
+
+    Args:
+        config: Supplies the latents' shape, `latent_normalization` and `encoder_noise_variance`.
+        input_size: Width of the encoder's features.
+    """
+
+    def __init__(self, config: EDDPMConfig, input_size: int):
+        super().__init__()
+        # One projection for each latent: with mean pooling all latents see the same features.
+        self.projection = nn.ModuleList(nn.Linear(input_size, config.latent_dim) for _ in range(config.num_latents))
+        self.normalization = (
+            LatentNormalization(config.num_latents, config.latent_dim)
+            if config.latent_normalization == "batch"
+            else nn.Identity()
+        )
+        self.variance = config.encoder_noise_variance
+
+    def forward(self, features: torch.Tensor) -> LatentPosterior:
+        """Map features `(batch, num_latents, hidden)` to the posterior over `(batch, num_latents, latent_dim)`."""
+        mean = self.project(features)
+        return LatentPosterior(self.normalization(mean).to(mean.dtype), self.variance)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features `(batch, num_latents, hidden)` to latents before normalisation."""
+        return torch.stack([project(features[:, i]) for i, project in enumerate(self.projection)], dim=1)
+
+
+def check_latents(latents: torch.Tensor, num_latents: int, latent_dim: int, name: str = "latents") -> None:
+    """Raise an error unless `latents` are finite, not empty and `(batch, num_latents, latent_dim)`.
+
+    Args:
+        latents: What a user gave.
+        num_latents: Latent vectors of a datum.
+        latent_dim: Their width.
+        name: The argument that the error names.
+
+    Raises:
+        TypeError: If they are no tensor.
+        ValueError: If they have another shape, none is there, or one is not finite.
+    """
+    if not isinstance(latents, torch.Tensor):
+        raise TypeError(f"`{name}` must be a tensor, got {type(latents).__name__}.")
+    if latents.ndim != 3 or tuple(latents.shape[1:]) != (num_latents, latent_dim):
+        raise ValueError(
+            f"`{name}` must have the shape (batch, {num_latents}, {latent_dim}), got {tuple(latents.shape)}."
+        )
+    if len(latents) == 0:
+        raise ValueError(f"`{name}` must hold at least one datum, got an empty batch.")
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+
+
+def draw_timesteps(
+    count: int, num_timesteps: int, like: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Return int64 timesteps `(count,)`, evenly drawn from [0, num_timesteps), on the device of `like`."""
+    device = _generator_device(generator, like)
+    return torch.randint(num_timesteps, (count,), generator=generator, device=device).to(like.device)
+
+
+def disturb(latents: torch.Tensor, most_variance: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Return latents with noise of a variance drawn evenly from [0, most_variance] for each datum.
+
+    Args:
+        latents: `(batch, num_latents, latent_dim)`.
+        most_variance: At least 0; with 0 the latents come back as they are.
+        generator: Source of the draws.
+    """
+    if most_variance == 0:
+        return latents
+    device = _generator_device(generator, latents)
+    share = torch.rand(len(latents), 1, 1, generator=generator, device=device).to(latents)
+    noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+    return latents + (share * most_variance).sqrt() * noise
+
+
+def drop_labels(class_labels: torch.Tensor, share: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Return int64 class labels, that share of them, in [0, 1], replaced by -1: unknown."""
+    device = _generator_device(generator, class_labels)
+    dropped = torch.rand(len(class_labels), generator=generator, device=device) < share
+    return class_labels.masked_fill(dropped.to(class_labels.device), -1)
+
+
+def repeat(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    """Return the rows of a tensor that many times, one whole copy after another."""
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1)) if times > 1 else tensor
+
+
+def scale_gradient(tensor: torch.Tensor, share: float) -> torch.Tensor:
+    """Return `tensor`, its gradient multiplied by `share`."""
+    return tensor if share == 1 else tensor.detach() if share == 0 else tensor.detach().lerp(tensor, share)
+
+
+def _generator_device(generator: torch.Generator | None, like: torch.Tensor) -> torch.device:
+    return like.device if generator is None else generator.device

@@ -1,0 +1,288 @@
+"""What the pipeline's methods are made of: batches, noise, classes, one run of the chain, one decoding."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from tqdm.auto import tqdm
+
+from .argument_checks import check_count, check_number
+from .control.guidance import Guidance, LatentSpace, Steering
+from .control.guided_step import check_guidable
+from .processing_eddpm import EDDPMProcessor
+from .sampling import Generators, check_generators, check_scheduler, run_chain, without_gradient
+from .scheduling_eddpm import EDDPMScheduler
+
+_INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
+
+
+class PipelineParts:
+    """The parts of `EDDPMPipeline` that its public methods share.
+
+    A plain class beside it: diffusers takes the only pipeline class in a module for the one to load.
+    """
+
+    model: Any
+    scheduler: Any
+    processor: EDDPMProcessor
+    decoder_scheduler: Any
+    config: Any
+    encode: Callable[..., Any]
+    maybe_free_model_hooks: Callable[[], None]
+    _execution_device: torch.device
+    _num_timesteps: int
+    _interrupt: bool
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        """Show the progress of what takes more than a second; `set_progress_bar_config(disable=True)` shows none.
+
+        Args:
+            iterable: What to go through.
+            total: Its length, in the place of `iterable`.
+        """
+        settings = {"delay": 1.0, "leave": False} | getattr(self, "_progress_bar_config", {})
+        return tqdm(iterable, total=total, **settings)
+
+    def _batch_bar(self, starts: range) -> Iterable[int]:
+        return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
+
+    @without_gradient
+    def invert_decoder(
+        self,
+        data: Any,
+        latents: torch.Tensor | None = None,
+        num_decoder_steps: int = _INVERSION_STEPS,
+        num_refinements: int = 2,
+        batch_size: int = 256,
+    ) -> torch.Tensor:
+        """Find the noise from which a decoder that is a chain itself comes to the data: what the latents leave out.
+
+        Args:
+            data: One datum or a list of them.
+            latents: What the decoder is given, `(batch, num_latents, latent_dim)`; by default the data's own.
+            num_decoder_steps: Steps of the chain, in [1, T].
+            num_refinements: Fixed-point iterations of each step after its first evaluation.
+            batch_size: How many are inverted at a time.
+
+        Returns:
+            Noise, float32, for images `(batch, channels, height, width)`; `pipe.decode(latents, decoder_noise=noise,
+            num_decoder_steps=..., scheduler=None)` with the same number of steps comes back to the data.
+
+        Raises:
+            ValueError: If the decoder is no chain, or an argument is outside its range.
+        """
+        if self.decoder_scheduler is None:
+            raise ValueError(
+                f"`invert_noise` needs a decoder that is a chain itself, got {type(self.model.decoder).__name__}."
+            )
+        items = self.processor.as_list(data)
+        latents = self.encode(items, batch_size).latents if latents is None else latents
+        self.model.check_latents(latents)
+        if len(latents) != len(items):
+            raise ValueError(f"`latents` must be those of {len(items)} data, got {len(latents)}.")
+        parts = []
+        for number, batch in enumerate(self._batches(items, batch_size)):
+            targets: dict[str, Any] = {name: batch[name] for name in self.model.decoder.target_names}
+            chunk = latents[number * batch_size : (number + 1) * batch_size].to(self._execution_device)
+            noise = self.model.decoder.invert(
+                chunk,
+                num_decoder_steps=num_decoder_steps,
+                num_refinements=num_refinements,
+                progress_bar=self.progress_bar if len(items) <= batch_size else None,
+                **targets,
+            )
+            parts.append(noise)
+        self.maybe_free_model_hooks()
+        return torch.cat(parts)
+
+    def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        check_count(batch_size, "batch_size")
+        for start in self._batch_bar(range(0, len(items), batch_size)):
+            batch = self.processor(items[start : start + batch_size])
+            yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
+
+    def _decode(
+        self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
+    ) -> Any:
+        self.model.check_latents(latents)
+        self._check_output_type(output_type)
+        arguments = {**self._default_decode_arguments(decode_arguments), **decode_arguments}
+        check_count(batch_size, "batch_size")
+        if self.decoder_scheduler is not None:
+            check_scheduler(self.decoder_scheduler, self.model.decoder.scheduler, "decoder_scheduler")
+            if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
+                check_generators(arguments.get("generator"), len(latents))
+                arguments["decoder_noise"] = self.model.decoder.draw_noise(
+                    len(latents), arguments.get("generator"), self._execution_device
+                )
+            own = {
+                "scheduler": self.decoder_scheduler,
+                "num_decoder_steps": self.config.default_num_decoder_steps,
+            }
+            arguments = {**own, **arguments}
+            if len(latents) <= batch_size:  # otherwise the batches' own
+                arguments["progress_bar"] = self.progress_bar
+        as_type = {} if output_type == "data" else {"output_type": output_type}
+        parts: list[Any] = []
+        for start in self._batch_bar(range(0, len(latents), batch_size)):
+            rows = slice(start, start + batch_size)
+            chunk = latents[rows].to(self._execution_device)
+            outputs = self.model.decode(chunk, **self._arguments_of(rows, len(latents), arguments))
+            parts.append(self.processor.postprocess(outputs, **as_type))
+        if isinstance(parts[0], list):
+            return [sample for part in parts for sample in part]
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+
+    def _default_decode_arguments(self, decode_arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return what the processor sets where the caller does not, by argument or in a `generation_config`."""
+        config = decode_arguments.get("generation_config")
+        lengths = ("max_new_tokens", "max_length")
+        named = {name for name in lengths if decode_arguments.get(name) is not None}
+        named |= {name for name in lengths if getattr(config, name, None) is not None}
+        defaults = self.processor.decode_arguments
+        return {name: value for name, value in defaults.items() if name not in lengths or not named}
+
+    def _give_generator(self, decode_arguments: dict[str, Any], generator: Generators) -> None:
+        """Let the decoder draw from the generator of the call, if it draws and the caller names none for it."""
+        if generator is not None and "generator" in inspect.signature(self.model.decoder.generate).parameters:
+            decode_arguments.setdefault("generator", generator)
+
+    def _copies(self, decode_arguments: dict[str, Any]) -> int:
+        """Return how many samples the decoder makes of each datum's latents."""
+        config = decode_arguments.get("generation_config")
+        named = decode_arguments.get("num_return_sequences")
+        return named or getattr(config, "num_return_sequences", None) or 1
+
+    def _refuse_copies(self, decode_arguments: dict[str, Any]) -> None:
+        if (copies := self._copies(decode_arguments)) != 1:
+            raise ValueError(f"`num_return_sequences` must be 1 here: each point has one sample, got {copies}.")
+
+    def _check_output_type(self, output_type: str, others: tuple[str, ...] = ()) -> None:
+        allowed = (*self.processor.output_types, *others)
+        if output_type not in allowed:
+            raise ValueError(f"`output_type` must be one of {list(allowed)}, got {output_type!r}.")
+
+    def _inverted(
+        self, data: Any, latents: torch.Tensor, batch_size: int, decode_arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what decodes the data from `invert_decoder`'s noise, of as many steps, by the chain's own step."""
+        if decode_arguments.get("decoder_noise") is not None:
+            raise ValueError("Only one of `invert_noise` and `decoder_noise` may be given.")
+        steps = decode_arguments.get("num_decoder_steps", _INVERSION_STEPS)
+        noise = self.invert_decoder(data, latents, steps, batch_size=batch_size)
+        return {"decoder_noise": noise, "num_decoder_steps": steps, "scheduler": None}
+
+    def _noise_of_paths(self, pairs: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
+        """Return the decoder's noise for each pair, given or drawn."""
+        noise = decode_arguments.get("decoder_noise")
+        if noise is None:
+            return self.model.decoder.draw_noise(pairs, decode_arguments.get("generator"), self._execution_device)
+        if len(noise) != pairs:
+            raise ValueError(f"`decoder_noise` must have an entry for each of {pairs} pairs, got {len(noise)}.")
+        return noise
+
+    def _arguments_of(self, rows: slice, total: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the decoder's arguments for some rows: of those with an entry for each datum, these rows' entries."""
+        arguments = dict(arguments)
+        for name in self.model.decoder.per_datum_arguments:
+            value = arguments.get(name)
+            if isinstance(value, (list, tuple, torch.Tensor)):
+                if len(value) != total:
+                    raise ValueError(f"`{name}` must have an entry for each of {total} data, got {len(value)}.")
+                arguments[name] = value[rows]
+        return arguments
+
+    def _prepare_noise(self, num_samples: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
+        if latents is not None:
+            self.model.check_latents(latents)
+            num_samples = len(latents)
+        check_count(num_samples, "num_samples")
+        check_generators(generator, num_samples)
+        if latents is not None:
+            return latents.to(self._execution_device, torch.float32)
+        shape = (num_samples, self.model.config.num_latents, self.model.config.latent_dim)
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+
+    def _prepare_classes(
+        self, class_labels: int | Sequence[int] | torch.Tensor | None, guidance_scale: float, batch: int
+    ) -> dict[str, Any]:
+        """Return the arguments of `EDDPMModel.denoise` for a batch of those classes."""
+        check_number(guidance_scale, "guidance_scale", at_least=0)
+        if class_labels is None:
+            if guidance_scale != 1:
+                raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
+            return {}
+        labels = torch.as_tensor(class_labels)
+        labels = labels.expand(batch) if labels.ndim == 0 else labels
+        self.model.check_class_labels(labels, batch)
+        return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
+
+    def _space(self) -> LatentSpace:
+        return LatentSpace(self.model, self._execution_device, lambda data: self.encode(data).latents)
+
+    def _steering(self, guidance: Guidance | Sequence[Guidance], batch: int) -> Steering:
+        check_guidable(self.scheduler, self.model.scheduler)
+        return Steering(guidance, self._space(), batch)
+
+    def _denoise(
+        self,
+        noise: torch.Tensor,
+        num_inference_steps: int | None,
+        eta: float = 0.0,
+        generator: Generators = None,
+        callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_names: list[str] | None = None,
+        steering: Steering | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
+        scheduler: Any = None,
+        **classes: Any,
+    ) -> torch.Tensor:
+        """Run the chain (see `run_chain`) with progress, guidance and the caller's callback."""
+        n = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        check_scheduler(self.scheduler, self.model.scheduler)
+
+        def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.model.denoise(noisy_latents, t, **classes).float()
+
+        def guided(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return steering.predict(denoise, self.model.scheduler, noisy_latents, t)  # type: ignore[union-attr]
+
+        bar: Any = None
+
+        def begin(num_timesteps: int) -> None:
+            nonlocal bar
+            self._num_timesteps = num_timesteps
+            bar = self.progress_bar(total=num_timesteps)
+
+        def after(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            if callback is not None:
+                tensors = {"latents": latents} if "latents" in (callback_names or []) else {}
+                latents = (callback(self, step, int(t), tensors) or {}).get("latents", latents)
+            bar.update()
+            return latents
+
+        try:
+            return run_chain(
+                denoise if steering is None else guided,
+                self.scheduler if scheduler is None else scheduler,
+                noise,
+                n,
+                eta,
+                generator,
+                start,
+                strength,
+                on_step=after,
+                on_start=begin,
+                is_interrupted=lambda: self._interrupt,
+            )
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _ddim(self) -> EDDPMScheduler:
+        """Return the scheduler whose steps can be inverted, whatever scheduler generates."""
+        return EDDPMScheduler(**self.model.config.scheduler_config)

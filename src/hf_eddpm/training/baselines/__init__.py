@@ -1,0 +1,1 @@
+"""What EDDPM is compared with, made of the same networks."""

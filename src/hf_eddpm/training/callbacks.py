@@ -1,0 +1,118 @@
+"""What happens in a training beside its steps: the clock, the average of the weights, previews."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from ..pipeline_eddpm import EDDPMPipeline
+
+logger = logging.get_logger(__name__)
+
+
+class Clock(TrainerCallback):
+    """Adds to each log entry the seconds trained so far; a resumed run goes on from its checkpoint's."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start."""
+        self.first_step = state.global_step
+        self.seconds_before = train_seconds(state)
+        self.start = time.perf_counter()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note the time."""
+        if self.start is None:
+            return
+        # A run resumed after its last step only saves and evaluates again.
+        seconds = time.perf_counter() - self.start if state.global_step > self.first_step else 0.0
+        state.log_history[-1]["train_seconds"] = round(self.seconds_before + seconds, 1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop."""
+        self.start = None
+
+
+def train_seconds(state: TrainerState) -> float:
+    """Return the wall time of the training, summed over resumed runs, evaluations and checkpoints included."""
+    return max((entry.get("train_seconds", 0.0) for entry in state.log_history), default=0.0)
+
+
+class OwnNoise(TrainerCallback):
+    """Gives each of several processes a seed of its own, else all would draw the same timesteps and noise."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed: after the data loaders took the common seed for the order of the data."""
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
+
+
+class AverageStep(TrainerCallback):
+    """Moves the average after every optimiser step."""
+
+    def __init__(self, parameters: Callable[[], list[nn.Parameter]], ema: EMAModel):
+        self.parameters = parameters
+        self.ema = ema
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the average anew where the training does: with another batch size, or as another trial."""
+        if state.global_step == 0:
+            self.ema.shadow_params = [parameter.detach().clone() for parameter in self.parameters()]
+            self.ema.optimization_step = 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Update the average."""
+        self.ema.step(self.parameters())
+
+
+class Preview(TrainerCallback):
+    """Shows what the model generates and reconstructs at each evaluation."""
+
+    def __init__(self, build_pipeline: Callable[[], EDDPMPipeline], data: list[Any], num_samples: int):
+        self.build_pipeline = build_pipeline
+        self.data = data
+        self.num_samples = num_samples
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write and log the preview."""
+        if not state.is_world_process_zero:
+            return
+        pipe = self.build_pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(args.seed)
+        preview = {
+            "step": state.global_step,
+            "samples": pipe(num_samples=self.num_samples, generator=generator, return_dict=False)[0],
+            "originals": self.data,
+            "reconstructions": pipe.reconstruct(self.data),
+        }
+        path = Path(args.output_dir) / "previews.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(preview, default=str) + "\n")
+        lines = [f"step {state.global_step}"]
+        lines += [f"  generated      {sample}" for sample in preview["samples"]]
+        for original, reconstruction in zip(self.data, preview["reconstructions"], strict=True):
+            lines += [f"  original       {original}", f"  reconstructed  {reconstruction}"]
+        logger.info("\n".join(lines))

@@ -1,0 +1,80 @@
+"""The end of a training: the denoiser alone learns the latents as they have become."""
+
+import logging
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import nn
+from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from ..modeling_eddpm import EDDPMModel
+
+logger = logging.getLogger(__name__)
+
+WARMUP_STEPS = 100
+
+
+def finish_denoiser(
+    model: EDDPMModel,
+    posterior_means: torch.Tensor,
+    class_labels: torch.Tensor | None,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    ema_decay: float,
+    seed: int,
+    bf16: bool = False,
+    noise_variance: float = 0.0,
+) -> None:
+    """Trains the denoiser of a trained model further; encoder and decoder stay.
+
+    In joint training the chain follows latents that move until the end, and it learns samples of the posterior, whose
+    noise it then makes anew: noise that latents of data, which are posterior means, do not have. Here it learns the
+    means themselves. A step costs a small part of one of joint training.
+
+    Args:
+        model: The model, with the weights that stay; left in evaluation mode.
+        posterior_means: Of the training data, `(num, num_latents, latent_dim)`.
+        class_labels: Their classes, int64 `(num,)`; None for a denoiser that is told none.
+        num_steps: Steps, the first hundred of them with a rising learning rate.
+        batch_size: Latents of a step.
+        learning_rate: AdamW's highest, with a cosine decay.
+        ema_decay: Of the averaged weights, which the model gets.
+        seed: Of the draws.
+        bf16: Whether the network computes in bfloat16.
+        noise_variance: Of noise added to the means; with the encoder's the chain learns samples of the posterior.
+    """
+    config, scheduler, denoiser = model.config, model.scheduler, model.denoiser.train()
+    parameters = list(denoiser.parameters())
+    device = parameters[0].device
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, num_steps // 2), num_steps)
+    average = EMAModel(parameters, decay=ema_decay, foreach=True)
+    total = 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in tqdm(range(num_steps), desc="finishing", disable=None):
+            rows = torch.randint(len(posterior_means), (batch_size,))
+            means = posterior_means[rows].to(device)
+            if noise_variance:
+                means = means + noise_variance**0.5 * torch.randn(means.shape).to(device)
+            timesteps = torch.randint(len(scheduler), (len(rows),)).to(device)
+            noise = torch.randn(means.shape).to(device)
+            labels = None
+            if class_labels is not None:
+                dropped = torch.rand(len(rows)) < config.label_dropout
+                labels = class_labels[rows].masked_fill(dropped, -1).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = denoiser(scheduler.add_noise(means, noise, timesteps), timesteps, labels)
+            loss = (output.float() - scheduler.training_target(means, noise, timesteps)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            average.step(parameters)
+            total += loss.item()
+        average.copy_to(parameters)
+    model.eval()
+    logger.info(f"Finished the denoiser in {num_steps} steps, mean loss {total / num_steps:.4f}.")

@@ -1,0 +1,149 @@
+"""The model card of an image checkpoint, from the facts beside it.
+
+    python -m hf_eddpm.training.image_card runs/digits/pipeline
+
+`train_image.py` leaves `training.json` in the pipeline's folder and `evaluate_image.py --update_card` leaves
+`evaluation.json` and pictures; both write the card (README.md) by this file, and this command writes it anew.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from ..hub.card import build_model_card, save_model_card
+from ..pipeline_eddpm import EDDPMPipeline
+from .card_facts import card_arguments, latent_tables, read_facts
+from .image_tables import how_to_read, markdown_tables
+
+PICTURES = {
+    "samples.png": "Samples, not chosen.",
+    "classes.png": "A class in each row, with classifier-free guidance.",
+    "reconstructions.png": "Held-out images; below each its reconstruction, with `x_T` drawn, then inverted.",
+    "interpolations.png": "Paths between held-out images through the latents, `x_T` the same along a path.",
+}
+
+
+def write_image_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
+    """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
+    folder = Path(folder)
+    return save_model_card(build_image_card(pipe, folder, *read_facts(folder)), folder)
+
+
+def build_image_card(
+    pipe: EDDPMPipeline, folder: Path, training: dict[str, Any] | None, evaluation: dict[str, Any] | None
+) -> ModelCard:
+    """The card of an image pipeline.
+
+    Args:
+        pipe: The pipeline.
+        folder: Its folder, which names the model where the training did not.
+        training: What `train_image.py` wrote, or `None`.
+        evaluation: What `evaluate_image.py` wrote, or `None`.
+    """
+    card = {} if training is None else training.get("card", {})
+    data_name = card.get("data_name") or "the training data"
+    return build_model_card(
+        pipe.model,
+        training=training,
+        evaluation=evaluation,
+        summary=f"Trained on images: {data_name}." if card.get("data_name") else "Trained on images.",
+        snippet=_snippet(pipe),
+        results="" if evaluation is None else _results(evaluation, folder),
+        eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
+        limits=_limits(pipe, training, data_name),
+        **card_arguments(folder, training),
+        pipeline_tag="unconditional-image-generation",
+    )
+
+
+def _snippet(pipe: EDDPMPipeline) -> str:
+    chain = pipe.decoder_scheduler is not None
+    lines = ["from hf_eddpm import plot_grid", ""]
+    if pipe.model.config.num_classes:
+        lines += [
+            "generator = torch.Generator().manual_seed(0)",
+            "images = pipe(num_samples=2, class_labels=3, guidance_scale=2.0, generator=generator).samples",
+        ]
+    else:
+        lines += ["images = pipe(num_samples=2, generator=torch.Generator().manual_seed(0)).samples"]
+    lines += [
+        f"again = pipe.reconstruct(images{', invert_noise=True' if chain else ''})  # PIL images of any mode",
+        'path = pipe.interpolate(images[0], images[1], num_steps=7, space="latents")[0]',
+        "print(plot_grid([images, again, path]).size)  # a PIL image: .save(...) it",
+        "print(pipe.encode(images).embeddings.shape)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _results(evaluation: dict[str, Any], folder: Path) -> str:
+    settings = evaluation["settings"]
+    seeds = ", ".join(str(seed) for seed in settings["seeds"])
+    counts = (
+        f"{evaluation['num_dev_images']:,} held-out images; {evaluation['num_samples']:,} samples for each number of "
+        f"steps and sampling seed ({seeds})."
+    )
+    pictures = [f"![{text}]({name})\n\n{text}" for name, text in PICTURES.items() if (folder / name).is_file()]
+    tables = [markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)]
+    return "\n\n".join([counts, *tables, *pictures])
+
+
+def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:
+    most_steps = max(evaluation["samples"], key=int)
+    reconstruction = evaluation["reconstruction"]
+    measures = [
+        ("frechet", f"Frechet distance of samples ({most_steps} steps)", evaluation["samples"][most_steps]["frechet"]),
+        ("frechet", "Frechet distance of reconstructions", reconstruction["frechet"]),
+        ("mse", "reconstruction mean squared error, pixels in [0, 1]", reconstruction["mse"]),
+        ("ssim", "reconstruction SSIM", reconstruction["ssim"]),
+    ]
+    if "inverted" in evaluation:
+        measures.append(("mse", "the same with inverted noise", evaluation["inverted"]["mse"]))
+    for name, probe in evaluation.get("probes", {}).items():
+        if "accuracy" in probe:
+            measures.append(("accuracy", f"linear probe of {name} on the latents", probe["accuracy"]))
+    results = []
+    for kind, name, value in measures:
+        number = value["mean"] if isinstance(value, dict) else value
+        results.append(
+            EvalResult(
+                task_type="other",
+                dataset_type="image",
+                dataset_name=data_name,
+                dataset_split="dev",
+                metric_type=kind,
+                metric_name=name,
+                metric_value=round(number, 5),
+            )
+        )
+    return results
+
+
+def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:
+    processor = pipe.processor
+    kind = "grey" if processor.num_channels == 1 else "colour"
+    limits = [
+        f"{processor.image_size} x {processor.image_size} {kind} images; the processor refuses other sizes unless its "
+        "`resize` says otherwise."
+    ]
+    if training is None:
+        return limits
+    limits.append(f"It knows one kind of picture ({data_name}); others come back as what it knows.")
+    limits.append("The held-out images were watched during training; no test split was used.")
+    for note, title in (("data_note", "Data"), ("training_note", "Training")):
+        if training["card"].get(note):
+            limits.append(f"{title}: {training['card'][note]}")
+    return limits
+
+
+def main() -> None:
+    """Writes the card of the pipeline folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder of the pipeline.")
+    folder = parser.parse_args().checkpoint
+    print(write_image_card(EDDPMPipeline.from_pretrained(folder), folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What a training log says beside the loss: its terms, and what the latents carry."""
+
+from typing import Any
+
+import torch
+
+from ..diagnostics import moment_eigenvalues, spectrum_statistics
+from ..outputs import EDDPMOutput
+
+_ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
+_MAX_SPECTRUM = 1024  # wider latents have no spectrum in the log: the covariance would cost too much
+
+
+class TrainingMonitor:
+    """Sums loss terms and statistics of the latents over batches, for the log.
+
+    Args:
+        noise_variance: The encoder's noise variance.
+
+    Attributes:
+        count: Data that the averages last collected are of.
+    """
+
+    def __init__(self, noise_variance: float):
+        self.noise_variance = noise_variance
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
+
+    def update(self, output: EDDPMOutput) -> None:
+        """Add a batch, in float64 and without gradient."""
+        assert output.posterior_mean is not None
+        mean = output.posterior_mean.detach().double().flatten(1)  # (batch, latent_size)
+        batch = len(mean)
+        values = {
+            "count": torch.tensor(batch, dtype=torch.float64, device=mean.device),
+            "mean": mean.sum(0),
+            "square": mean.square().sum(0),
+            "norm": mean.norm(dim=1).sum(),
+        }
+        if mean.shape[1] <= _MAX_SPECTRUM:
+            values["products"] = mean.T @ mean
+        for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss"):
+            if output.get(name) is not None:
+                values[name] = output[name].detach().double() * batch
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def collect(self, reduce: Any) -> dict[str, float]:
+        """Return the averages since the last call and start anew.
+
+        Args:
+            reduce: Function that sums a tensor over all processes.
+
+        Returns:
+            The loss terms, and the collapse diagnostics: `latent_std` (mean over dimensions of the posterior mean's
+            standard deviation), `active_dims` (dimensions where it exceeds 0.1), `latent_norm`, and `kl_per_dim`
+            (KL of the posterior from the standard Gaussian, nats). These look at one dimension at a time: of
+            dimensions that copy each other each counts as active and pays its KL. What sees it are `effective_rank`,
+            `largest_share` and `rate` (nats), see `spectrum_statistics`; they are left out of latents of more than
+            1,024 numbers, of a single datum, and where latents are not finite.
+        """
+        if not self.sums:
+            return {}
+        sums = {name: reduce(value) for name, value in self.sums.items()}
+        self.sums = {}
+        count, total, products = sums.pop("count"), sums.pop("mean"), sums.pop("products", None)
+        mean, square = total / count, sums.pop("square") / count
+        self.count = int(count)
+        spectrum = {}
+        if products is not None and self.count > 1 and bool(products.isfinite().all()):
+            spectrum = spectrum_statistics(moment_eigenvalues(self.count, total, products), self.noise_variance)
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        variance = torch.tensor(self.noise_variance, dtype=torch.float64)
+        return {
+            **{name: float(sums[name] / count) for name in sorted(sums) if name.endswith("_loss")},
+            "latent_std": float(std.mean()),
+            "active_dims": float((std > _ACTIVE_STD).sum()),
+            "latent_norm": float(sums["norm"] / count),
+            "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
+            **spectrum,
+        }

@@ -1,0 +1,137 @@
+"""The model card of a protein checkpoint, from the facts beside it.
+
+    python -m hf_eddpm.training.protein_card runs/gifford/pipeline
+
+`train_protein.py` leaves `training.json` in the pipeline's folder and `evaluate_protein.py --update_card` leaves
+`evaluation.json`; both write the card (README.md) by this file, and this command writes it anew.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from ..hub.card import build_model_card, save_model_card
+from ..pipeline_eddpm import EDDPMPipeline
+from .card_facts import card_arguments, latent_tables, read_facts
+from .evaluation import sampler_sentence
+from .protein_tables import how_to_read, markdown_tables
+
+
+def write_protein_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
+    """Writes README.md in a pipeline's folder from the facts that lie there, and returns its path."""
+    folder = Path(folder)
+    return save_model_card(build_protein_card(pipe, folder, *read_facts(folder)), folder)
+
+
+def build_protein_card(
+    pipe: EDDPMPipeline, folder: Path, training: dict[str, Any] | None, evaluation: dict[str, Any] | None
+) -> ModelCard:
+    """The card of a protein pipeline.
+
+    Args:
+        pipe: The pipeline.
+        folder: Its folder, which names the model where the training did not.
+        training: What `train_protein.py` wrote, or `None`.
+        evaluation: What `evaluate_protein.py` wrote, or `None`.
+    """
+    card = {} if training is None else training.get("card", {})
+    data_name = card.get("data_name") or "the training data"
+    return build_model_card(
+        pipe.model,
+        training=training,
+        evaluation=evaluation,
+        summary=f"Trained on proteins: {data_name}." if card.get("data_name") else "Trained on proteins.",
+        snippet=_snippet(pipe, [] if training is None else training.get("examples", [])),
+        results="" if evaluation is None else _results(evaluation),
+        eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
+        limits=_limits(pipe, training, data_name),
+        **card_arguments(folder, training),
+    )
+
+
+def _snippet(pipe: EDDPMPipeline, examples: list[str]) -> str:
+    length = pipe.processor.min_length
+    a, b = (examples[0], examples[-1]) if examples else ("A" * length, "G" * length)
+    lines = [
+        "proteins = [",
+        f"    {a!r},",
+        f"    {b!r},",
+        "]",
+        "print(pipe.reconstruct(proteins))",
+        "print(pipe.interpolate(*proteins, num_steps=5)[0])",
+        "print(pipe.encode(proteins).embeddings.shape)",
+    ]
+    if pipe.model.property_head is not None:
+        lines.append("print(pipe.predict(proteins))  # in the unit of the training data")
+    return "\n".join(lines) + "\n"
+
+
+def _results(evaluation: dict[str, Any]) -> str:
+    settings = evaluation["settings"]
+    seeds = ", ".join(str(seed) for seed in settings["seeds"])
+    counts = (
+        f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
+        f"of steps and sampling seed ({seeds}).{sampler_sentence(evaluation)}"
+    )
+    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)])
+
+
+def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:
+    most_steps = max(evaluation["samples"], key=int)
+    samples = evaluation["samples"][most_steps]
+    generated = f"{most_steps} steps, mean over seeds"
+    measures = [
+        ("accuracy", "reconstruction, accuracy by site", evaluation["reconstruction"]["site_accuracy"]),
+        ("exact_match", "reconstruction exact match", evaluation["reconstruction"]["exact_match"]),
+        ("frechet", f"Frechet distance of one-hot samples ({generated})", samples["frechet"]["mean"]),
+        ("novelty", f"novel samples ({generated})", samples["novelty"]["mean"]),
+    ]
+    for name, predictors in evaluation.get("fitness", {}).items():
+        for kind in ("pearson", "spearman"):
+            measures.append((kind, f"predicted {name}, {kind} correlation", predictors.get("model", {}).get(kind)))
+    return [
+        EvalResult(
+            task_type="other",
+            dataset_type="protein",
+            dataset_name=data_name,
+            dataset_split="dev",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for kind, name, value in measures
+        if value is not None
+    ]
+
+
+def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:
+    processor = pipe.processor
+    sizes = f"{processor.length}" if processor.min_length == processor.length else f"at most {processor.length}"
+    limits = [f"Proteins of {sizes} residues, in one-letter code; others are refused."]
+    if training is None:
+        return limits
+    limits.append(f"It knows one family of proteins ({data_name}); others come back as what it knows.")
+    if training.get("property_names"):
+        limits.append(
+            "Predicted properties are a regression's from the training data, no measurement: judge designs by an "
+            "experiment or an independent predictor."
+        )
+    limits.append("The held-out proteins were watched during training; no test split was used.")
+    for note, title in (("data_note", "Data"), ("training_note", "Training")):
+        if training["card"].get(note):
+            limits.append(f"{title}: {training['card'][note]}")
+    return limits
+
+
+def main() -> None:
+    """Writes the card of the pipeline folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder of the pipeline.")
+    folder = parser.parse_args().checkpoint
+    print(write_protein_card(EDDPMPipeline.from_pretrained(folder), folder))
+
+
+if __name__ == "__main__":
+    main()

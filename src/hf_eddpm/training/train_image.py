@@ -1,0 +1,298 @@
+"""Trains an EDDPM on images and saves it as a pipeline.
+
+    python training/train.py image training/configs/image_digits.json --output_dir runs/digits
+    python training/train.py image training/configs/image_fashion.json --train train-images-idx3-ubyte.gz \\
+        --output_dir runs/fashion
+
+The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; pictures of
+samples and reconstructions lie in `output_dir/previews`, one for each evaluation. A run that was interrupted goes on
+with `--resume_from_checkpoint auto`.
+"""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import AutoModel, TrainerCallback
+from transformers.utils import logging
+
+from ..configuration_eddpm import EDDPMConfig
+from ..hub.card import EVALUATION_FILE
+from ..modalities.image.data import ImageData, hold_out, load_images
+from ..modalities.image.encoder import ImageEncoder
+from ..modalities.image.processing import EDDPMImageProcessor, plot_grid
+from ..modeling_eddpm import EDDPMModel
+from .arguments import EDDPMTrainingArguments, parse_arguments
+from .baselines.pixels import UnconditionalDiffusion
+from .baselines.vae import VariationalAutoencoder
+from .environment import describe_command
+from .finishing import finish_denoiser
+from .image_card import write_image_card
+from .options import OPTIONS, CardArguments, ImageDataArguments, ImageModelArguments, answer_help
+from .runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
+from .sampler import use_solver
+from .trainer import EDDPMTrainer
+
+logger = logging.get_logger(__name__)
+
+PREVIEW_STEPS = 20
+FINISH_EMA_DECAY = 0.998
+_OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
+
+
+class LabelledImages(Dataset):
+    """Images as the trainer's collator takes them, with their classes where the denoiser is told them.
+
+    Args:
+        images: uint8 (num, height, width, channels).
+        labels: Classes (num,), or `None`.
+        flip: Whether every other image is mirrored, drawn anew each time.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None, flip: bool = False):
+        self.images = images
+        self.labels = labels
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images[index]
+        # torch's generator, whose state a checkpoint keeps
+        if self.flip and torch.rand(()) < 0.5:
+            image = image[:, ::-1]
+        example: dict[str, Any] = {"data": image}
+        if self.labels is not None:
+            example["class_labels"] = int(self.labels[index])
+        return example
+
+
+class _Pictures(TrainerCallback):
+    """Writes a picture at each evaluation: samples above, images beside their reconstructions below."""
+
+    def __init__(self, images: NDArray[np.uint8]):
+        self.images = list(images)
+        self.trainer: EDDPMTrainer | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or self.trainer is None:
+            return
+        pipe = self.trainer.build_pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        steps: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
+        rows = []
+        if not isinstance(pipe.model, (VariationalAutoencoder, UnconditionalDiffusion)):  # which have no latent chain
+            generator = torch.Generator().manual_seed(args.seed)
+            count = len(self.images)
+            out: Any = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps)
+            rows.append(out.samples)
+        generator = torch.Generator().manual_seed(args.seed)
+        drawn: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"generator": generator}
+        originals = pipe.processor.postprocess(pipe.processor(self.images)["pixel_values"])
+        rows += [originals, pipe.reconstruct(self.images, **steps, **drawn)]
+        folder = Path(args.output_dir) / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        plot_grid(rows, scale=max(1, 64 // pipe.processor.image_size)).save(folder / f"step-{state.global_step}.png")
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Runs the training and returns the pipeline's folder."""
+    words = list(sys.argv[1:] if args is None else args)
+    answer_help(__doc__, *OPTIONS["train_image"], words=words)
+    data_args, model_args, card_args, training_args = parse_arguments(
+        ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
+    )
+    if model_args.finish_steps and training_args.world_size > 1:
+        raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
+    set_up(
+        training_args,
+        __name__,
+        load_images.__module__,
+        finish_denoiser.__module__,
+        model_config=model_args.model_config,
+    )
+    train, dev = load_data(data_args, training_args.seed)
+    model, processor = build_model(model_args, train)
+    logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
+    data_facts = {name: describe_data(data) for name, data in (("train", train), ("dev", dev))}
+
+    if not model.config.num_classes and (data_args.label_column or "label" in train.attributes):
+        warn_of_unused_labels("the images", data_args.label_column)
+    labels = [class_labels(data, data_args.label_column, model.config.num_classes) for data in (train, dev)]
+    watched = np.random.default_rng(training_args.seed).permutation(len(dev))[: data_args.max_dev_images]
+    pictures = _Pictures(dev.images[watched[: training_args.num_previews]])
+    trainer = EDDPMTrainer(
+        model=model,
+        args=training_args,
+        processor=processor,
+        ema_decay=training_args.ema_decay,
+        train_dataset=LabelledImages(train.images, labels[0], data_args.flip),
+        eval_dataset=LabelledImages(dev.images[watched], None if labels[1] is None else labels[1][watched]),
+        callbacks=[pictures] if training_args.num_previews else None,
+    )
+    pictures.trainer = trainer
+    trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    finishing = _finish(trainer, model_args, train, labels[0])
+    metrics = trainer.evaluate()
+
+    folder = Path(training_args.output_dir) / "pipeline"
+    if trainer.is_world_process_zero():
+        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
+        pipe = trainer.build_pipeline()
+        use_solver(pipe)
+        pipe.to(dtype=getattr(torch, training_args.save_dtype))
+        pipe.save_pretrained(folder)
+        facts = {
+            "command": describe_command("training/train.py", ["image", *words]),
+            "arguments": describe_arguments(data_args, model_args, training_args),
+            "card": asdict(card_args),
+            "data": data_facts,
+            "class_names": train.class_names.get(data_args.label_column or "", []),
+            "hub_datasets": data_args.train if data_args.train_split else [],
+            "base_models": [model_args.encoder] if model_args.encoder else [],
+            **describe_run(trainer, metrics),
+        }
+        if finishing is not None:
+            facts["settings"]["finishing"], seconds = finishing
+            facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
+        write_facts(folder, facts)
+        write_image_card(pipe, folder)
+        logger.info(f"Saved the pipeline in {folder}.")
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
+    return folder
+
+
+def _finish(
+    trainer: EDDPMTrainer, model_args: ImageModelArguments, train: ImageData, labels: NDArray[np.int64] | None
+) -> tuple[str, float] | None:
+    """Lets the denoiser learn the final latents, if that is asked for; says what was done, and the seconds."""
+    steps, batch, args = model_args.finish_steps, model_args.finish_batch_size, trainer.args
+    if not steps:
+        return None
+    start = time.perf_counter()
+    pipe = trainer.build_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    means = pipe.encode(list(train.images), args.per_device_eval_batch_size).latents.float()
+    finish_denoiser(
+        pipe.model,
+        means,
+        None if labels is None else torch.from_numpy(labels),
+        steps,
+        batch,
+        args.learning_rate,
+        FINISH_EMA_DECAY,
+        args.seed,
+        args.bf16,
+    )
+    trainer.ema = None  # the model has its averages already, and the denoiser newer ones
+    what = f"{steps:,} steps of {batch} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
+    return what, time.perf_counter() - start
+
+
+def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:
+    """Loads the training and the held-out images that a command line (see `main`) names."""
+    data_args, _, _, training_args = parse_arguments(
+        ImageDataArguments,
+        ImageModelArguments,
+        CardArguments,
+        EDDPMTrainingArguments,
+        args=[*args, "--output_dir", "unused", "--precision", "fp32"],
+    )
+    return *load_data(data_args, training_args.seed), data_args
+
+
+def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, ImageData]:
+    """Loads the training and the held-out images."""
+    if not data_args.train:
+        raise ValueError("`train` must name the training images.")
+
+    def load(source: list[str], split: str | None, like: ImageData | None = None) -> ImageData:
+        return load_images(
+            source,
+            split=split,
+            image_column=data_args.image_column,
+            image_size=data_args.image_size if like is None else like.image_size,
+            num_channels=data_args.num_channels if like is None else like.num_channels,
+            resize=data_args.resize,
+            background=data_args.background,
+            on_damaged=data_args.on_damaged,
+        )
+
+    train = load(data_args.train, data_args.train_split)
+    if data_args.dev or data_args.dev_split:
+        return train, load(data_args.dev or data_args.train, data_args.dev_split, train)
+    rest, held = hold_out(len(train), data_args.dev_last, data_args.dev_fraction, seed)
+    return train.take(rest), train.take(held)
+
+
+def check_attribute(data: ImageData, column: str) -> None:
+    """Raises a ValueError if the images have no such attribute."""
+    if column not in data.attributes:
+        raise ValueError(
+            f"`label_column` {column!r} is no attribute of the images; they have {sorted(data.attributes)}."
+        )
+
+
+def class_labels(data: ImageData, column: str | None, num_classes: int) -> NDArray[np.int64] | None:
+    """The labels for a denoiser that is told the class, checked; `None` for one that is not."""
+    if column is not None:
+        check_attribute(data, column)
+    if not num_classes:
+        return None
+    if column is None:
+        raise ValueError(f"`label_column` must name the attribute of the {num_classes} classes that the model knows.")
+    return data.labels(column, num_classes)
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """Counts the images and what is known of them."""
+    facts: dict[str, Any] = {
+        "sources": data.sources,
+        "images": len(data),
+        "size": f"{data.image_size} x {data.image_size}, {'grey' if data.num_channels == 1 else 'colour'}",
+    }
+    if data.damaged:
+        facts["damaged, left out"] = len(data.damaged)
+    if data.attributes:
+        facts["attributes"] = sorted(data.attributes)
+    return facts
+
+
+def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDPMModel, EDDPMImageProcessor]:
+    """Makes the model and its processor, to the measure of the training images."""
+    size = {"image_size": train.image_size, "num_channels": train.num_channels}
+    preset = EDDPMConfig.from_preset(model_args.preset)
+    values = dict(model_args.config_values)
+    backbone = None
+    if model_args.encoder is not None:
+        backbone = AutoModel.from_pretrained(model_args.encoder, dtype=torch.float32)
+        values["encoder"] = backbone.config
+    for part in ("encoder", "decoder"):
+        given = values.get(part, {})
+        if not isinstance(given, dict):
+            continue
+        # What is not given of one of our nets is the preset's, if it is the same kind of net.
+        kind = given.get("model_type", getattr(preset, part).model_type)
+        if kind in _OWN_NETS:
+            base = getattr(preset, part).to_diff_dict() if kind == getattr(preset, part).model_type else {}
+            values[part] = {**base, **given, "model_type": kind, **size}
+    if model_args.baseline:
+        values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
+        values["num_classes"] = 0
+    config = EDDPMConfig.from_preset(model_args.preset, **values)
+    if model_args.vae_kl_weight is not None:
+        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = UnconditionalDiffusion(config)
+    else:
+        model = EDDPMModel(config, encoder=None if backbone is None else ImageEncoder(config, backbone))
+    return model, EDDPMImageProcessor(train.image_size, train.num_channels)

@@ -1,0 +1,240 @@
+"""Trains an EDDPM on proteins and saves it as a pipeline.
+
+    python training/train.py protein training/configs/protein_gifford.json --train train.csv.gz \\
+        --dev validation.csv.gz --output_dir runs/gifford
+
+The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from. A run that was
+interrupted goes on with `--resume_from_checkpoint auto`.
+"""
+
+import random
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from ..configuration_eddpm import EDDPMConfig
+from ..hub.card import EVALUATION_FILE
+from ..modalities.protein.data import ProteinData, load_proteins
+from ..modalities.protein.modeling import ProteinConvConfig, ProteinEncoder
+from ..modalities.protein.processing import EDDPMProteinProcessor
+from ..modeling_eddpm import EDDPMModel
+from .arguments import EDDPMTrainingArguments, parse_arguments
+from .baselines.priors import LanguageModel
+from .baselines.vae import VariationalAutoencoder
+from .environment import describe_command
+from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
+from .protein_card import write_protein_card
+from .runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
+from .sampler import use_solver
+from .trainer import EDDPMTrainer
+
+logger = logging.get_logger(__name__)
+
+
+class MeasuredProteins(Dataset):
+    """Proteins as the trainer's collator takes them, with their properties and classes where there are any.
+
+    Args:
+        data: The proteins.
+    """
+
+    def __init__(self, data: ProteinData):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example: dict[str, Any] = {"data": self.data.sequences[index]}
+        if self.data.property_names:
+            example["properties"] = self.data.properties[index].tolist()
+        if self.data.classes is not None:
+            example["class_labels"] = self.data.classes[index]
+        return example
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Runs the training and returns the pipeline's folder."""
+    words = list(sys.argv[1:] if args is None else args)
+    answer_help(__doc__, *OPTIONS["train_protein"], words=words)
+    data_args, model_args, card_args, training_args = parse_arguments(
+        ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=words
+    )
+    set_up(training_args, __name__, load_proteins.__module__, model_config=model_args.model_config)
+    train, dev = load_data(data_args, training_args.seed)
+    model, processor = build_model(model_args, data_args, train)
+    data_facts = describe_data(train, dev, processor)
+    logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
+
+    previews = dev.sequences[: training_args.num_previews] if training_args.num_previews else None
+    trainer = EDDPMTrainer(
+        model=model,
+        args=training_args,
+        processor=processor,
+        ema_decay=training_args.ema_decay,
+        train_dataset=MeasuredProteins(train),
+        eval_dataset=MeasuredProteins(dev.sample(data_args.max_dev_sequences, training_args.seed)),
+        preview_data=None if model_args.baseline else previews,  # those have no chain to generate with
+        num_preview_samples=training_args.num_previews,
+    )
+    trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    metrics = trainer.evaluate()
+
+    folder = Path(training_args.output_dir) / "pipeline"
+    if trainer.is_world_process_zero():
+        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
+        pipe = trainer.build_pipeline()
+        use_solver(pipe)
+        pipe.to(dtype=getattr(torch, training_args.save_dtype))
+        pipe.save_pretrained(folder)
+        facts = {
+            "command": describe_command("training/train.py", ["protein", *words]),
+            "arguments": describe_arguments(data_args, model_args, training_args),
+            "card": asdict(card_args),
+            "data": data_facts,
+            "property_names": train.property_names,
+            "examples": dev.sequences[:: max(1, len(dev) // 2)][:2],
+            "hub_datasets": data_args.train if data_args.train_split else [],
+            "base_models": [model_args.encoder] if model_args.encoder else [],
+            **describe_run(trainer, metrics),
+        }
+        write_facts(folder, facts)
+        write_protein_card(pipe, folder)
+        logger.info(f"Saved the pipeline in {folder}.")
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
+    return folder
+
+
+def parse_data(args: list[str]) -> tuple[ProteinData, ProteinData]:
+    """Loads the training and the held-out proteins that a command line (see `main`) names."""
+    data_args, _, _, training_args = parse_arguments(
+        ProteinDataArguments,
+        ProteinModelArguments,
+        CardArguments,
+        EDDPMTrainingArguments,
+        args=[*args, "--output_dir", "unused"],
+    )
+    return load_data(data_args, training_args.seed)
+
+
+def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, ProteinData]:
+    """Loads the training and the held-out proteins."""
+    if not data_args.train:
+        raise ValueError("`train` must name the training data.")
+
+    def load(source: list[str], split: str | None) -> ProteinData:
+        return load_proteins(
+            source if len(source) > 1 else source[0],
+            split=split,
+            sequence_column=data_args.sequence_column,
+            property_columns=data_args.property_columns,
+            padding_symbol=data_args.padding_symbol,
+            upper_case=data_args.upper_case,
+            class_column=data_args.class_column,
+        )
+
+    train = load(data_args.train, data_args.train_split)
+    if data_args.dev or data_args.dev_split:
+        return train, load(data_args.dev or data_args.train, data_args.dev_split)
+    if not 0 < data_args.dev_fraction < 1:
+        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
+    # Equal sequences stay on one side.
+    distinct = sorted(set(train.sequences))
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[: max(1, round(len(distinct) * data_args.dev_fraction))])
+    if len(held_out) == len(distinct):
+        raise ValueError("`train` must hold at least two different proteins where `dev` is not given.")
+    rows = range(len(train))
+    return (
+        train.take([row for row in rows if train.sequences[row] not in held_out]),
+        train.take([row for row in rows if train.sequences[row] in held_out]),
+    )
+
+
+def describe_data(train: ProteinData, dev: ProteinData, processor: EDDPMProteinProcessor) -> dict[str, dict[str, Any]]:
+    """Counts the proteins and what is known of them; checks that all fit the frame; logs it."""
+    facts: dict[str, dict[str, Any]] = {}
+    for name, data in (("train", train), ("dev", dev)):
+        processor.as_list(data.sequences, name)
+        lengths = [len(sequence) for sequence in data.sequences]
+        facts[name] = {
+            "sources": data.sources,
+            "proteins": len(data),
+            "repeats": data.num_duplicates,
+            "residues": f"{min(lengths)} to {max(lengths)}",
+            **{
+                f"known {column}": int((data.properties[:, index] == data.properties[:, index]).sum())
+                for index, column in enumerate(data.property_names)
+            },
+        }
+        if data.classes is not None:
+            facts[name]["known classes"] = sum(label >= 0 for label in data.classes)
+        logger.info(f"{name}: {facts[name]}")
+    return facts
+
+
+def build_model(
+    model_args: ProteinModelArguments, data_args: ProteinDataArguments, train: ProteinData
+) -> tuple[EDDPMModel, EDDPMProteinProcessor]:
+    """Makes the model and its processor, to the measure of the training data."""
+    lengths = [len(sequence) for sequence in train.sequences]
+    length = max(lengths) if data_args.length is None else data_args.length
+    highest = max(train.classes or [-1])
+    if train.classes is not None and highest < 0:
+        raise ValueError(f"`class_column` {data_args.class_column!r} must hold a class somewhere in `train`.")
+    values: dict[str, Any] = {
+        "num_properties": len(data_args.property_columns),
+        "num_classes": highest + 1,
+        **model_args.config_values,
+    }
+    if train.classes is not None and not highest < values["num_classes"]:
+        raise ValueError(
+            f"`num_classes` = {values['num_classes']} needs classes below it in `class_column`, got {highest}."
+        )
+    if values["num_classes"] and train.classes is None:
+        raise ValueError(f"`class_column` must name the column of the {values['num_classes']} classes of the model.")
+    decoder = dict(values.get("decoder", {}))
+    convolutional = decoder.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
+    if convolutional:
+        values["decoder"] = {"model_type": ProteinConvConfig.model_type, **decoder, "num_sites": length}
+    frame: dict[str, Any] = {
+        "length": length,
+        "min_length": length if min(lengths) == length else 1,
+        "alignment": data_args.alignment,
+        "stop": not convolutional,
+        "upper_case": data_args.upper_case,
+    }
+    backbone = None
+    if model_args.encoder is None:
+        processor = EDDPMProteinProcessor(**frame)
+    else:
+        processor = EDDPMProteinProcessor.from_tokenizer(AutoTokenizer.from_pretrained(model_args.encoder), **frame)
+        backbone = AutoModel.from_pretrained(model_args.encoder, add_pooling_layer=False, dtype=torch.float32)
+        values["encoder"] = backbone.config
+    if model_args.baseline:
+        values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
+    if model_args.no_latents:
+        if convolutional:
+            raise ValueError("`no_latents` needs a causal decoder: one of all sites at once says all by its latents.")
+        values["num_properties"] = 0
+    config = EDDPMConfig.from_preset(model_args.preset, **values)
+    if model_args.attn_implementation is not None and backbone is None:
+        encoder: Any = config.encoder
+        encoder._attn_implementation = model_args.attn_implementation
+    if model_args.vae_kl_weight is not None:
+        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+    elif model_args.no_latents:
+        model = LanguageModel(config)
+    else:
+        model = EDDPMModel(config, encoder=None if backbone is None else ProteinEncoder(config, backbone))
+    if model.property_head is not None:
+        model.property_head.fit(torch.from_numpy(train.properties), train.property_names)
+    return model, processor

@@ -1,0 +1,108 @@
+"""The training that README shows runs as it is printed there, up to the upload to a hub on the loopback interface."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES
+from hub_server import HubServer
+from transformers import TrainingArguments
+
+from hf_eddpm import EDDPMPipeline, EDDPMTrainer, model_for_data
+from hf_eddpm.training.defaults import default_arguments, default_steps
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+(SNIPPET,) = [
+    block for block in re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S) if "model_for_data" in block
+]
+# As printed, but for the length of the training.
+SCRIPT = """
+from hf_eddpm.training import defaults
+defaults._EPOCHS, defaults._LEAST_STEPS = 0, 3
+exec(compile(open("snippet.py").read(), "README.md", "exec"))
+"""
+
+
+def test_the_snippet_of_the_readme_trains_and_uploads(tmp_path):
+    lines = [f"{sentence[:-1]}{word} ." for sentence in SENTENCES for word in ("today", "again", "here", "too")]
+    (tmp_path / "my_sentences.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "snippet.py").write_text(SNIPPET, encoding="utf-8")
+    with HubServer() as hub:
+        environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT / "src")}
+        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
+        result = subprocess.run(
+            [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        files = set(hub.files("user/my-sentences"))
+    assert {"model_index.json", "model/config.json", "model/model.safetensors", "README.md"} <= files
+
+
+def test_the_steps_grow_with_the_data_within_bounds():
+    assert default_steps(10) == 300
+    assert default_steps(64_000) == 20_000
+    assert default_steps(6_400) == 3_000
+    assert default_arguments(10)["per_device_train_batch_size"] == 10
+
+
+def _trained(model, processor, data, folder):
+    arguments = TrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=4, report_to="none", use_cpu=True
+    )
+    trainer = EDDPMTrainer(model, arguments, processor, train_dataset=data)
+    trainer.train()
+    trainer.build_pipeline().save_pretrained(folder / "pipeline")
+    return EDDPMPipeline.from_pretrained(folder / "pipeline")
+
+
+def test_a_model_for_proteins_predicts_their_properties(tmp_path):
+    proteins = ["ACDEFGHIK", "ACDEFG", "LMNPQRSTV", "WYACDEF"]
+    model, processor = model_for_data(proteins, "protein", properties=[[0.0], [1.0], [2.0], [float("nan")]])
+    data = [{"data": protein, "properties": [0.5]} for protein in proteins]
+    pipe = _trained(model, processor, data, tmp_path)
+    assert pipe.predict(proteins).shape == (4, 1)
+    assert all(len(sample) <= 9 for sample in pipe(num_samples=3, num_inference_steps=3).samples)
+
+
+def test_a_model_for_images_has_their_size_and_classes(tmp_path):
+    images = list(np.random.default_rng(0).integers(0, 256, (6, 12, 12), dtype=np.uint8))
+    model, processor = model_for_data(images, "image", class_labels=[0, 1, 2, 0, 1, -1])
+    data = [{"data": image, "class_labels": label} for image, label in zip(images, [0, 1, 2, 0, 1, -1], strict=True)]
+    pipe = _trained(model, processor, data, tmp_path)
+    (sample,) = pipe(num_samples=1, num_inference_steps=2, num_decoder_steps=2, class_labels=2).samples
+    assert sample.size == (12, 12) and sample.mode == "L"
+
+
+def test_the_same_seed_makes_the_same_model():
+    models = [model_for_data(SENTENCES, "text", seed=seed, latent_dim=8)[0] for seed in (1, 1, 2)]
+    first, second, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": []}, "`data` must hold at least one datum"),
+        ({"data": SENTENCES, "modality": "smell"}, "`modality` must be one of"),
+        ({"data": SENTENCES, "class_labels": [0, 1]}, "`class_labels` must be 8 integers"),
+        ({"data": SENTENCES, "class_labels": [True] * 8}, "`class_labels` must be 8 integers"),
+        ({"data": SENTENCES, "properties": [1.0] * 8}, r"`properties` must have the shape \(8, num_properties\)"),
+        ({"data": [np.zeros((8, 6), np.uint8)], "modality": "image"}, "`image_size` must be given"),
+        ({"data": ["ACB1"], "modality": "protein"}, "must consist of"),
+    ],
+)
+def test_data_that_no_model_fits_are_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model_for_data(**arguments)
+
+
+def test_a_trainer_without_arguments_needs_data_of_known_length():
+    model, processor = model_for_data(SENTENCES, "text", latent_dim=8)
+    with pytest.raises(ValueError, match="`args` must be given"):
+        EDDPMTrainer(model, processor=processor, train_dataset=iter(SENTENCES))

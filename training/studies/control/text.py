@@ -1,0 +1,152 @@
+"""How well a guide steers a text checkpoint: samples of a class, and edits to the other one, judged independently.
+
+    python training/studies/control/text.py --checkpoint model_cards/eddpm-yelp-mini --guide runs/sentiment \\
+        --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output control.json
+
+The judges, fitted here on `--train`, share nothing with the model: a bag-of-words classifier and a trigram model.
+Edits noise held-out sentences part of the way and denoise them under guidance; beside them stands latent arithmetic
+along the difference of the classes' means. All numbers are means over both directions of two classes.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import HfArgumentParser
+
+from hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.distinct_novelty import uniqueness
+from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu
+from hf_eddpm.modalities.text.data import TextData, load_text
+from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier
+from hf_eddpm.training.environment import describe_command
+from hf_eddpm.training.evaluation import finish_result
+
+
+@dataclass
+class ControlArguments:
+    """What is steered, and how strongly."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline."})
+    guide: str = field(metadata={"help": "Folder or Hub id of a guide of two classes that train_guide.py made of it."})
+    train: list[str] = field(metadata={"help": "Labelled training sentences, for the judges."})
+    dev: list[str] = field(metadata={"help": "Labelled held-out sentences, to edit."})
+    scales: list[float] = field(default_factory=lambda: [0.0, 2.0, 5.0, 10.0], metadata={"help": "Guidance scales."})
+    strengths: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4], metadata={"help": "Strengths of edits."})
+    edit_scale: float = field(default=10.0, metadata={"help": "Guidance scale of edits."})
+    direction_scales: list[float] = field(
+        default_factory=lambda: [1.0, 2.0], metadata={"help": "Multiples of the direction in latent arithmetic."}
+    )
+    num: int = field(default=200, metadata={"help": "Samples, and sentences edited, for each class."})
+    num_inference_steps: int = field(default=50, metadata={"help": "Steps of the chain."})
+    seed: int = field(default=0, metadata={"help": "Seed of the subsets and of the noise."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError(f"`num` must be at least 1, got {self.num}.")
+
+
+def evaluate(
+    pipe: EDDPMPipeline, guide: LatentGuide, train: TextData, dev: TextData, args: ControlArguments
+) -> dict[str, Any]:
+    """Measures samples by scale and edits by method."""
+    if train.classes != [0, 1] or dev.classes != [0, 1]:
+        raise ValueError(f"Sentences of the classes 0 and 1 are needed, got {train.classes} and {dev.classes}.")
+    classifier, fluency = fit_text_classifier(train.sentences, train.labels or []), TrigramModel.fit(train.sentences)
+
+    def judge(samples: list[str], target: int) -> dict[str, float]:
+        return {
+            "in class": float(np.mean(classifier.predict(samples) == target)),
+            "perplexity": fluency.perplexity(samples),
+            "unique": uniqueness(samples),
+        }
+
+    def generator() -> torch.Generator:
+        return torch.Generator(device=pipe.device).manual_seed(args.seed)
+
+    def mean(values: list[dict[str, float]]) -> dict[str, float]:
+        return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+
+    samples = {}
+    for scale in args.scales:
+        rows = []
+        for target in (0, 1):
+            term = ClassifierGuidance(guide, target, scale)
+            rows.append(
+                judge(pipe(args.num, args.num_inference_steps, guidance=term, generator=generator()).samples, target)
+            )
+        samples[f"{scale:g}"] = mean(rows)
+
+    some = train.sample(2000, args.seed)
+    direction = pipe.direction(some.of_class(1), some.of_class(0))
+    methods: dict[str, Any] = {"reconstruction": lambda target: {"direction": 0 * direction}}
+    for scale in args.direction_scales:
+        methods[f"direction, scale {scale:g}"] = lambda target, scale=scale: {
+            "direction": direction,
+            "scale": scale if target else -scale,
+        }
+    for strength in args.strengths:
+        methods[f"guided, strength {strength:g}"] = lambda target, strength=strength: {
+            "strength": strength,
+            "guidance": ClassifierGuidance(guide, target, args.edit_scale),
+            "num_inference_steps": args.num_inference_steps,
+            "generator": generator(),
+        }
+    edits = {}
+    for name, arguments in methods.items():
+        rows = []
+        for start, target in ((0, 1), (1, 0)):
+            originals = TextData(dev.of_class(start)).sample(args.num, args.seed).sentences
+            edited = pipe.edit(originals, **arguments(target))
+            kept = {
+                "content BLEU": corpus_bleu(edited, originals),
+                "similarity": float(pipe.similarity(originals, [text or "." for text in edited]).mean()),
+            }
+            rows.append({**judge(edited, target), **kept})
+        edits[name] = mean(rows)
+    return {
+        "classifier_accuracy": float(classifier.score(dev.sentences, dev.labels)),
+        "real_perplexity": fluency.perplexity(dev.sample(2 * args.num, args.seed).sentences),
+        "samples": samples,
+        "edits": edits,
+    }
+
+
+def markdown_report(result: dict[str, Any]) -> str:
+    """The two tables."""
+
+    def table(title: str, rows: dict[str, dict[str, float]]) -> str:
+        return markdown_table(
+            [{title: name, **{key: f"{value:.3g}" for key, value in row.items()}} for name, row in rows.items()]
+        )
+
+    return f"{table('guidance scale', result['samples'])}\n\n{table('edit', result['edits'])}"
+
+
+def main(words: list[str] | None = None) -> dict[str, Any]:
+    """Runs the evaluation of the command line."""
+    parser = HfArgumentParser(ControlArguments, description=__doc__.splitlines()[0])
+    (args,) = parser.parse_args_into_dataclasses(args=words)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
+    start = time.perf_counter()
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    guide = LatentGuide.from_pretrained(args.guide)
+    result = {
+        "command": describe_command("training/studies/control/text.py", sys.argv[1:] if words is None else words)
+    }
+    result |= evaluate(pipe, guide, load_text(args.train), load_text(args.dev), args)
+    result = finish_result(result, start, args.output)
+    print(markdown_report(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()
