@@ -51,7 +51,10 @@ class TextDataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
     label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
-    max_length: int = field(default=32, metadata={"help": "Most tokens of a sentence; longer ones are cut."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of a sentence; longer ones are cut. By default what fits the data."},
+    )
     splice_probability: float = field(
         default=0.0, metadata={"help": "Share of training sentences spliced from two, in [0, 1)."}
     )
