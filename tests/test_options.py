@@ -38,6 +38,7 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(processor, tmp_path, flags, ch
     args = EDDPMTrainingArguments(str(tmp_path))
     assert (args.chosen_precision, args.bf16, args.fp16) == (chosen, chosen == "bf16", False)
     assert "auto" in args.describe_precision()
+    assert args.use_cpu  # else accelerate takes each process of torchrun for the only one
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,9 @@ class EDDPMTrainingArguments(TrainingOptions, TrainingArguments):
     def __post_init__(self) -> None:
         chosen = self._choose_precision()
         self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
-        if self.bf16 and not has_accelerator(self.use_cpu):  # type: ignore[has-type]
-            self.use_cpu = True  # without it transformers takes bf16 for a GPU's
+        if not has_accelerator(self.use_cpu):  # type: ignore[has-type]
+            # Without it transformers takes bf16 for a GPU's, and accelerate each process of torchrun for the only one.
+            self.use_cpu = True
         super().__post_init__()
         if self.save_dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"`save_dtype` must be float32, float16 or bfloat16, got {self.save_dtype!r}.")
