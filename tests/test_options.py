@@ -12,6 +12,7 @@ import torch
 import hf_eddpm.training.precision as precision
 from hf_eddpm.modeling_property import PropertyHead
 from hf_eddpm.training.arguments import EDDPMTrainingArguments, merge, parse_arguments
+from hf_eddpm.training.defaults import fit_steps
 from hf_eddpm.training.options import TextModelArguments
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,7 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(processor, tmp_path, flags, ch
     args = EDDPMTrainingArguments(str(tmp_path))
     assert (args.chosen_precision, args.bf16, args.fp16) == (chosen, chosen == "bf16", False)
     assert "auto" in args.describe_precision()
+    assert args.use_cpu  # else accelerate takes each process of torchrun for the only one
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,22 @@ def test_help_is_quick_and_tells_our_own_options(script):
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - start < 4
     assert "--output_dir" in text if script in ("guide", "distill") else "--precision" in text
+
+
+def test_without_a_file_a_training_takes_values_and_steps_that_fit_its_data():
+    (arguments,) = parse_arguments(EDDPMTrainingArguments, args=["--use_cpu"])
+    assert arguments.learning_rate == 1e-3 and arguments.per_device_train_batch_size == 64
+    fit_steps(arguments, 6_400)
+    assert arguments.max_steps == 3_000
+    for words in (["--max_steps", "7"], ["--num_train_epochs", "2"]):
+        (named,) = parse_arguments(EDDPMTrainingArguments, args=["--use_cpu", *words])
+        before = named.max_steps
+        fit_steps(named, 6_400)
+        assert named.max_steps == before
+
+
+def test_a_file_decides_the_steps_itself(tmp_path):
+    (tmp_path / "config.json").write_text('{"num_train_epochs": 2}')
+    (arguments,) = parse_arguments(EDDPMTrainingArguments, args=[str(tmp_path / "config.json"), "--use_cpu"])
+    fit_steps(arguments, 6_400)
+    assert arguments.max_steps == -1 and arguments.learning_rate == 5e-5

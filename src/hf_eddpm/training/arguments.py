@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
 from ..extras import needs_extra
+from .defaults import UNCONFIGURED
 from .options import (
     CardArguments,
     ImageDataArguments,
@@ -58,8 +59,9 @@ class EDDPMTrainingArguments(TrainingOptions, TrainingArguments):
     def __post_init__(self) -> None:
         chosen = self._choose_precision()
         self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
-        if self.bf16 and not has_accelerator(self.use_cpu):  # type: ignore[has-type]
-            self.use_cpu = True  # without it transformers takes bf16 for a GPU's
+        if not has_accelerator(self.use_cpu):  # type: ignore[has-type]
+            # Without it transformers takes bf16 for a GPU's, and accelerate each process of torchrun for the only one.
+            self.use_cpu = True
         super().__post_init__()
         if self.save_dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"`save_dtype` must be float32, float16 or bfloat16, got {self.save_dtype!r}.")
@@ -105,7 +107,8 @@ def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) 
     """Parses the command line; its first word may be a .json or .yaml file, whose values the rest overrides.
 
     A mapping on the command line (`--model_config`) is merged into the file's, see `merge`. Without `output_dir` the
-    output goes to `runs/<name of the file>`, or `runs/unnamed` without a file.
+    output goes to `runs/<name of the file>`, or `runs/unnamed` without a file. Without a file a training takes the
+    values of `defaults.UNCONFIGURED` and as many steps as fit its data.
 
     Args:
         argument_classes: Dataclasses, one instance of each of which is returned.
@@ -127,11 +130,17 @@ def parse_arguments(*argument_classes: type, args: Sequence[str] | None = None) 
         for action in parser._actions:
             if isinstance(values.get(action.dest), dict):
                 action.type = _merge_into(values[action.dest])
-    if parser.get_default("output_dir") is None and any(
-        issubclass(each, TrainingArguments) for each in argument_classes
-    ):
+    trains = any(issubclass(each, TrainingArguments) for each in argument_classes)
+    if trains and name == "unnamed":
+        parser.set_defaults(**UNCONFIGURED)
+    if trains and parser.get_default("output_dir") is None:
         parser.set_defaults(output_dir=str(Path("runs") / name))
-    return parser.parse_args_into_dataclasses(args=words)
+    parsed = parser.parse_args_into_dataclasses(args=words)
+    given = {word.partition("=")[0] for word in words}
+    for each in parsed:
+        if isinstance(each, TrainingArguments) and name == "unnamed":
+            each.steps_fit_data = given.isdisjoint(("--max_steps", "--num_train_epochs"))
+    return parsed
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from ..pipeline_eddpm import EDDPMPipeline
 from .environment import describe_command, describe_environment, without_folders
 from .options import OPTIONS, DistillArguments, answer_help
 
+STEPS_PER_POOL = 40  # training steps until new latents are solved
+
 
 @torch.no_grad()
 def solve_trajectories(
@@ -57,7 +59,7 @@ def training_batches(
     generator = torch.Generator().manual_seed(args.seed)
     while True:
         points, timesteps, ends = solve_trajectories(teacher, args.pool_size, args.solver_steps, generator)
-        for _ in range(args.steps_per_pool):
+        for _ in range(STEPS_PER_POOL):
             rows = torch.randint(len(ends), (args.batch_size,), generator=generator)
             steps = torch.randint(len(timesteps), (args.batch_size,), generator=generator)
             yield points[steps, rows], timesteps[steps], ends[rows]

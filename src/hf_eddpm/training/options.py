@@ -51,7 +51,10 @@ class TextDataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
     label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
-    max_length: int = field(default=32, metadata={"help": "Most tokens of a sentence; longer ones are cut."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of a sentence; longer ones are cut. By default what fits the data."},
+    )
     splice_probability: float = field(
         default=0.0, metadata={"help": "Share of training sentences spliced from two, in [0, 1)."}
     )
@@ -320,12 +323,11 @@ class GuideArguments:
     batch_size: int = field(default=256, metadata={"help": "Data in a step."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with a cosine schedule."})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's."})
-    num_evaluated_timesteps: int = field(default=6, metadata={"help": "Timesteps at which accuracy is measured."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
 
     def __post_init__(self) -> None:
-        for name in ("max_train", "num_steps", "batch_size", "num_evaluated_timesteps"):
+        for name in ("max_train", "num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if sorted(set(self.thresholds)) != self.thresholds:
@@ -356,13 +358,12 @@ class DistillArguments:
     learning_rate: float = field(default=5e-4, metadata={"help": "AdamW's, with a cosine schedule."})
     solver_steps: int = field(default=24, metadata={"help": "Steps of the teacher's trajectories."})
     pool_size: int = field(default=2048, metadata={"help": "Trajectories solved at a time."})
-    steps_per_pool: int = field(default=40, metadata={"help": "Training steps until new ones are solved."})
     ema_decay: float = field(default=0.995, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
     seed: int = field(default=0, metadata={"help": "Seed of the noise."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "solver_steps", "pool_size", "steps_per_pool"):
+        for name in ("num_steps", "batch_size", "solver_steps", "pool_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.ema_decay < 1:

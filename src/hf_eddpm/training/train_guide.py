@@ -35,6 +35,8 @@ from .environment import describe_command, describe_environment, without_folders
 from .options import OPTIONS, ColumnArguments, GuideArguments, answer_help
 from .raw_data import load_raw_data
 
+NUM_EVALUATED_TIMESTEPS = 6  # at which the accuracy is measured
+
 
 def find_classes(data: RawData, thresholds: list[float], modality: str) -> torch.Tensor:
     """The class of each datum, int64 (num,); -1 where its property is not known."""
@@ -97,7 +99,7 @@ def measure_accuracy(
     """The share of data whose class the guide finds, by timestep."""
     generator = torch.Generator().manual_seed(args.seed)
     accuracy = {}
-    for timestep in torch.linspace(0, len(model.scheduler) - 1, args.num_evaluated_timesteps).long().unique():
+    for timestep in torch.linspace(0, len(model.scheduler) - 1, NUM_EVALUATED_TIMESTEPS).long().unique():
         timesteps = timestep.expand(len(means))
         found = guide(noised(model, means, timesteps, generator), timesteps).argmax(-1)
         accuracy[str(int(timestep))] = float((found == classes).float().mean())

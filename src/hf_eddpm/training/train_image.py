@@ -32,6 +32,7 @@ from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.pixels import UnconditionalDiffusion
 from .baselines.vae import VariationalAutoencoder
+from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import finish_denoiser
 from .image_card import write_image_card
@@ -120,6 +121,7 @@ def main(args: list[str] | None = None) -> Path:
         model_config=model_args.model_config,
     )
     train, dev = load_data(data_args, training_args.seed)
+    fit_steps(training_args, len(train))
     model, processor = build_model(model_args, train)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
     data_facts = {name: describe_data(data) for name, data in (("train", train), ("dev", dev))}

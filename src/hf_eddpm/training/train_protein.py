@@ -28,6 +28,7 @@ from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
+from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
 from .protein_card import write_protein_card
@@ -69,6 +70,7 @@ def main(args: list[str] | None = None) -> Path:
     )
     set_up(training_args, __name__, load_proteins.__module__, model_config=model_args.model_config)
     train, dev = load_data(data_args, training_args.seed)
+    fit_steps(training_args, len(train))
     model, processor = build_model(model_args, data_args, train)
     data_facts = describe_data(train, dev, processor)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")

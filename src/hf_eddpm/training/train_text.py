@@ -30,13 +30,14 @@ from ..hub.card import EVALUATION_FILE
 from ..hub.lora import add_lora, count_parameters, describe_trainable
 from ..modalities.backbones import add_first_block, freeze_language_model, load_backbone
 from ..modalities.text.data import SplicedSentences, TextData, load_text
-from ..modalities.text.fitting import train_tokenizer
+from ..modalities.text.fitting import fitting_length, train_tokenizer
 from ..modalities.text.modeling import TextDecoder, TextEncoder
 from ..modalities.text.processing import EDDPMTextProcessor
 from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
+from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
 from .runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
@@ -56,6 +57,7 @@ def main(args: list[str] | None = None) -> Path:
     set_up(training_args, __name__, load_text.__module__, model_config=model_args.model_config)
 
     train, dev = load_data(data_args, training_args.seed)
+    fit_steps(training_args, len(train))
     model, processor = build_model(model_args, data_args.max_length, train.sentences, lora_args)
     tuned = choose_trained_weights(model, model_args, lora_args)
     data_facts = describe_data(train, dev, processor)
@@ -230,7 +232,7 @@ def describe_tuning(model: torch.nn.Module, lora_args: LoraArguments) -> dict[st
 
 def build_model(
     model_args: TextModelArguments,
-    max_length: int,
+    max_length: int | None,
     sentences: list[str],
     lora_args: LoraArguments | None = None,
 ) -> tuple[EDDPMModel, EDDPMTextProcessor]:
@@ -294,4 +296,6 @@ def build_model(
             encoder=TextEncoder(config, backbones["encoder"]) if "encoder" in backbones else None,
             decoder=TextDecoder(config, backbones["decoder"]) if "decoder" in backbones else None,
         )
+    if max_length is None:
+        max_length = fitting_length(tokenizers["decoder"], sentences)
     return model, EDDPMTextProcessor(tokenizers["encoder"], tokenizers["decoder"], max_length=max_length)

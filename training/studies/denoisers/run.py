@@ -34,6 +34,7 @@ from hf_eddpm.modalities.text.metrics import latent_frechet
 from hf_eddpm.training.environment import describe_command, describe_environment
 from hf_eddpm.training.evaluation import as_embeddings, plus_minus, spread
 from hf_eddpm.training.options import ColumnArguments
+from hf_eddpm.training.precision import choose_precision
 from hf_eddpm.training.raw_data import load_raw_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
@@ -59,7 +60,7 @@ class DenoiserArguments:
     batch_size: int = field(default=256, metadata={"help": "Latents in a step."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's, with 5%% warm-up and a cosine decay."})
     ema_decay: float = field(default=0.99, metadata={"help": "Decay of the averaged weights."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
+    precision: str = field(default="fp32", metadata={"help": "fp32, bf16 or auto (bf16 if the processor has it)."})
     ddim_steps: list[int] = field(default_factory=lambda: [5, 20, 100], metadata={"help": "Numbers of DDIM steps."})
     dpm_steps: list[int] = field(default_factory=lambda: [10], metadata={"help": "Numbers of DPM-Solver++ steps."})
     num_samples: int = field(default=1000, metadata={"help": "Samples for each scheduler, number of steps and seed."})
@@ -70,6 +71,7 @@ class DenoiserArguments:
         for name in ("num_train", "num_steps", "batch_size", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        self.precision = choose_precision(self.precision, use_cpu=True)
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def train(chain: Chain, means: torch.Tensor, variance: float, args: DenoiserArgu
     for _ in range(args.num_steps):
         rows = torch.randint(len(means), (args.batch_size,))
         latents = means[rows] + variance**0.5 * torch.randn(args.batch_size, *means.shape[1:])
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
             loss = chain.loss(latents)
         optimizer.zero_grad()
         loss.backward()
@@ -298,7 +300,7 @@ def measure(
         num_parameters = sum(parameter.numel() for parameter in chain.network.parameters())
         chain.network.eval()
         noise = torch.randn(len(heldout), *means.shape[1:], generator=torch.Generator().manual_seed(seed))
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16 and not option.linear):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16" and not option.linear):
             measured["error"] = heldout_error(chain, heldout, levels, seed)
             for name, steps in wanted:
                 latents = sample(chain, SCHEDULERS[name](chain.scheduler.config), steps, noise)
@@ -374,7 +376,7 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         settings = {key: value for key, value in asdict(args).items() if isinstance(value, (int, float))}
         result = {
             "command": describe_command("training/studies/denoisers/run.py", words),
-            "settings": {**settings, "seeds": args.seeds},
+            "settings": {**settings, "precision": args.precision, "seeds": args.seeds},
             "num_train": len(means),
             "num_heldout": len(heldout),
             "rows": ordered,

@@ -107,20 +107,20 @@ RECIPES = (
 
 @torch.no_grad()
 def measure(
-    pipe: EDDPMPipeline, train: ImageData, dev: ImageData, judge: Judge, label: str | None
+    pipe: EDDPMPipeline, train: ImageData, dev: ImageData, judge: Judge, label: str | None, num_images: int
 ) -> dict[str, float]:
     """Samples, reconstructions, interpolations, edits and a probe of one model on the held-out images."""
     pipe.set_progress_bar_config(disable=True)
-    some = dev.sample(NUM_IMAGES, SEED)
+    some = dev.sample(num_images, SEED)
     batch = 250
     if isinstance(pipe.model, UnconditionalDiffusion):
-        zeros = torch.zeros(NUM_IMAGES, pipe.model.config.num_latents, pipe.model.config.latent_dim)
+        zeros = torch.zeros(num_images, pipe.model.config.num_latents, pipe.model.config.latent_dim)
         return {"frechet": judge.frechet(decode(pipe, zeros, NUM_STEPS, batch, SEED))}
     if isinstance(pipe.model, VariationalAutoencoder):
-        prior = pipe.model.sample_prior(NUM_IMAGES, torch.Generator().manual_seed(SEED))
+        prior = pipe.model.sample_prior(num_images, torch.Generator().manual_seed(SEED))
         samples = decode(pipe, prior, NUM_STEPS, batch, SEED)
     else:
-        samples = generate(pipe, NUM_IMAGES, NUM_STEPS, SEED, batch)
+        samples = generate(pipe, num_images, NUM_STEPS, SEED, batch)
     latents = pipe.encode(list(some.images), batch).latents
     again = decode(pipe, latents, NUM_STEPS, batch, SEED)
     ends = latents[torch.from_numpy(np.random.default_rng(SEED).permutation(len(latents)))]
@@ -255,6 +255,7 @@ def measure_recipe(
     dev: ImageData,
     judge: Judge,
     label: str | None,
+    num_images: int,
 ) -> dict[str, Any]:
     """Fits the prior that the recipe wants to a trained model's latents, and measures it."""
     start = _clocks()
@@ -279,7 +280,7 @@ def measure_recipe(
         "seed": seed,
         "steps": facts["steps"],
         "batch_size": facts["batch_size"],
-        **measure(pipe, train, dev, judge, label),
+        **measure(pipe, train, dev, judge, label, num_images),
         "train_seconds": round(wall, 1),
         "train_cpu_seconds": round(cpu, 1),
         "num_parameters": num_parameters,
@@ -310,6 +311,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--max_steps", type=int, default=None, help="training steps of each run; by default the file's"
     )
+    parser.add_argument("--num_images", type=int, default=NUM_IMAGES, help="samples, and images reconstructed")
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
     arguments = parser.parse_args(args)
@@ -323,7 +325,7 @@ def main(args: list[str] | None = None) -> None:
     max_steps = arguments.max_steps or json.loads(Path(arguments.config).read_text(encoding="utf-8"))["max_steps"]
     train, dev, data_args = parse_data(words)
     judge = Judge(train, dev, data_args.label_column, SEED)
-    real = judge.frechet(train.sample(NUM_IMAGES, SEED).images)
+    real = judge.frechet(train.sample(arguments.num_images, SEED).images)
     points = [
         (recipe, variance)
         for recipe in RECIPES
@@ -340,11 +342,11 @@ def main(args: list[str] | None = None) -> None:
                     missing[file] = recipe
             if not missing:
                 continue
-            label = data_args.label_column
+            label, num = data_args.label_column, arguments.num_images
             with tempfile.TemporaryDirectory() as folder:
                 pipeline, trained = train_recipe(*group[0], seed, words, Path(folder), max_steps, extra)
                 for file, recipe in missing.items():
-                    result = measure_recipe(recipe, seed, words, pipeline, trained, train, dev, judge, label)
+                    result = measure_recipe(recipe, seed, words, pipeline, trained, train, dev, judge, label, num)
                     result["real_frechet"] = real
                     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
                     file.write_text(text, encoding="utf-8")

@@ -21,7 +21,7 @@ from hf_eddpm.training.evaluation import plus_minus, result_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from text_front.run import Run, measure, train
+from text_front.run import SETTINGS, Run, measure, train
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "text_longer.json"
 MLP = {"denoiser_type": "mlp", "denoiser_hidden_size": 384}
@@ -75,6 +75,7 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="training seeds")
     parser.add_argument("--max_steps", type=int, help="training steps of each run, in place of the configuration's")
     parser.add_argument("--max_length", type=int, help="tokens of a passage, in place of the configuration's")
+    parser.add_argument("--num_samples", type=int, default=SETTINGS.num_samples, help="samples of each sampling seed")
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
     arguments = parser.parse_args(words)

@@ -24,9 +24,8 @@ from hf_eddpm.training.environment import describe_environment
 
 LENGTH = 20
 BATCH_SIZE = 256
-NUM_SAMPLES = 1024
 PRESETS = {"small": "protein-small", "paper": "protein-paper"}
-NUM_INFERENCE_STEPS = {"small": (20,), "paper": (20, 1000)}
+FEW_STEPS = 20
 
 
 def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -74,10 +73,12 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON file; the table goes beside it as .md")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--num_samples", type=int, default=1024, help="samples; the long chain draws a 64th")
+    parser.add_argument("--many_steps", type=int, default=1000, help="steps of the paper's own chain")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    result: dict[str, Any] = {"batch_size": BATCH_SIZE, "num_samples": NUM_SAMPLES, "presets": {}}
+    result: dict[str, Any] = {"batch_size": BATCH_SIZE, "num_samples": arguments.num_samples, "presets": {}}
     for name, preset in PRESETS.items():
         pipe = build(preset)
         values = {
@@ -85,10 +86,10 @@ def main() -> None:
             "parameters": pipe.model.num_parameters(),
             "step_cpu_seconds": time_step(pipe, arguments.repeats),
         }
-        for steps in NUM_INFERENCE_STEPS[name]:
-            # a thousand steps of the paper's denoiser take minutes: once, on fewer samples
-            many = steps > 100
-            count, repeats = (NUM_SAMPLES // 64, 1) if many else (NUM_SAMPLES, arguments.repeats)
+        # a thousand steps of the paper's denoiser take minutes: once, on fewer samples
+        lengths = [(FEW_STEPS, arguments.num_samples, arguments.repeats)]
+        lengths += [(arguments.many_steps, max(1, arguments.num_samples // 64), 1)] if name == "paper" else []
+        for steps, count, repeats in lengths:
             generate = lambda: pipe(count, num_inference_steps=steps)  # noqa: B023, E731 (called at once)
             values[f"samples_per_cpu_second_{steps}_steps"] = count / cpu_seconds(generate, repeats)
         result["presets"][name] = values

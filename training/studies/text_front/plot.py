@@ -177,7 +177,11 @@ def by_recipe(evaluations: Iterable[Evaluation]) -> dict[str, list[FrontPoint]]:
             FrontPoint(
                 group[0].swept,
                 len(group),
-                {name: spread([each.values[name] for each in group]) for name in group[0].values},
+                {  # runs of a collapsed model lack some measures
+                    name: spread([each.values[name] for each in group])
+                    for name in group[0].values
+                    if all(name in each.values for each in group)
+                },
             )
             for group in points.values()
         ]

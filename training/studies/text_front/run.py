@@ -157,7 +157,7 @@ def measure(run: Run, seed: int, arguments: argparse.Namespace, pipeline: Path, 
     if run.prior == "language model":
         pipe.factor = torch.zeros_like(pipe.factor)  # it knows no other latents than zero
         pipe.decoding = {"do_sample": True, "top_k": 0}
-    result = evaluate(pipe, train_data, dev, replace(SETTINGS))
+    result = evaluate(pipe, train_data, dev, replace(SETTINGS, num_samples=arguments.num_samples))
     if run.prior in ("standard", "language model"):  # the measured distance is from an EDDPM's posterior
         for values in (*result["samples"].values(), result["reference"]["train"]):
             values.pop("latent_frechet")
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
     parser.add_argument("--recipes", nargs="+", help="only what is trained for these recipes")
     parser.add_argument("--max_steps", type=int, help="training steps of each run, in place of the configuration's")
+    parser.add_argument("--num_samples", type=int, default=SETTINGS.num_samples, help="samples of each sampling seed")
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ...configuration_eddpm import EDDPMConfig
 from .processing import EDDPMTextProcessor
@@ -44,6 +44,12 @@ def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
+def fitting_length(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> int:
+    """Return the tokens that 999 of 1,000 sentences have at most; no more than 128."""
+    lengths = [len(ids) for ids in tokenizer(sentences, add_special_tokens=False)["input_ids"]]
+    return min(int(np.quantile(lengths, 0.999)) + 1, _MOST_TOKENS)
+
+
 def fit_text(
     sentences: list[str], vocab_size: int | None = None, max_length: int | None = None, **values: Any
 ) -> tuple[EDDPMConfig, EDDPMTextProcessor]:
@@ -59,8 +65,7 @@ def fit_text(
         vocab_size = min(max(len(sentences) // _WORDS_PER_TOKEN, 500), 8192)
     tokenizer = train_tokenizer(sentences, vocab_size)
     if max_length is None:
-        lengths = [len(ids) for ids in tokenizer(sentences, add_special_tokens=False)["input_ids"]]
-        max_length = min(int(np.quantile(lengths, 0.999)) + 1, _MOST_TOKENS)
+        max_length = fitting_length(tokenizer, sentences)
     small = EDDPMConfig.from_preset("text-small")
     positions = max_length + small.num_latents + 2
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
