@@ -14,6 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hf_eddpm.cli import main as cli
+from hf_eddpm.cli.usual_options import USUAL_OPTIONS
+from hf_eddpm.training.entry import run_modality
 
 ROOT = Path(__file__).parent.parent
 TEXT, PROTEIN, DIGITS = (str(ROOT / "model_cards" / f"eddpm-{name}") for name in ("yelp-mini", "gifford", "digits"))
@@ -40,6 +42,19 @@ def test_the_help_of_a_command_fits_a_screen(command):
     text = run(command, "--help").stdout
     assert len(text.splitlines()) <= 24, text
     assert text.count("--") >= 2
+
+
+@pytest.mark.parametrize("modality", ["text", "protein", "image"])
+@pytest.mark.parametrize("task", ["train", "evaluate"])
+def test_the_help_of_training_and_evaluation_fits_a_screen_and_is_true(task, modality, capsys):
+    lines = run(task, modality, "--help").stdout.splitlines()
+    assert len(lines) <= 24 and all(len(line) <= 110 for line in lines)
+    with pytest.raises(SystemExit):
+        run_modality(task, modality, ["--help_all" if task == "train" else "--help"])
+    every = capsys.readouterr().out
+    for option in USUAL_OPTIONS[task, modality]:
+        assert re.search(rf"{option.split()[0]}\b", every), option
+    assert "text|protein|image" in run(task, "--help").stdout
 
 
 def test_the_help_names_every_command():

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .usual_options import USUAL_OPTIONS
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -19,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+_HELP = ("-h", "--help")
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Checkpoint = Annotated[str, typer.Argument(help="Folder of a saved pipeline, or its Hub id.")]
@@ -219,9 +222,20 @@ def push(
 
 
 def _pass_on(task: str, modality: str, words: list[str]) -> None:
+    if modality in _HELP:
+        typer.echo(f"Usage: hf-eddpm {task} text|protein|image [CONFIGURATION.json] [OPTIONS]\n")
+        typer.echo(f"`hf-eddpm {task} text --help` lists the usual options, `--help_all` every one.")
+        return
+    if not set(_HELP).isdisjoint(words) and (task, modality) in USUAL_OPTIONS:
+        typer.echo(f"Usage: hf-eddpm {task} {modality} [CONFIGURATION.json] [OPTIONS]\n")
+        for option, meaning in USUAL_OPTIONS[task, modality].items():
+            typer.echo(f"  {option:32} {meaning}")
+        typer.echo("\n  --help_all                       every option")
+        return
     from ..training.entry import run_modality
 
-    run_modality(task, modality, words)
+    every = task == "evaluate" and "--help_all" in words  # which knows only the one kind of help
+    run_modality(task, modality, ["--help"] if every else words)
 
 
 def _session(checkpoint: str, output: str, columns: list[str], device: str | None, writes_images: bool = True) -> Any:
