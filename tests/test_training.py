@@ -243,6 +243,26 @@ def test_labelled_files_are_read_and_trained_on(run, tmp_path):
         assert sorted(sentence for part in parts for sentence in part.of_class(label)) == sorted(own)
 
 
+def test_splits_and_configurations_of_a_data_set_are_read_and_sentences_are_spliced(run, tmp_path):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "reviews"
+    (folder / "good").mkdir(parents=True)
+    (folder / "bad").mkdir()
+    for name, sentences in (("good", POSITIVE[:2]), ("bad", NEGATIVE)):
+        for split, chosen in (("train", sentences[1:]), ("test", sentences[:1])):
+            lines = "".join(json.dumps({"text": sentence}) + "\n" for sentence in chosen)
+            (folder / name / f"{split}.jsonl").write_text(lines)
+    configs = [
+        {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{s}.jsonl"} for s in ("train", "test")]}
+        for name in ("good", "bad")
+    ]
+    (folder / "README.md").write_text("---\n" + yaml.safe_dump({"configs": configs}) + "---\n")
+    splits = ["--train_split", "train", "--dev_split", "test", "--dataset_config", "bad"]
+    pipeline = run("--train", str(folder), *splits, "--splice_probability", "0.5")
+    data = _facts(pipeline)["data"]
+    assert (data["train"]["sentences"], data["dev"]["sentences"]) == (len(NEGATIVE) - 1, 1)
+
+
 def test_a_denoiser_that_is_told_the_class_trains_on_labelled_files(run, tmp_path):
     for label, part in enumerate((NEGATIVE, POSITIVE)):
         (tmp_path / f"{label}.txt").write_text("\n".join(part) + "\n")
