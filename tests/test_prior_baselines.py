@@ -111,7 +111,7 @@ def test_every_kind_of_point_is_measured_and_drawn(files, tmp_path, monkeypatch)
     monkeypatch.setattr(benchmark_text, "SETTINGS", small)
     decoder = {"decoder": {"n_embd": 24, "n_layer": 1, "n_head": 2, "n_positions": 64}}
     monkeypatch.setitem(benchmark_text.LANGUAGE_MODEL, "decoder", decoder["decoder"])
-    arguments = argparse.Namespace(train=files, dev=files, num_threads=1, use_cpu=True, max_steps=1)
+    arguments = argparse.Namespace(train=files, dev=files, num_threads=1, use_cpu=True, max_steps=1, num_samples=4)
     points = {run.prior: run for run in benchmark_text.runs()}
     assert set(points) == {"chain", "fitted", "standard", "language model"}
     together = [points for points in benchmark_text.trainings() if len(points) > 1]
