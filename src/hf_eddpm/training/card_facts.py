@@ -1,10 +1,13 @@
 """What the model cards of every modality take from the facts beside a checkpoint."""
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..hub.card import EVALUATION_FILE, TRAINING_FILE, markdown_table
+from ..pipeline_eddpm import EDDPMPipeline
 
 HOW_TO_READ_LATENTS = """\
 Latents of held-out data. Effective rank: directions in which they vary (the exponential of the entropy of the
@@ -45,6 +48,25 @@ def latent_tables(evaluation: dict[str, Any]) -> list[str]:
         for steps, values in evaluation["reach"].items()
     ]
     return [HOW_TO_READ_LATENTS, markdown_table([row]), markdown_table(rows)]
+
+
+def card_notes(training: dict[str, Any]) -> list[str]:
+    """What was said on the command line about the data and the run, for the limits of the card."""
+    notes = {"Data": training["card"].get("data_note"), "Training": training["card"].get("training_note")}
+    return [f"{title}: {note}" for title, note in notes.items() if note]
+
+
+def rewrite_card(description: str, write_card: Callable[[EDDPMPipeline, str], Path]) -> None:
+    """Writes the card of the pipeline folder named on the command line, and prints its path.
+
+    Args:
+        description: Docstring of the command; its first line stands in the help.
+        write_card: Writes the card of a pipeline in its folder and returns the card's path.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder of the pipeline.")
+    folder = parser.parse_args().checkpoint
+    print(write_card(EDDPMPipeline.from_pretrained(folder), folder))
 
 
 def card_arguments(folder: Path, training: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@
 `evaluation.json` and pictures; both write the card (README.md) by this file, and this command writes it anew.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ..hub.card import build_model_card, save_model_card
 from ..pipeline_eddpm import EDDPMPipeline
-from .card_facts import card_arguments, latent_tables, read_facts
+from .card_facts import card_arguments, card_notes, latent_tables, read_facts, rewrite_card
 from .image_tables import how_to_read, markdown_tables
 
 PICTURES = {
@@ -131,18 +130,12 @@ def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str
         return limits
     limits.append(f"It knows one kind of picture ({data_name}); others come back as what it knows.")
     limits.append("The held-out images were watched during training; no test split was used.")
-    for note, title in (("data_note", "Data"), ("training_note", "Training")):
-        if training["card"].get(note):
-            limits.append(f"{title}: {training['card'][note]}")
-    return limits
+    return [*limits, *card_notes(training)]
 
 
 def main() -> None:
     """Writes the card of the pipeline folder named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="Folder of the pipeline.")
-    folder = parser.parse_args().checkpoint
-    print(write_image_card(EDDPMPipeline.from_pretrained(folder), folder))
+    rewrite_card(__doc__, write_image_card)
 
 
 if __name__ == "__main__":

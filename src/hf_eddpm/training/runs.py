@@ -2,7 +2,9 @@
 
 import json
 import logging as python_logging
+import random
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..hub.card import TRAINING_FILE
+from ..hub.card import EVALUATION_FILE, TRAINING_FILE
+from ..pipeline_eddpm import EDDPMPipeline
 from .arguments import EDDPMTrainingArguments
 from .callbacks import train_seconds
 from .environment import describe_environment, without_folders
@@ -93,6 +96,49 @@ def describe_run(trainer: EDDPMTrainer, metrics: dict[str, float]) -> dict[str, 
         "metrics": metrics,
         "log": thin_log(state.log_history),
     }
+
+
+def hold_out_distinct(items: Sequence[str], dev_fraction: float, seed: int, what: str) -> set[str]:
+    """Chooses which of the distinct items are held out, so that equal items stay on one side.
+
+    Args:
+        items: The training data, repeats included.
+        dev_fraction: Share of the distinct items to hold out, in (0, 1); at least one item is.
+        seed: Seed of the choice.
+        what: What the items are, plural, for the error.
+
+    Raises:
+        ValueError: The share is outside its range, or nothing would be left to train on.
+    """
+    if not 0 < dev_fraction < 1:
+        raise ValueError(f"`dev_fraction` must be in (0, 1), got {dev_fraction}.")
+    distinct = sorted(set(items))
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[: max(1, round(len(distinct) * dev_fraction))])
+    if len(held_out) == len(distinct):
+        raise ValueError(f"`train` must hold at least two different {what} where `dev` is not given.")
+    return held_out
+
+
+def save_pipeline(pipe: EDDPMPipeline, folder: Path) -> None:
+    """Saves a trained pipeline; an evaluation that lies in its folder is of other weights and goes."""
+    (folder / EVALUATION_FILE).unlink(missing_ok=True)
+    pipe.save_pretrained(folder)
+
+
+def publish(
+    trainer: EDDPMTrainer,
+    pipe: EDDPMPipeline,
+    folder: Path,
+    facts: dict[str, Any],
+    write_card: Callable[[EDDPMPipeline, Path], Path],
+) -> None:
+    """Leaves the facts and the card beside a saved pipeline, and uploads it if `push_to_hub` asks for that."""
+    write_facts(folder, facts)
+    write_card(pipe, folder)
+    logger.info(f"Saved the pipeline in {folder}.")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@
 held-out sentences.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ..hub.card import build_model_card, markdown_table, save_model_card
 from ..pipeline_eddpm import EDDPMPipeline
-from .card_facts import card_arguments, latent_tables, read_facts
+from .card_facts import card_arguments, card_notes, latent_tables, read_facts, rewrite_card
 from .evaluation import plus_minus, sampler_sentence
 
 NUM_EXAMPLES = 5
@@ -62,13 +61,11 @@ def build_text_card(
         snippet=_snippet([] if training is None else training.get("examples", [])),
         results="" if evaluation is None else _results(evaluation),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name, datasets),
-        limits=_limits(pipe, training, data_name, card.get("data_note")),
+        limits=_limits(pipe, training, data_name),
         pipeline_tag="text-generation",
         language=card.get("card_language"),
         tags=("peft", "lora") if relation == "adapter" else (),
-        base_model_relation=training.get("base_model_relation")
-        if training is not None and shared["base_model"]
-        else None,
+        base_model_relation=relation if shared["base_model"] else None,
         **shared,
     )
 
@@ -86,7 +83,7 @@ print(pipe.encode(sentences).embeddings.shape)  # features for a classifier or a
 """
 
 
-def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str, data_note: str | None) -> list[str]:
+def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:
     max_length = pipe.processor.max_length
     limits = [f"Sentences of at most {max_length} tokens: longer ones are cut, and it writes none."]
     if training is None:
@@ -104,11 +101,7 @@ def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str
             "reconstructions lose rare words and names, and samples can be ungrammatical or say nothing."
         )
     limits.append("The held-out sentences were watched during training; the test split was not used.")
-    if data_note:
-        limits.append(f"Data: {data_note}")
-    if training_note := training["card"].get("training_note"):
-        limits.append(f"Training: {training_note}")
-    return limits
+    return [*limits, *card_notes(training)]
 
 
 def _results(evaluation: dict[str, Any]) -> str:
@@ -278,10 +271,7 @@ def _scaled(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def main() -> None:
     """Writes the card of the pipeline folder named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="Folder of the pipeline.")
-    folder = parser.parse_args().checkpoint
-    print(write_text_card(EDDPMPipeline.from_pretrained(folder), folder))
+    rewrite_card(__doc__, write_text_card)
 
 
 if __name__ == "__main__":

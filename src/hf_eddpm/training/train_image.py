@@ -24,7 +24,6 @@ from transformers import AutoModel, TrainerCallback
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
-from ..hub.card import EVALUATION_FILE
 from ..modalities.image.data import ImageData, hold_out, load_images
 from ..modalities.image.encoder import ImageEncoder
 from ..modalities.image.processing import EDDPMImageProcessor, plot_grid
@@ -37,7 +36,15 @@ from .environment import describe_command
 from .finishing import finish_denoiser
 from .image_card import write_image_card
 from .options import OPTIONS, CardArguments, ImageDataArguments, ImageModelArguments, answer_help
-from .runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
+from .runs import (
+    describe_arguments,
+    describe_run,
+    find_checkpoint,
+    publish,
+    save_pipeline,
+    set_up,
+    warn_of_unused_labels,
+)
 from .sampler import use_solver
 from .trainer import EDDPMTrainer
 
@@ -147,11 +154,10 @@ def main(args: list[str] | None = None) -> Path:
 
     folder = Path(training_args.output_dir) / "pipeline"
     if trainer.is_world_process_zero():
-        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
         use_solver(pipe)
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
-        pipe.save_pretrained(folder)
+        save_pipeline(pipe, folder)
         facts = {
             "command": describe_command("training/train.py", ["image", *words]),
             "arguments": describe_arguments(data_args, model_args, training_args),
@@ -165,11 +171,7 @@ def main(args: list[str] | None = None) -> Path:
         if finishing is not None:
             facts["settings"]["finishing"], seconds = finishing
             facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
-        write_facts(folder, facts)
-        write_image_card(pipe, folder)
-        logger.info(f"Saved the pipeline in {folder}.")
-        if training_args.push_to_hub:
-            trainer.push_to_hub()
+        publish(trainer, pipe, folder, facts, write_image_card)
     return folder
 
 

@@ -8,7 +8,6 @@ The configuration file is optional and each of its values can be given on the co
 interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
-import random
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,6 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
-from ..hub.card import EVALUATION_FILE
 from ..modalities.protein.data import ProteinData, load_proteins
 from ..modalities.protein.modeling import ProteinConvConfig, ProteinEncoder
 from ..modalities.protein.processing import EDDPMProteinProcessor
@@ -32,7 +30,7 @@ from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
 from .protein_card import write_protein_card
-from .runs import describe_arguments, describe_run, find_checkpoint, set_up, write_facts
+from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
 from .sampler import use_solver
 from .trainer import EDDPMTrainer
 
@@ -91,11 +89,10 @@ def main(args: list[str] | None = None) -> Path:
 
     folder = Path(training_args.output_dir) / "pipeline"
     if trainer.is_world_process_zero():
-        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         pipe = trainer.build_pipeline()
         use_solver(pipe)
         pipe.to(dtype=getattr(torch, training_args.save_dtype))
-        pipe.save_pretrained(folder)
+        save_pipeline(pipe, folder)
         facts = {
             "command": describe_command("training/train.py", ["protein", *words]),
             "arguments": describe_arguments(data_args, model_args, training_args),
@@ -107,11 +104,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [model_args.encoder] if model_args.encoder else [],
             **describe_run(trainer, metrics),
         }
-        write_facts(folder, facts)
-        write_protein_card(pipe, folder)
-        logger.info(f"Saved the pipeline in {folder}.")
-        if training_args.push_to_hub:
-            trainer.push_to_hub()
+        publish(trainer, pipe, folder, facts, write_protein_card)
     return folder
 
 
@@ -146,14 +139,7 @@ def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, 
     train = load(data_args.train, data_args.train_split)
     if data_args.dev or data_args.dev_split:
         return train, load(data_args.dev or data_args.train, data_args.dev_split)
-    if not 0 < data_args.dev_fraction < 1:
-        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
-    # Equal sequences stay on one side.
-    distinct = sorted(set(train.sequences))
-    random.Random(seed).shuffle(distinct)
-    held_out = set(distinct[: max(1, round(len(distinct) * data_args.dev_fraction))])
-    if len(held_out) == len(distinct):
-        raise ValueError("`train` must hold at least two different proteins where `dev` is not given.")
+    held_out = hold_out_distinct(train.sequences, data_args.dev_fraction, seed, "proteins")
     rows = range(len(train))
     return (
         train.take([row for row in rows if train.sequences[row] not in held_out]),

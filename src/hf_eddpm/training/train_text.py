@@ -9,7 +9,6 @@ the card is made from. A run that was interrupted goes on with `--resume_from_ch
 its steps is only evaluated and saved again by it.
 """
 
-import random
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,6 @@ from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
 from ..hub.adapters import merge_adapter
-from ..hub.card import EVALUATION_FILE
 from ..hub.lora import add_lora, count_parameters, describe_trainable
 from ..modalities.backbones import add_first_block, freeze_language_model, load_backbone
 from ..modalities.text.data import SplicedSentences, TextData, load_text
@@ -40,7 +38,16 @@ from .baselines.vae import VariationalAutoencoder
 from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
-from .runs import describe_arguments, describe_run, find_checkpoint, set_up, warn_of_unused_labels, write_facts
+from .runs import (
+    describe_arguments,
+    describe_run,
+    find_checkpoint,
+    hold_out_distinct,
+    publish,
+    save_pipeline,
+    set_up,
+    warn_of_unused_labels,
+)
 from .text_card import write_text_card
 from .trainer import EDDPMTrainer
 
@@ -83,7 +90,6 @@ def main(args: list[str] | None = None) -> Path:
     folder = Path(training_args.output_dir) / "pipeline"
     weights = trainer.whole_state_dict() if trainer.is_fsdp_enabled else None  # of all processes' pieces
     if trainer.is_world_process_zero():
-        (folder / EVALUATION_FILE).unlink(missing_ok=True)  # of other weights
         if weights is not None:
             model, _ = build_model(model_args, data_args.max_length, train.sentences, lora_args)
             tuned = choose_trained_weights(model, model_args, lora_args)
@@ -94,7 +100,7 @@ def main(args: list[str] | None = None) -> Path:
             merge_adapter(tuned)
         if not lora_args.load_in_4bit:
             pipe.to(dtype=getattr(torch, training_args.save_dtype))
-        pipe.save_pretrained(folder)
+        save_pipeline(pipe, folder)
         facts_of_run = describe_run(trainer, metrics)
         facts_of_run["settings"] |= tuning
         facts = {
@@ -109,11 +115,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_model_relation": "adapter" if lora_args.lora and lora_args.lora_save == "adapter" else "finetune",
             **facts_of_run,
         }
-        write_facts(folder, facts)
-        write_text_card(pipe, folder)
-        logger.info(f"Saved the pipeline in {folder}.")
-        if training_args.push_to_hub:
-            trainer.push_to_hub()
+        publish(trainer, pipe, folder, facts, write_text_card)
     return folder
 
 
@@ -135,14 +137,7 @@ def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextDa
     if data_args.dev or data_args.dev_split:
         dev = load(data_args.dev or data_args.train, data_args.dev_split)
         return train, dev.sample(data_args.max_dev_sentences, seed)
-    if not 0 < data_args.dev_fraction < 1:
-        raise ValueError(f"`dev_fraction` must be in (0, 1), got {data_args.dev_fraction}.")
-    # Equal sentences stay on one side.
-    distinct = sorted(set(train.sentences))
-    random.Random(seed).shuffle(distinct)
-    held_out = set(distinct[: max(1, round(len(distinct) * data_args.dev_fraction))])
-    if len(held_out) == len(distinct):
-        raise ValueError("`train` must hold at least two different sentences where `dev` is not given.")
+    held_out = hold_out_distinct(train.sentences, data_args.dev_fraction, seed, "sentences")
     kept = [row for row, sentence in enumerate(train.sentences) if sentence not in held_out]
     known = {} if train.labels is None else dict(zip(train.sentences, train.labels, strict=True))
     dev = TextData(sorted(held_out), [known[sentence] for sentence in sorted(held_out)] if known else None)
