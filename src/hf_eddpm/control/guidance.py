@@ -1,7 +1,7 @@
 """Energies that steer the latents: terms that are summed, in the chain or by an ODE, and their gradients.
 
 A term is a log-weight of latents, up to a constant: samples are drawn with a density of about
-p(latents) exp(sum of scale * term). Those of the clean latents are evaluated at the clean estimate of each step.
+p(latents) exp(sum of scale * term). Terms of the clean latents are evaluated at the clean estimate of each step.
 """
 
 import math

@@ -232,7 +232,7 @@ def _losses(training: dict[str, Any]) -> list[str]:
     if "eval_effective_rank" in held_out:
         note += (
             " Active dimensions and KL look at one dimension at a time; the effective rank counts the directions in "
-            "which the latents vary, the largest share is that of the first of them, and the rate is in nats."
+            "which the latents vary, the largest share is the share of the first of them, and the rate is in nats."
         )
     return [markdown_table(rows), note]
 

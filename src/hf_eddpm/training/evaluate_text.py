@@ -12,7 +12,7 @@ this script. What is measured, all by functions of `modalities/text/metrics.py`:
 - **samples**, for each number of denoising steps, as mean and standard deviation over seeds: perplexity under a
   trigram model, uniqueness, novelty, distinct-n, and the distance from held-out sentences in length, n-grams and
   latents. The trigram model is fitted here, on `--train`: other text than the real sentences (`--dev`) whose
-  perplexity stands beside that of the samples. A model that repeats its training sentences would beat real text by
+  perplexity stands beside the samples' perplexity. A model that repeats its training sentences would beat real text by
   this measure (`reference.train` says by how much), so read it with the novelty; bland text does well by it too, so
   read it with the reverse perplexity (held-out sentences under a trigram model of the samples) and distinct-n. The
   latents' distance is from samples of the posterior, which is what the chain models, not from its means.

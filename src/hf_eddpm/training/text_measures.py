@@ -229,7 +229,7 @@ def _reference(
     dev_posterior: NDArray[np.float64],
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """The values that real text has, to be read beside those of the samples.
+    """The values that real text has, to be read beside the values of the samples.
 
     `dev`: real sentences that the trigram model has not seen. `dev_shuffled`: the same with their words in random
     order. `train`: as many training sentences in the place of the samples: the distances of real text from real text,

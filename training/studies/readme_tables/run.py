@@ -259,7 +259,7 @@ ROWS = [
         "studies/control/protein.py",
     ),
     Row(
-        "antibody loops: residues left by edits of strength 0.05; 0.2; score of the latter guided, of no edit",
+        "antibody loops: residues left by edits of strength 0.05; 0.2; score at 0.2 guided, of no edit",
         "training/studies/control/results/gifford.json",
         lambda r: (
             f"{r['edits']['strength 0.05']['identity']:.2f}; {r['edits']['strength 0.2']['identity']:.2f}; "
