@@ -47,6 +47,10 @@ class EDDPMProcessor(ProcessorMixin):
         """Raise a ValueError if this processor's tensors do not fit a model of that configuration."""
         raise NotImplementedError
 
+    def lengths(self, data: list[Any]) -> list[int]:
+        """Return what each datum costs, in its modality's own unit; 1 where all cost the same."""
+        return [1] * len(self.as_list(data))
+
     @property
     def decode_arguments(self) -> dict[str, Any]:
         """Arguments of `EDDPMModel.decode` that suit what this processor feeds, overridden by the caller's."""

@@ -10,6 +10,9 @@ from transformers import BatchFeature
 from ..processing_eddpm import EDDPMProcessor
 
 
+_COUNTED_TOGETHER = 1000  # data whose lengths are counted in one call
+
+
 class RawDataCollator:
     """Batches raw data by a processor.
 
@@ -42,6 +45,14 @@ class RawDataCollator:
             if any(name in example for example in examples):
                 batch[name] = as_tensor([example.get(name) for example in examples])
         return batch
+
+    def lengths(self, dataset: Any) -> list[int]:
+        """Return the length of each datum of a data set, as `processor.lengths` counts it."""
+        lengths: list[int] = []
+        for start in range(0, len(dataset), _COUNTED_TOGETHER):
+            rows = [dataset[index] for index in range(start, min(start + _COUNTED_TOGETHER, len(dataset)))]
+            lengths += self.processor.lengths([self._datum(row) if isinstance(row, dict) else row for row in rows])
+        return lengths
 
     def _datum(self, example: dict[str, Any]) -> Any:
         for name in self.processor.data_names:

@@ -26,6 +26,7 @@ from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
+from .batching import LengthGroups
 from .callbacks import AverageStep, Clock, OwnNoise, Preview
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
@@ -111,6 +112,14 @@ class EDDPMTrainer(Trainer):
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
         data_names = ("data",) if self.processor is None else self.processor.data_names
         self._signature_columns = [*names, *data_names, "diffusion_mask", "properties", "class_labels"]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        grouped = self.args.train_sampling_strategy == "group_by_length" and hasattr(dataset, "__len__")
+        if not grouped or not isinstance(self.data_collator, RawDataCollator):
+            return super()._get_train_sampler(train_dataset)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroups(self.data_collator.lengths(dataset), batch_size, self.args.data_seed or self.args.seed)
 
     @property
     def _eddpm(self) -> EDDPMModel:

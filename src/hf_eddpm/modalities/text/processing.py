@@ -139,6 +139,11 @@ class EDDPMTextProcessor(EDDPMProcessor):
         """As many tokens as a sentence may have, and the end token."""
         return {"max_new_tokens": self.max_length + 1}
 
+    def lengths(self, data: list[str]) -> list[int]:
+        """Return each sentence's tokens, without special ones, at most `max_length`."""
+        sentences = self.as_list(data)
+        return [len(ids) for ids in self._tokenize(self.tokenizer, sentences, [False] * len(sentences))]
+
     def count_truncated(self, sentences: list[str]) -> int:
         """Return how many of `sentences` have more than `max_length` tokens for the encoder or the decoder."""
         too_long = [False] * len(sentences)
