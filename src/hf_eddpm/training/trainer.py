@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -113,10 +114,18 @@ class EDDPMTrainer(Trainer):
         data_names = ("data",) if self.processor is None else self.processor.data_names
         self._signature_columns = [*names, *data_names, "diffusion_mask", "properties", "class_labels"]
 
+    @property
+    def _groups_raw_data(self) -> bool:
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        return grouped and isinstance(self.data_collator, RawDataCollator)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # Trainer would look for token ids in raw data to sort them by length.
+        return SequentialSampler(eval_dataset) if self._groups_raw_data else super()._get_eval_sampler(eval_dataset)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        grouped = self.args.train_sampling_strategy == "group_by_length" and hasattr(dataset, "__len__")
-        if not grouped or not isinstance(self.data_collator, RawDataCollator):
+        if not self._groups_raw_data or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroups(self.data_collator.lengths(dataset), batch_size, self.args.data_seed or self.args.seed)
