@@ -293,7 +293,7 @@ def two_classes(latents):
     ("guidance", "error", "message"),
     [
         ([], ValueError, "`guidance` must hold at least one term"),
-        ([bowl()], TypeError, "`guidance` must hold Guidance objects, got function"),
+        ([bowl()], TypeError, "`guidance` must be a Guidance, a list of which each is a Guidance"),
         (ClassifierGuidance(two_classes, 2), ValueError, r"`target` must be in \[0, 2\), .* got 2"),
         (ClassifierGuidance(two_classes, -1), ValueError, r"`target` must be in \[0, 2\), .* got -1"),
         (ClassifierGuidance(two_classes, [0, 1]), ValueError, "`target` must be one class or one for each of 3"),

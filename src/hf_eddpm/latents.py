@@ -127,6 +127,8 @@ def check_latents(latents: torch.Tensor, num_latents: int, latent_dim: int, name
     """
     if not isinstance(latents, torch.Tensor):
         raise TypeError(f"`{name}` must be a tensor, got {type(latents).__name__}.")
+    if not latents.is_floating_point():
+        raise ValueError(f"`{name}` must be a tensor of floating-point numbers, got {latents.dtype}.")
     if latents.ndim != 3 or tuple(latents.shape[1:]) != (num_latents, latent_dim):
         raise ValueError(
             f"`{name}` must have the shape (batch, {num_latents}, {latent_dim}), got {tuple(latents.shape)}."

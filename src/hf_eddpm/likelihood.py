@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from .argument_checks import check_count, check_number
+from .argument_types import Count, FloatTensor, IntTensor, NumberFromZero, PositiveNumber, checked
 from .outputs import EDDPMBound
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -81,8 +81,8 @@ def refine_latents(
     latents: torch.Tensor,
     nats: Callable[[torch.Tensor], torch.Tensor],
     num_steps: int,
-    learning_rate: float = 0.1,
-    proximity: float = 0.05,
+    learning_rate: float,
+    proximity: float,
 ) -> torch.Tensor:
     r"""Move latents to where the data are reconstructed better: Adam on each datum's own latents.
 
@@ -98,13 +98,7 @@ def refine_latents(
 
     Returns:
         Latents, float32, shaped as given, without gradient.
-
-    Raises:
-        ValueError: If a number is outside its range.
     """
-    check_count(num_steps, "num_steps")
-    check_number(learning_rate, "learning_rate", above=0)
-    check_number(proximity, "proximity", at_least=0)
     # What was made under `torch.inference_mode` has no gradient: copies have.
     with torch.inference_mode(False), torch.enable_grad():
         start = latents.detach().float().clone()
@@ -136,11 +130,12 @@ class LikelihoodMixin:
         raise NotImplementedError
 
     @torch.no_grad()
+    @checked
     def bound(
         self,
-        num_timesteps: int = 32,
+        num_timesteps: Count = 32,
         generator: torch.Generator | None = None,
-        class_labels: torch.Tensor | None = None,
+        class_labels: IntTensor | None = None,
         **inputs: Any,
     ) -> EDDPMBound:
         r"""Estimate the bound on -log p(datum) and its terms, in nats (DDPM's decomposition with the encoder as q).
@@ -153,7 +148,6 @@ class LikelihoodMixin:
             class_labels: As for `forward`; the bound is then on -log p(datum | class).
             **inputs: As for `forward`.
         """
-        check_count(num_timesteps, "num_timesteps")
         encoder_inputs, targets = self.split_inputs(inputs)
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator)
@@ -180,12 +174,13 @@ class LikelihoodMixin:
             num_units=num_units.float(),
         )
 
+    @checked
     def refine(
         self,
-        latents: torch.Tensor,
-        num_steps: int,
-        learning_rate: float = 0.1,
-        proximity: float = 0.05,
+        latents: FloatTensor,
+        num_steps: Count,
+        learning_rate: PositiveNumber = 0.1,
+        proximity: NumberFromZero = 0.05,
         **targets: Any,
     ) -> torch.Tensor:
         r"""Move latents to where the decoder reconstructs the data better: Adam on each datum's own latents.
@@ -208,6 +203,8 @@ class LikelihoodMixin:
             ValueError: If an argument is outside its range.
         """
         self.check_latents(latents)
+        if missing := [name for name in self.decoder.target_names if name not in targets]:
+            raise ValueError(f"`{missing[0]}` must be given: it is what the latents are to reconstruct.")
         dtype = self.denoiser.output.weight.dtype
 
         with torch.inference_mode(False):

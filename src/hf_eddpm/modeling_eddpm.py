@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
 from .argument_checks import check_class_labels
+from .argument_types import FloatTensor, IntTensor, NumberFromZero, checked
 from .configuration_eddpm import EDDPMConfig
 from .latents import (
     LatentBottleneck,
@@ -97,12 +98,13 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         return self.bottleneck(self.encoder(**inputs))
 
     @apply_forward_hook
+    @checked
     def denoise(
         self,
-        noisy_latents: torch.Tensor,
+        noisy_latents: FloatTensor,
         timesteps: torch.Tensor | int,
-        class_labels: torch.Tensor | None = None,
-        guidance_scale: float = 1.0,
+        class_labels: IntTensor | None = None,
+        guidance_scale: NumberFromZero = 1.0,
     ) -> torch.Tensor:
         """Return the denoiser's output (see `config.prediction_type`).
 
@@ -126,7 +128,8 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
 
     @apply_forward_hook
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, **kwargs: Any) -> Any:
+    @checked
+    def decode(self, latents: FloatTensor, **kwargs: Any) -> Any:
         """Decode latents into the modality's raw output (for text: token ids, `(batch, seq)`).
 
         Args:

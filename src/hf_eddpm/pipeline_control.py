@@ -5,7 +5,17 @@ from typing import Any, Literal
 
 import torch
 
-from .argument_checks import check_count, check_number
+from .argument_types import (
+    Count,
+    CountOrZero,
+    FloatTensor,
+    IntTensor,
+    NumberFromZero,
+    PositiveShare,
+    Share,
+    checked,
+    refuse_without,
+)
 from .control.directions import fisher_information, linear_direction, orthogonalize, principal_directions
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import follow_ode
@@ -41,7 +51,8 @@ class ControlMixin:
     _refuse_copies: Callable[..., None]
 
     @without_gradient
-    def predict(self, data: Any, batch_size: int = 256) -> torch.Tensor:
+    @checked
+    def predict(self, data: Any, batch_size: Count = 256) -> torch.Tensor:
         """Predict the data's properties from the means of their posteriors.
 
         Args:
@@ -60,12 +71,13 @@ class ControlMixin:
         return self.model.property_head.predict(latents.to(self._execution_device))
 
     @without_gradient
+    @checked
     def direction(
         self,
         positives: Any,
         negatives: Any,
         method: Literal["mean", "linear"] = "mean",
-        orthogonal_to: torch.Tensor | Sequence[torch.Tensor] = (),
+        orthogonal_to: FloatTensor | Sequence[FloatTensor] = (),
     ) -> torch.Tensor:
         """Return a latent direction from `negatives` to `positives`.
 
@@ -83,8 +95,6 @@ class ControlMixin:
         Raises:
             ValueError: If `method` is unknown, or nothing is left beside `orthogonal_to`.
         """
-        if method not in ("mean", "linear"):
-            raise ValueError(f"`method` must be 'mean' or 'linear', got {method!r}.")
         positives = self.processor.as_list(positives, "positives")
         negatives = self.processor.as_list(negatives, "negatives")
         with_it, without_it = self.encode(positives).latents, self.encode(negatives).latents
@@ -97,12 +107,13 @@ class ControlMixin:
         return direction / direction.norm()
 
     @without_gradient
+    @checked
     def directions(
         self,
         data: Any,
-        num_directions: int = 8,
+        num_directions: Count = 8,
         method: Literal["pca", "jacobian"] = "pca",
-        batch_size: int = 64,
+        batch_size: Count = 64,
     ) -> torch.Tensor:
         """Find directions in the latents without labels.
 
@@ -120,10 +131,7 @@ class ControlMixin:
         Raises:
             ValueError: If an argument is outside its range.
         """
-        if method not in ("pca", "jacobian"):
-            raise ValueError(f"`method` must be 'pca' or 'jacobian', got {method!r}.")
         items = self.processor.as_list(data)
-        check_count(num_directions, "num_directions")
         latents = self.encode(items, batch_size).latents
         sensitivity = None
         if method == "jacobian":
@@ -133,10 +141,11 @@ class ControlMixin:
         return directions
 
     @without_gradient
+    @checked
     def traverse(
         self,
         data: Any,
-        directions: torch.Tensor,
+        directions: FloatTensor,
         scales: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
         **decode_arguments: Any,
     ) -> list[list[list[Any]]]:
@@ -155,7 +164,7 @@ class ControlMixin:
             ValueError: If there are no scales, or the directions have another shape or are not finite.
         """
         self._refuse_copies(decode_arguments)
-        several = directions[None] if isinstance(directions, torch.Tensor) and directions.ndim == 2 else directions
+        several = directions[None] if directions.ndim == 2 else directions
         self.model.check_latents(several, "directions")
         if not len(scales):
             raise ValueError("`scales` must hold at least one number, got none.")
@@ -173,7 +182,8 @@ class ControlMixin:
         return [[[next(samples) for _ in scales] for _ in several] for _ in latents]
 
     @without_gradient
-    def aggregate(self, data: Any, refinement_steps: int = 0) -> torch.Tensor:
+    @checked
+    def aggregate(self, data: Any, refinement_steps: CountOrZero = 0) -> torch.Tensor:
         """Join several data into the latents of one, whose decoding says what they have in common.
 
         It is the mean of their latents, made as long as they are on average: means of many are short, and the decoder
@@ -191,7 +201,8 @@ class ControlMixin:
         return mean * latents.flatten(1).norm(dim=1).mean() / mean.norm().clamp(min=1e-12)
 
     @without_gradient
-    def similarity(self, a: Any, b: Any, batch_size: int = 256) -> torch.Tensor:
+    @checked
+    def similarity(self, a: Any, b: Any, batch_size: Count = 256) -> torch.Tensor:
         """Measure how much of the content of data others share: the cosine of their embeddings.
 
         Args:
@@ -212,18 +223,19 @@ class ControlMixin:
         return torch.nn.functional.cosine_similarity(one, other)
 
     @without_gradient
+    @checked
     def edit(
         self,
         data: Any,
-        direction: torch.Tensor | None = None,
+        direction: FloatTensor | None = None,
         scale: float = 1.0,
-        refinement_steps: int = 0,
-        strength: float | None = None,
+        refinement_steps: CountOrZero = 0,
+        strength: PositiveShare | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
-        class_labels: int | Sequence[int] | torch.Tensor | None = None,
-        guidance_scale: float = 1.0,
-        num_inference_steps: int | None = None,
-        eta: float = 0.0,
+        class_labels: int | Sequence[int] | IntTensor | None = None,
+        guidance_scale: NumberFromZero = 1.0,
+        num_inference_steps: Count | None = None,
+        eta: Share = 0.0,
         generator: Generators = None,
         invert_noise: bool = False,
         **decode_arguments: Any,
@@ -257,13 +269,19 @@ class ControlMixin:
         if direction is None and strength is None:
             raise ValueError("`edit` needs a `direction`, a `strength`, or both.")
         if direction is not None:
-            if not isinstance(direction, torch.Tensor):
-                raise TypeError(f"`direction` must be a tensor, got {type(direction).__name__}.")
             self.model.check_latents(direction[None], "direction[None]")
-        if strength is None and not (guidance is None and class_labels is None):
-            raise ValueError("`guidance` and `class_labels` need a `strength`: they steer the denoising.")
-        if strength is not None:
-            check_number(strength, "strength", above=0, at_most=1)
+        elif scale != 1:
+            refuse_without("`direction`", ["scale"], "it is how far along it")
+        if strength is None:
+            of_the_chain = {
+                "guidance": guidance is not None,
+                "class_labels": class_labels is not None,
+                "guidance_scale": guidance_scale != 1,
+                "num_inference_steps": num_inference_steps is not None,
+                "eta": eta != 0,
+            }
+            given = [name for name, is_given in of_the_chain.items() if is_given]
+            refuse_without("a `strength`", given, "without noise nothing is denoised")
         latents = self.encode(data, refinement_steps=refinement_steps).latents
         if invert_noise:
             decode_arguments |= self._inverted(data, latents, 256, decode_arguments)
@@ -287,11 +305,12 @@ class ControlMixin:
         return self.decode(latents, **decode_arguments)
 
     @without_gradient
+    @checked
     def steer(
         self,
         data: Any,
         guidance: Guidance | Sequence[Guidance],
-        num_steps: int = 20,
+        num_steps: Count = 20,
         solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
         output_type: str = "data",
         **decode_arguments: Any,
@@ -315,7 +334,6 @@ class ControlMixin:
             ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
         """
         self._check_output_type(output_type, ("latent",))
-        check_count(num_steps, "num_steps")
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
@@ -330,14 +348,15 @@ class ControlMixin:
         return self.decode(latents, output_type=output_type, **decode_arguments)
 
     @without_gradient
+    @checked
     def optimize(
         self,
         data: Any,
         method: Literal["gradient", "guided", "mcmc", "hill_climb", "ode"] = "gradient",
         target: float | Sequence[float] | Literal["higher", "lower"] = "higher",
-        property_index: int | None = None,
-        num_steps: int = 50,
-        max_mutations: int | None = None,
+        property_index: CountOrZero | None = None,
+        num_steps: Count = 50,
+        max_mutations: CountOrZero | None = None,
         frozen_positions: Sequence[int] | None = None,
         generator: Generators = None,
         **method_arguments: Any,

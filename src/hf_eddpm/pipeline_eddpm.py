@@ -1,12 +1,24 @@
 """EDDPMPipeline: generate, reconstruct, represent, interpolate and edit data. Inference only."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
 from .argument_checks import check_count, check_number
+from .argument_types import (
+    Bounds,
+    Count,
+    CountOrZero,
+    FloatTensor,
+    IntTensor,
+    NumberFromZero,
+    PositiveNumber,
+    Share,
+    checked,
+    refuse_without,
+)
 from .control.guidance import Guidance
 from .hub.storage import PipelineStorage
 from .modeling_eddpm import EDDPMModel
@@ -16,6 +28,8 @@ from .pipeline_parts import PipelineParts
 from .processing_eddpm import EDDPMProcessor
 from .sampling import Generators, check_scheduler, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
+
+_PATH_STEPS = 100  # of inversion and denoising: fewer lose too much of the ends of a path
 
 
 class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipeline):
@@ -99,27 +113,28 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return self._num_timesteps
 
     @without_gradient
+    @checked
     def __call__(
         self,
-        num_samples: int = 1,
-        num_inference_steps: int | None = None,
-        eta: float = 0.0,
-        noise_scale: float | None = None,
-        class_labels: int | Sequence[int] | torch.Tensor | None = None,
-        guidance_scale: float = 1.0,
+        num_samples: Count | None = None,
+        num_inference_steps: Count | None = None,
+        eta: Share = 0.0,
+        noise_scale: PositiveNumber | None = None,
+        class_labels: int | Sequence[int] | IntTensor | None = None,
+        guidance_scale: NumberFromZero = 1.0,
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
-        latents: torch.Tensor | None = None,
+        latents: FloatTensor | None = None,
         output_type: str = "data",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         return_dict: bool = True,
         **decode_arguments: Any,
     ) -> EDDPMPipelineOutput | tuple[Any, torch.Tensor]:
         """Generate.
 
         Args:
-            num_samples: How many data, at least 1; taken from `latents` where these are given.
+            num_samples: How many data, at least 1; by default as many as `latents`, or 1.
             num_inference_steps: Steps of the chain, in [1, T]; by default the checkpoint's own number
                 (`default_num_inference_steps`).
             eta: Share in [0, 1] of ancestral noise: 0 is DDIM, 1 is DDPM sampling.
@@ -147,8 +162,11 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         Raises:
             ValueError: If an argument is outside its range.
         """
-        if output_type != "latent":
-            self._check_output_type(output_type, ("latent",))
+        self._check_output_type(output_type, ("latent",))
+        if output_type == "latent":
+            refuse_without("another `output_type` than 'latent'", sorted(decode_arguments), "nothing is decoded")
+        if callback_on_step_end is None and callback_on_step_end_tensor_inputs is not None:
+            refuse_without("`callback_on_step_end`", ["callback_on_step_end_tensor_inputs"], "it is what is called")
         self._interrupt = False
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
@@ -158,7 +176,6 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             )
         if noise_scale is None:
             noise_scale = self.config.default_noise_scale
-        check_number(noise_scale, "noise_scale", above=0)
         noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
         classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
         steering = None if guidance is None else self._steering(guidance, len(noise))
@@ -175,7 +192,8 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 
     @without_gradient
-    def encode(self, data: Any, batch_size: int = 256, refinement_steps: int = 0) -> EDDPMEncoding:
+    @checked
+    def encode(self, data: Any, batch_size: Count = 256, refinement_steps: CountOrZero = 0) -> EDDPMEncoding:
         """Represent data by the means of their posteriors.
 
         Args:
@@ -187,7 +205,6 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         Raises:
             ValueError: If `refinement_steps` is negative.
         """
-        check_count(refinement_steps, "refinement_steps", minimum=0)
         items = self.processor.as_list(data)
         parts = []
         for batch in self._batches(items, batch_size):
@@ -202,8 +219,9 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return EDDPMEncoding(latents=latents, embeddings=latents.flatten(1))
 
     @without_gradient
+    @checked
     def decode(
-        self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
+        self, latents: FloatTensor, batch_size: Count = 256, output_type: str = "data", **decode_arguments: Any
     ) -> Any:
         """Decode latents.
 
@@ -224,12 +242,13 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return samples
 
     @without_gradient
+    @checked
     def reconstruct(
         self,
         data: Any,
-        batch_size: int = 256,
-        refinement_steps: int = 0,
-        num_reconstructions: int = 1,
+        batch_size: Count = 256,
+        refinement_steps: CountOrZero = 0,
+        num_reconstructions: Count = 1,
         invert_noise: bool = False,
         **decode_arguments: Any,
     ) -> Any:
@@ -248,7 +267,6 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         Raises:
             ValueError: If an argument is outside its range, or the decoder has no noise to invert.
         """
-        check_count(num_reconstructions, "num_reconstructions")
         latents = self.encode(data, batch_size, refinement_steps).latents
         if invert_noise:
             if num_reconstructions > 1:
@@ -258,14 +276,15 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return self.decode(latents, batch_size, **decode_arguments)
 
     @without_gradient
+    @checked
     def interpolate(
         self,
         a: Any,
         b: Any,
-        num_steps: int = 7,
+        num_steps: Annotated[int, Bounds(at_least=2)] = 7,
         mode: Literal["slerp", "lerp"] = "slerp",
         space: Literal["noise", "latents"] = "noise",
-        num_inference_steps: int = 100,
+        num_inference_steps: Count | None = None,
         invert_noise: bool = False,
         **decode_arguments: Any,
     ) -> list[Any]:
@@ -284,7 +303,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             num_steps: Points of each path, both ends counted, at least 2.
             mode: "slerp" (along the arc; the norm is mixed linearly) or "lerp" (straight).
             space: "noise" or "latents".
-            num_inference_steps: Steps of inversion and denoising, in [1, T].
+            num_inference_steps: Steps of inversion and denoising in "noise" space, in [1, T], by default 100 (or T).
             invert_noise: As for `reconstruct`.
             **decode_arguments: Passed to the decoder; `decoder_noise` has one entry for each pair.
 
@@ -297,11 +316,8 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         starts, ends = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
         if len(starts) != len(ends):
             raise ValueError(f"`a` and `b` must have the same length, got {len(starts)} and {len(ends)}.")
-        check_count(num_steps, "num_steps", minimum=2)
-        if mode not in ("slerp", "lerp"):
-            raise ValueError(f"`mode` must be 'slerp' or 'lerp', got {mode!r}.")
-        if space not in ("noise", "latents"):
-            raise ValueError(f"`space` must be 'noise' or 'latents', got {space!r}.")
+        if space == "latents" and num_inference_steps is not None:
+            refuse_without("`space='noise'`", ["num_inference_steps"], "latents are mixed without the chain")
         self._refuse_copies(decode_arguments)
         latents = self.encode([*starts, *ends]).latents
         mix: Callable[..., torch.Tensor] = slerp if mode == "slerp" else torch.lerp
@@ -310,11 +326,12 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         if space == "latents":
             points = torch.stack([mix(first, last, weight) for weight in weights])
         else:
-            noise = self.invert(latents, num_inference_steps)
+            steps = min(_PATH_STEPS, len(self.model.scheduler)) if num_inference_steps is None else num_inference_steps
+            noise = self.invert(latents, steps)
             first_noise, last_noise = noise.chunk(2)
             noises = torch.stack([mix(first_noise, last_noise, weight) for weight in weights])  # (steps, pairs, ...)
             # the steps that were inverted, whatever scheduler generates
-            points = self._denoise(noises.flatten(0, 1), num_inference_steps, scheduler=self._ddim()).view_as(noises)
+            points = self._denoise(noises.flatten(0, 1), steps, scheduler=self._ddim()).view_as(noises)
             gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
         if invert_noise:
@@ -329,12 +346,13 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return [samples[start : start + num_steps] for start in range(0, len(samples), num_steps)]
 
     @without_gradient
+    @checked
     def invert(
         self,
         data: Any,
-        num_inference_steps: int = 100,
-        num_refinements: int = 3,
-        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        num_inference_steps: Count = _PATH_STEPS,
+        num_refinements: CountOrZero = 3,
+        class_labels: int | Sequence[int] | IntTensor | None = None,
     ) -> torch.Tensor:
         """Find the noise that denoises to the data's latents: DDIM run backwards (arXiv 2010.02502, section 4.3).
 
@@ -352,7 +370,6 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             noise_scale=1)` with the same number of steps of an `EDDPMScheduler` comes back to the latents; with
             another scheduler as nearly as the two solve the same equation.
         """
-        check_count(num_refinements, "num_refinements", minimum=0)
         latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
         self.model.check_latents(latents)
         latents = latents.to(self._execution_device, torch.float32)
@@ -369,13 +386,14 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         return latents
 
     @without_gradient
+    @checked
     def score(
         self,
         data: Any,
-        num_timesteps: int = 32,
+        num_timesteps: Count = 32,
         generator: torch.Generator | None = None,
-        batch_size: int = 256,
-        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        batch_size: Count = 256,
+        class_labels: int | Sequence[int] | IntTensor | None = None,
     ) -> EDDPMScore:
         """Estimate the bound on each datum's negative log-likelihood and its terms.
 
@@ -387,7 +405,6 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             class_labels: The class of the data, or one for each: the bound is then on -log p(datum | class).
         """
         items = self.processor.as_list(data)
-        check_count(batch_size, "batch_size")
         labels = self._prepare_classes(class_labels, 1.0, len(items)).get("class_labels")
         starts = range(0, len(items), batch_size)
         parts = [

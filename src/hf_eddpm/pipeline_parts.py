@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from .argument_checks import check_count, check_number
+from .argument_types import Count, CountOrZero, FloatTensor, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
 from .processing_eddpm import EDDPMProcessor
@@ -50,13 +50,14 @@ class PipelineParts:
         return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
 
     @without_gradient
+    @checked
     def invert_decoder(
         self,
         data: Any,
-        latents: torch.Tensor | None = None,
-        num_decoder_steps: int = _INVERSION_STEPS,
-        num_refinements: int = 2,
-        batch_size: int = 256,
+        latents: FloatTensor | None = None,
+        num_decoder_steps: Count = _INVERSION_STEPS,
+        num_refinements: CountOrZero = 2,
+        batch_size: Count = 256,
     ) -> torch.Tensor:
         """Find the noise from which a decoder that is a chain itself comes to the data: what the latents leave out.
 
@@ -99,7 +100,6 @@ class PipelineParts:
         return torch.cat(parts)
 
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        check_count(batch_size, "batch_size")
         for start in self._batch_bar(range(0, len(items), batch_size)):
             batch = self.processor(items[start : start + batch_size])
             yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
@@ -110,7 +110,6 @@ class PipelineParts:
         self.model.check_latents(latents)
         self._check_output_type(output_type)
         arguments = {**self._default_decode_arguments(decode_arguments), **decode_arguments}
-        check_count(batch_size, "batch_size")
         if self.decoder_scheduler is not None:
             check_scheduler(self.decoder_scheduler, self.model.decoder.scheduler, "decoder_scheduler")
             if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
@@ -123,6 +122,8 @@ class PipelineParts:
                 "num_decoder_steps": self.config.default_num_decoder_steps,
             }
             arguments = {**own, **arguments}
+            if arguments["scheduler"] is not None:
+                check_scheduler(arguments["scheduler"], self.model.decoder.scheduler)
             if len(latents) <= batch_size:  # otherwise the batches' own
                 arguments["progress_bar"] = self.progress_bar
         as_type = {} if output_type == "data" else {"output_type": output_type}
@@ -195,11 +196,15 @@ class PipelineParts:
                 arguments[name] = value[rows]
         return arguments
 
-    def _prepare_noise(self, num_samples: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
+    def _prepare_noise(
+        self, num_samples: int | None, generator: Generators, latents: torch.Tensor | None
+    ) -> torch.Tensor:
         if latents is not None:
             self.model.check_latents(latents)
+            if num_samples not in (None, len(latents)):
+                raise ValueError(f"`num_samples` must be the number of `latents`, {len(latents)}, got {num_samples}.")
             num_samples = len(latents)
-        check_count(num_samples, "num_samples")
+        num_samples = 1 if num_samples is None else num_samples
         check_generators(generator, num_samples)
         if latents is not None:
             return latents.to(self._execution_device, torch.float32)
@@ -210,7 +215,6 @@ class PipelineParts:
         self, class_labels: int | Sequence[int] | torch.Tensor | None, guidance_scale: float, batch: int
     ) -> dict[str, Any]:
         """Return the arguments of `EDDPMModel.denoise` for a batch of those classes."""
-        check_number(guidance_scale, "guidance_scale", at_least=0)
         if class_labels is None:
             if guidance_scale != 1:
                 raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
@@ -233,8 +237,8 @@ class PipelineParts:
         num_inference_steps: int | None,
         eta: float = 0.0,
         generator: Generators = None,
-        callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-        callback_names: list[str] | None = None,
+        callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_names: Sequence[str] | None = None,
         steering: Steering | None = None,
         start: torch.Tensor | None = None,
         strength: float = 1.0,

@@ -1,7 +1,7 @@
-"""EDDPMScheduler: the arithmetic of the latent diffusion chain. Imports no other file of this package."""
+"""EDDPMScheduler: the arithmetic of the latent diffusion chain. Of this package it imports the checks alone."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+
+from .argument_types import Count, FloatTensor, IntTensor, Share, check_same_shape, checked
 
 
 @dataclass
@@ -91,15 +93,17 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
+    @checked
+    def scale_model_input(self, sample: FloatTensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
         """Return `sample` unchanged; other schedulers scale the denoiser's input here."""
         return sample
 
+    @checked
     def set_timesteps(
         self,
-        num_inference_steps: int | None = None,
+        num_inference_steps: Count | None = None,
         device: str | torch.device | None = None,
-        timesteps: list[int] | None = None,
+        timesteps: Sequence[int] | IntTensor | None = None,
     ) -> None:
         """Choose the timesteps of a chain: descending, unique, within [0, T).
 
@@ -134,13 +138,14 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         self._positions = {int(timestep): position for position, timestep in enumerate(chosen)}
         self.timesteps = torch.from_numpy(chosen.copy()).to(device)
 
-    def previous_timestep(self, timestep: int | torch.Tensor) -> int:
+    @checked
+    def previous_timestep(self, timestep: int | IntTensor) -> int:
         """Return the next cleaner timestep of the chosen chain, or -1 after its last.
 
         Raises:
             ValueError: If `set_timesteps` was called and `timestep` is not in the chain.
         """
-        timestep = int(timestep)
+        timestep = self._single(timestep)
         if self._positions is None:
             return timestep - 1
         if timestep not in self._positions:
@@ -148,14 +153,15 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         position = self._positions[timestep]
         return int(self.timesteps[position + 1]) if position + 1 < len(self.timesteps) else -1
 
+    @checked
     def step(
         self,
-        model_output: torch.Tensor,
-        timestep: int | torch.Tensor,
-        sample: torch.Tensor,
-        eta: float = 0.0,
+        model_output: FloatTensor,
+        timestep: int | IntTensor,
+        sample: FloatTensor,
+        eta: Share = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        variance_noise: torch.Tensor | None = None,
+        variance_noise: FloatTensor | None = None,
         return_dict: bool = True,
     ) -> EDDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Go from `timestep` to the next cleaner one (Song et al. 2021, arXiv 2010.02502, equations 12 and 16).
@@ -175,12 +181,13 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If `eta` is outside [0, 1], or both `generator` and `variance_noise` are given.
         """
-        if not 0 <= eta <= 1:
-            raise ValueError(f"`eta` must be in [0, 1], got {eta}.")
         if variance_noise is not None and generator is not None:
             raise ValueError("Only one of `generator` and `variance_noise` may be given.")
+        if variance_noise is not None:
+            check_same_shape(variance_noise, sample, "variance_noise", "sample")
+        timestep = self._single(timestep)
         clean, noise = self.predict(model_output, timestep, sample)
-        alpha_prod = self._alpha_prod(int(timestep), sample.device)
+        alpha_prod = self._alpha_prod(timestep, sample.device)
         alpha_prod_prev = self._alpha_prod(self.previous_timestep(timestep), sample.device)
         if self.config.clip_sample:
             clean = clean.clamp(-1, 1)
@@ -196,11 +203,12 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             prev_sample = prev_sample + variance.sqrt() * variance_noise.float()
         return self._output(prev_sample, clean, sample.dtype, return_dict)
 
+    @checked
     def invert_step(
         self,
-        model_output: torch.Tensor,
-        timestep: int | torch.Tensor,
-        sample: torch.Tensor,
+        model_output: FloatTensor,
+        timestep: int | IntTensor,
+        sample: FloatTensor,
         return_dict: bool = True,
     ) -> EDDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Go from the next cleaner timestep up to `timestep`: the exact inverse of `step(eta=0)` without clipping.
@@ -218,8 +226,10 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             The noisier latents as `prev_sample`, and the clean latents implied.
         """
+        check_same_shape(model_output, sample, "model_output", "sample")
+        timestep = self._single(timestep)
         previous = self.previous_timestep(timestep)
-        alpha_prod = self._alpha_prod(int(timestep), sample.device)
+        alpha_prod = self._alpha_prod(timestep, sample.device)
         alpha_prod_prev = self._alpha_prod(previous, sample.device)
         low, output = sample.float(), model_output.float()
         # low = a' clean + s' noise and noisy = a clean + s noise, with one of clean, noise or v known
@@ -241,8 +251,9 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             noisy = a * (clean if previous >= 0 else low) + s * noise
         return self._output(noisy, clean, sample.dtype, return_dict)
 
+    @checked
     def predict(
-        self, model_output: torch.Tensor, timesteps: int | torch.Tensor, sample: torch.Tensor
+        self, model_output: FloatTensor, timesteps: int | IntTensor, sample: FloatTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Turn the denoiser's output into the clean latents and the noise it implies.
 
@@ -254,6 +265,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             Clean latents and noise, float32, shaped as `sample`.
         """
+        check_same_shape(model_output, sample, "model_output", "sample")
         a, s = self._signal_and_noise_scale(timesteps, sample)
         sample, output = sample.float(), model_output.float()
         if self.config.prediction_type == "epsilon":
@@ -262,17 +274,18 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             return output, (sample - a * output) / s
         return a * sample - s * output, a * output + s * sample
 
-    def training_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    @checked
+    def training_target(self, latents: FloatTensor, noise: FloatTensor, timesteps: IntTensor) -> torch.Tensor:
         """Return what the denoiser's output should be, by `prediction_type`; shaped as `latents`."""
+        check_same_shape(noise, latents, "noise", "latents")
         if self.config.prediction_type == "epsilon":
             return noise
         if self.config.prediction_type == "sample":
             return latents
         return self.get_velocity(latents, noise, timesteps)
 
-    def add_noise(
-        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
-    ) -> torch.Tensor:
+    @checked
+    def add_noise(self, original_samples: FloatTensor, noise: FloatTensor, timesteps: int | IntTensor) -> torch.Tensor:
         """Noise clean latents up to `timesteps` (Ho et al. 2020, equation 4).
 
         Args:
@@ -283,15 +296,19 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             Noisy latents, shaped and typed as `original_samples`.
         """
+        check_same_shape(noise, original_samples, "noise", "original_samples")
         a, s = self._signal_and_noise_scale(timesteps, original_samples)
         return (a * original_samples.float() + s * noise.float()).to(original_samples.dtype)
 
-    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor) -> torch.Tensor:
+    @checked
+    def get_velocity(self, sample: FloatTensor, noise: FloatTensor, timesteps: int | IntTensor) -> torch.Tensor:
         """Return v = sqrt(alphas_cumprod) noise - sqrt(1 - alphas_cumprod) sample (arXiv 2202.00512, appendix D)."""
+        check_same_shape(noise, sample, "noise", "sample")
         a, s = self._signal_and_noise_scale(timesteps, sample)
         return (a * noise.float() - s * sample.float()).to(sample.dtype)
 
-    def bound_weights(self, timesteps: int | torch.Tensor | None = None) -> torch.Tensor:
+    @checked
+    def bound_weights(self, timesteps: int | IntTensor | None = None) -> torch.Tensor:
         """Return w_t, the weight of `|noise - noise_pred|^2` in the bound, in nats (Ho et al. 2020, equation 12).
 
         w_t = beta_t / (2 alpha_t (1 - alphas_cumprod[t])), the Gaussian p(x_t-1 | x_t) having variance beta_t.
@@ -303,13 +320,17 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             float32, one weight for each timestep.
         """
         weights = self.betas / (2 * self.alphas * (1 - self.alphas_cumprod))
-        return weights if timesteps is None else weights.to(_device_of(timesteps))[timesteps]
+        if timesteps is None:
+            return weights
+        timesteps = self._in_range(timesteps)
+        return weights.to(timesteps.device)[timesteps]
 
+    @checked
     def bound_terms(
         self,
-        samples: torch.Tensor,
+        samples: FloatTensor,
         noise_errors: Callable[[torch.Tensor], torch.Tensor],
-        num_timesteps: int,
+        num_timesteps: Count,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate the two terms of the bound beside the first timestep's (Ho et al. 2020, equation 5), in nats.
@@ -345,17 +366,36 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         """Return c = E_t[1 / (T w_t)], the reconstruction's weight beside the simple loss (EDDPM, section 3)."""
         return float((1 / (len(self) * self.bound_weights().double())).mean())
 
+    def _in_range(self, timesteps: int | torch.Tensor, name: str = "timesteps") -> torch.Tensor:
+        """Return timesteps as an int64 tensor.
+
+        Raises:
+            ValueError: If one is not in [0, T).
+        """
+        timesteps = torch.as_tensor(timesteps).long()
+        if timesteps.numel() and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < len(self):
+            raise ValueError(
+                f"`{name}` must be in [0, {len(self)}), got {int(timesteps.min())} to {int(timesteps.max())}."
+            )
+        return timesteps
+
+    def _single(self, timestep: int | torch.Tensor) -> int:
+        if isinstance(timestep, torch.Tensor) and timestep.numel() != 1:
+            raise ValueError(f"`timestep` must be a single one, got the shape {tuple(timestep.shape)}.")
+        return int(self._in_range(timestep, "timestep"))
+
     def _alpha_prod(self, timestep: int, device: torch.device) -> torch.Tensor:
         """Return `alphas_cumprod`, which is 1 for the clean latents (timestep -1)."""
         return (self.alphas_cumprod[timestep] if timestep >= 0 else torch.ones(())).to(device)
 
     def _signal_and_noise_scale(
-        self, timesteps: int | torch.Tensor, sample: torch.Tensor
+        self, timesteps: int | IntTensor, sample: FloatTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        timesteps = torch.as_tensor(timesteps, device=sample.device)
-        if timesteps.numel() and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < len(self):
+        timesteps = self._in_range(timesteps).to(sample.device)
+        if timesteps.ndim > 1 or (timesteps.ndim == 1 and len(timesteps) not in (1, len(sample))):
             raise ValueError(
-                f"`timesteps` must be in [0, {len(self)}), got {int(timesteps.min())} to {int(timesteps.max())}."
+                f"`timesteps` must be one timestep or one for each of {len(sample)} rows, got the shape "
+                f"{tuple(timesteps.shape)}."
             )
         alpha_prod = self.alphas_cumprod.to(sample.device)[timesteps]
         alpha_prod = alpha_prod.reshape(-1, *[1] * (sample.ndim - 1)) if alpha_prod.ndim else alpha_prod
@@ -367,10 +407,6 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
     ) -> EDDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         sample, clean = sample.to(dtype), clean.to(dtype)
         return EDDPMSchedulerOutput(prev_sample=sample, pred_original_sample=clean) if return_dict else (sample, clean)
-
-
-def _device_of(timesteps: int | torch.Tensor) -> torch.device:
-    return timesteps.device if isinstance(timesteps, torch.Tensor) else torch.device("cpu")
 
 
 def _make_betas(

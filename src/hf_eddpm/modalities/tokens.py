@@ -23,9 +23,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..argument_types import check_values
 from ..configuration_eddpm import EDDPMConfig
 from .backbones import takes_pooling_layer
 from .base import ModalityDecoder, ModalityEncoder
+from .generation_values import check_generation_values
 
 
 def cache_argument(function: Callable[..., Any]) -> str:
@@ -301,7 +303,9 @@ class CausalDecoder(ModalityDecoder):
             ValueError: If beams are to be sampled with a generator, or the cache is turned off where the latents are
                 in it.
         """
+        check_values({"generation_config": generation_config}, {"generation_config": GenerationConfig | None})
         config = copy.deepcopy(GenerationConfig(do_sample=False) if generation_config is None else generation_config)
+        check_generation_values(kwargs, samples=bool(kwargs.get("do_sample", config.do_sample)))
         pad = self._special_ids("pad_token_id") or self._special_ids("eos_token_id") or [self.start_token_id]
         special_ids = {"eos_token_id": self._special_ids("eos_token_id"), "pad_token_id": pad[0]}
         config.update(**{name: ids for name, ids in special_ids.items() if ids and getattr(config, name) is None})

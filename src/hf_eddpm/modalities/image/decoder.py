@@ -8,6 +8,7 @@ from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import nn
 from torch.nn.functional import pixel_shuffle
 
+from ...argument_types import FloatTensor, checked
 from ...configuration_eddpm import EDDPMConfig
 from ..base import ModalityDecoder
 from .blocks import Blocks, KeepsInitialization
@@ -102,7 +103,8 @@ class ImageConvDecoder(ImageDecoder):
         nats = discretized_gaussian_nats(pixel_values, self.mean(latents), self.variance**0.5)
         return nats, self.num_units(pixel_values)
 
-    def generate(self, latents: torch.Tensor) -> torch.Tensor:
+    @checked
+    def generate(self, latents: FloatTensor) -> torch.Tensor:
         """Decode: the mean, clipped to [-1, 1], float32 `(batch, channels, height, width)`."""
         return self.mean(latents).clamp(-1, 1)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers.utils import logging
 
-from ...argument_checks import is_integer
+from ...argument_types import Count, FloatTensor, checked
 from ...configuration_eddpm import EDDPMConfig
 from ...scheduling_eddpm import EDDPMScheduler
 from .configuration import ImageConvConfig, ImageUNetConfig
@@ -191,11 +191,12 @@ class ImageDiffusionDecoder(ImageDecoder):
         shape = (num_samples, self.num_channels, self.image_size, self.image_size)
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
 
+    @checked
     def generate(
         self,
-        latents: torch.Tensor,
-        num_decoder_steps: int = 50,
-        decoder_noise: torch.Tensor | None = None,
+        latents: FloatTensor,
+        num_decoder_steps: Count = 50,
+        decoder_noise: FloatTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         scheduler: Any = None,
         progress_bar: Callable[..., Any] | None = None,
@@ -222,7 +223,7 @@ class ImageDiffusionDecoder(ImageDecoder):
         # A copy: it keeps the state of a run, which another call must not meet.
         scheduler = EDDPMScheduler(**self.scheduler_config) if scheduler is None else copy.deepcopy(scheduler)
         steps = num_decoder_steps
-        if not is_integer(steps) or not 1 <= steps <= len(self.scheduler):
+        if steps > len(self.scheduler):
             raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")
         scheduler.set_timesteps(steps, device=latents.device)
         if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell

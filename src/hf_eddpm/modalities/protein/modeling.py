@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedConfig
 
 from ...argument_checks import is_integer
+from ...argument_types import FloatTensor, PositiveNumber, checked, refuse_without
 from ...configuration_eddpm import EDDPMConfig
 from ..base import ModalityDecoder
 from ..tokens import CausalDecoder, TokenEncoder
@@ -135,12 +136,13 @@ class ProteinConvDecoder(ModalityDecoder):
         nats = nn.functional.cross_entropy(self.logits(latents).transpose(1, 2), labels, reduction="none")
         return nats.sum(1), (labels != -100).sum(1)
 
+    @checked
     def generate(
         self,
-        latents: torch.Tensor,
+        latents: FloatTensor,
         frozen_positions: FrozenPositions = None,
         do_sample: bool = False,
-        temperature: float = 1.0,
+        temperature: PositiveNumber = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """Decode.
@@ -165,9 +167,9 @@ class ProteinConvDecoder(ModalityDecoder):
                 logits[row, site] = float("-inf")
                 logits[row, site, token] = kept
         if not do_sample:
+            if temperature != 1:
+                refuse_without("`do_sample=True`", ["temperature"], "without it the likeliest residue is taken")
             return logits.argmax(-1)
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature!r}.")
         probabilities = (logits / temperature).softmax(-1)  # (batch, sites, vocabulary)
         if isinstance(generator, list):
             rows = [
