@@ -128,8 +128,8 @@ def check_values(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> N
         annotations: What is allowed, by name; names that are not there are not checked.
 
     Raises:
-        TypeError: If a value is no such tensor, generator, function or other object.
-        ValueError: If it is another number, flag or string, or a list of others, than is allowed.
+        TypeError: If only a tensor, a generator, a function or another object is allowed, and this is none.
+        ValueError: If a number, a flag or a string is allowed, and this is none, or another.
     """
     for name, value in values.items():
         annotation = annotations.get(name, Any)
@@ -195,13 +195,13 @@ def _describe(annotation: Any) -> str:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Return whether an annotation speaks of numbers, flags, strings, and lists of them alone."""
+    """Return whether an annotation allows numbers, flags or strings, or lists of them."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _is_plain(inner[0])
     if origin in (Union, types.UnionType, list, tuple, collections.abc.Sequence):
-        return all(_is_plain(each) for each in inner if each is not Ellipsis)
-    return origin is Literal or annotation in (bool, int, float, str, None, types.NoneType)
+        return any(map(_is_plain, inner))
+    return origin is Literal or annotation in (bool, int, float, str)
 
 
 def _show(value: Any) -> str:
