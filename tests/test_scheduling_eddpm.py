@@ -275,7 +275,10 @@ def test_without_set_timesteps_the_chain_is_whole():
     [
         ({}, "Exactly one"),
         ({"num_inference_steps": 2, "timesteps": [5, 1]}, "Exactly one"),
-        *[({"num_inference_steps": n}, "`num_inference_steps` must be an integer") for n in (0, -1, 61, 2.5, True, "3")],
+        *[
+            ({"num_inference_steps": n}, "`num_inference_steps` must be an integer")
+            for n in (0, -1, 61, 2.5, True, "3")
+        ],
         *[({"timesteps": t}, "`timesteps`.*descending") for t in ([], [1, 5], [5, 5])],
         ({"timesteps": [[5, 1]]}, "`timesteps` must be .*each is an integer"),
         *[({"timesteps": t}, r"`timesteps`.*\[0, 60\)") for t in ([60, 1], [5, -1])],

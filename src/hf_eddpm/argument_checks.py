@@ -46,3 +46,14 @@ def check_class_labels(class_labels: torch.Tensor, batch: int, num_classes: int,
     low, high = int(class_labels.min()), int(class_labels.max())
     if low < lowest or high >= num_classes:
         raise ValueError(f"`class_labels` must be in [{lowest}, {num_classes}), got {low} to {high}.")
+
+
+def check_generators(generator: Any, num_samples: int) -> None:
+    """Raise an error unless `generator` is None, one generator, or a list with one for each sample."""
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    if not all(isinstance(each, torch.Generator) for each in generators):
+        raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
+    if isinstance(generator, list) and len(generator) != num_samples:
+        raise ValueError(
+            f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
+        )

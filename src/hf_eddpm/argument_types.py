@@ -81,19 +81,25 @@ class Whole:
 
 Count = Annotated[int, Bounds(at_least=1)]
 CountOrZero = Annotated[int, Bounds(at_least=0)]
+Steps = Annotated[int, Bounds(at_least=1, at_most=10**6)]  # of a loop, which would otherwise never end
+StepsOrZero = Annotated[int, Bounds(at_least=0, at_most=10**6)]
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 PositiveShare = Annotated[float, Bounds(above=0, at_most=1)]
 PositiveNumber = Annotated[float, Bounds(above=0)]
 NumberFromZero = Annotated[float, Bounds(at_least=0)]
+NoiseScale = Annotated[float, Bounds(above=0, at_most=1000)]
+GuidanceScale = Annotated[float, Bounds(at_least=0, at_most=1000)]
 FloatTensor = Annotated[torch.Tensor, Floating()]
 IntTensor = Annotated[torch.Tensor, Whole()]
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 def checked(function: _F) -> _F:
     """Check the arguments of every call against the annotations of the parameters.
 
     Numbers are Python's or NumPy's; a bool is no number and a string no flag; numbers are finite. Parameters without
-    an annotation, or of type `Any`, are left to the function. Within compiled code nothing is checked.
+    an annotation, or of type `Any`, are left to the function. Within compiled code nothing is checked. Where the
+    memory does not suffice, the error names the sizes that were asked for.
     """
     signature = inspect.signature(function)
 
@@ -109,13 +115,24 @@ def checked(function: _F) -> _F:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            try:
-                arguments = signature.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise TypeError(f"`{function.__name__}()`: {error}.") from None
-            check_values(arguments, annotations())
-        return function(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"`{function.__name__}()`: {error}.") from None
+        check_values(bound.arguments, annotations())
+        for name in annotations().keys() & bound.arguments.keys():
+            if isinstance(bound.arguments[name], np.generic):  # a configuration file holds Python's numbers
+                bound.arguments[name] = bound.arguments[name].item()
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            given = {**bound.arguments, **bound.kwargs}
+            sizes = ", ".join(f"`{name}` = {value}" for name, value in given.items() if is_integer(value))
+            raise MemoryError(f"`{function.__name__}()` needs more memory than there is, with {sizes}.") from error
 
     return wrapper  # type: ignore[return-value]
 
@@ -147,7 +164,8 @@ def _accepts(value: Any, annotation: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_accepts(value, each) for each in inner)
     if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in inner)
+        plain = value.item() if isinstance(value, np.generic) else value
+        return any(type(plain) is type(each) and plain == each for each in inner)
     if annotation in (None, types.NoneType):
         return value is None
     if annotation is bool:

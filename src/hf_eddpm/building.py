@@ -6,17 +6,19 @@ from typing import Any
 import torch
 
 from .argument_checks import is_integer
+from .argument_types import CountOrZero, checked
 from .modalities.registry import get_modality
 from .modeling_eddpm import EDDPMModel
 from .processing_eddpm import EDDPMProcessor
 
 
+@checked
 def model_for_data(
     data: Iterable[Any],
     modality: str = "text",
     properties: Any = None,
     class_labels: Iterable[int] | None = None,
-    seed: int = 0,
+    seed: CountOrZero = 0,
     **values: Any,
 ) -> tuple[EDDPMModel, EDDPMProcessor]:
     """Make an untrained model and a processor that fit the data: vocabulary, lengths, sizes, classes.

@@ -186,8 +186,12 @@ class EDDPMConfig(PreTrainedConfig):
             **overrides: Values that replace the preset's.
 
         Raises:
+            TypeError: If an override is no value of a configuration.
             ValueError: If there is no such preset; the message lists those there are.
         """
+        if unknown := sorted(set(overrides) - {field.name for field in fields(cls)}):
+            cls._refuse_misspelt({name: overrides[name] for name in unknown})
+            raise TypeError(f"`overrides` must be values of {cls.__name__}, which has no {unknown}.")
         return cls(**{**copy.deepcopy(get_preset(name)), **overrides})
 
     @property
@@ -207,7 +211,8 @@ class EDDPMConfig(PreTrainedConfig):
             "prediction_type": self.prediction_type,
         }
 
-    def _refuse_misspelt(self, extra: dict[str, Any]) -> None:
+    @staticmethod
+    def _refuse_misspelt(extra: dict[str, Any]) -> None:
         # PreTrainedConfig keeps unknown keywords without a word; a near miss of one of ours is a user's slip.
         ours = [field.name for field in fields(EDDPMConfig)]
         for key in extra:
@@ -234,7 +239,7 @@ class EDDPMConfig(PreTrainedConfig):
 
     def _validate(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in get_args(choices):
                 raise ValueError(f"`{name}` must be one of {list(get_args(choices))}, got {getattr(self, name)!r}.")
         for name in (
             "latent_dim",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from .argument_types import Count, FloatTensor, IntTensor, NumberFromZero, PositiveNumber, checked
+from .argument_types import FloatTensor, IntTensor, NumberFromZero, PositiveNumber, Steps, checked
 from .outputs import EDDPMBound
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -133,7 +133,7 @@ class LikelihoodMixin:
     @checked
     def bound(
         self,
-        num_timesteps: Count = 32,
+        num_timesteps: Steps = 32,
         generator: torch.Generator | None = None,
         class_labels: IntTensor | None = None,
         **inputs: Any,
@@ -178,7 +178,7 @@ class LikelihoodMixin:
     def refine(
         self,
         latents: FloatTensor,
-        num_steps: Count,
+        num_steps: Steps,
         learning_rate: PositiveNumber = 0.1,
         proximity: NumberFromZero = 0.05,
         **targets: Any,
@@ -205,6 +205,8 @@ class LikelihoodMixin:
         self.check_latents(latents)
         if missing := [name for name in self.decoder.target_names if name not in targets]:
             raise ValueError(f"`{missing[0]}` must be given: it is what the latents are to reconstruct.")
+        if unknown := sorted(set(targets) - set(self.decoder.target_names)):
+            raise TypeError(f"`refine()` takes {list(self.decoder.target_names)} besides, got {unknown}.")
         dtype = self.denoiser.output.weight.dtype
 
         with torch.inference_mode(False):

@@ -9,20 +9,23 @@ from .argument_types import (
     Count,
     CountOrZero,
     FloatTensor,
+    Generators,
+    GuidanceScale,
     IntTensor,
-    NumberFromZero,
     PositiveShare,
     Share,
+    Steps,
+    StepsOrZero,
     checked,
     refuse_without,
 )
 from .control.directions import fisher_information, linear_direction, orthogonalize, principal_directions
 from .control.guidance import Guidance, LatentSpace, Steering
-from .control.guided_step import follow_ode
+from .control.guided_step import Solver, follow_ode
 from .control.optimization import optimize
 from .outputs import EDDPMOptimization
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, without_gradient
+from .sampling import without_gradient
 
 
 class ControlMixin:
@@ -183,7 +186,7 @@ class ControlMixin:
 
     @without_gradient
     @checked
-    def aggregate(self, data: Any, refinement_steps: CountOrZero = 0) -> torch.Tensor:
+    def aggregate(self, data: Any, refinement_steps: StepsOrZero = 0) -> torch.Tensor:
         """Join several data into the latents of one, whose decoding says what they have in common.
 
         It is the mean of their latents, made as long as they are on average: means of many are short, and the decoder
@@ -229,11 +232,11 @@ class ControlMixin:
         data: Any,
         direction: FloatTensor | None = None,
         scale: float = 1.0,
-        refinement_steps: CountOrZero = 0,
+        refinement_steps: StepsOrZero = 0,
         strength: PositiveShare | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
         class_labels: int | Sequence[int] | IntTensor | None = None,
-        guidance_scale: NumberFromZero = 1.0,
+        guidance_scale: GuidanceScale = 1.0,
         num_inference_steps: Count | None = None,
         eta: Share = 0.0,
         generator: Generators = None,
@@ -310,8 +313,8 @@ class ControlMixin:
         self,
         data: Any,
         guidance: Guidance | Sequence[Guidance],
-        num_steps: Count = 20,
-        solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
+        num_steps: Steps = 20,
+        solver: Solver = "midpoint",
         output_type: str = "data",
         **decode_arguments: Any,
     ) -> Any:
@@ -355,7 +358,7 @@ class ControlMixin:
         method: Literal["gradient", "guided", "mcmc", "hill_climb", "ode"] = "gradient",
         target: float | Sequence[float] | Literal["higher", "lower"] = "higher",
         property_index: CountOrZero | None = None,
-        num_steps: Count = 50,
+        num_steps: Steps = 50,
         max_mutations: CountOrZero | None = None,
         frozen_positions: Sequence[int] | None = None,
         generator: Generators = None,

@@ -10,12 +10,14 @@ from .argument_checks import check_count, check_number
 from .argument_types import (
     Bounds,
     Count,
-    CountOrZero,
     FloatTensor,
+    Generators,
+    GuidanceScale,
     IntTensor,
-    NumberFromZero,
-    PositiveNumber,
+    NoiseScale,
     Share,
+    Steps,
+    StepsOrZero,
     checked,
     refuse_without,
 )
@@ -26,7 +28,7 @@ from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_control import ControlMixin
 from .pipeline_parts import PipelineParts
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, check_scheduler, slerp, without_gradient
+from .sampling import check_scheduler, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _PATH_STEPS = 100  # of inversion and denoising: fewer lose too much of the ends of a path
@@ -119,9 +121,9 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         num_samples: Count | None = None,
         num_inference_steps: Count | None = None,
         eta: Share = 0.0,
-        noise_scale: PositiveNumber | None = None,
+        noise_scale: NoiseScale | None = None,
         class_labels: int | Sequence[int] | IntTensor | None = None,
-        guidance_scale: NumberFromZero = 1.0,
+        guidance_scale: GuidanceScale = 1.0,
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: FloatTensor | None = None,
@@ -193,7 +195,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
 
     @without_gradient
     @checked
-    def encode(self, data: Any, batch_size: Count = 256, refinement_steps: CountOrZero = 0) -> EDDPMEncoding:
+    def encode(self, data: Any, batch_size: Count = 256, refinement_steps: StepsOrZero = 0) -> EDDPMEncoding:
         """Represent data by the means of their posteriors.
 
         Args:
@@ -247,7 +249,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self,
         data: Any,
         batch_size: Count = 256,
-        refinement_steps: CountOrZero = 0,
+        refinement_steps: StepsOrZero = 0,
         num_reconstructions: Count = 1,
         invert_noise: bool = False,
         **decode_arguments: Any,
@@ -351,7 +353,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
         self,
         data: Any,
         num_inference_steps: Count = _PATH_STEPS,
-        num_refinements: CountOrZero = 3,
+        num_refinements: StepsOrZero = 3,
         class_labels: int | Sequence[int] | IntTensor | None = None,
     ) -> torch.Tensor:
         """Find the noise that denoises to the data's latents: DDIM run backwards (arXiv 2010.02502, section 4.3).
@@ -390,7 +392,7 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
     def score(
         self,
         data: Any,
-        num_timesteps: Count = 32,
+        num_timesteps: Steps = 32,
         generator: torch.Generator | None = None,
         batch_size: Count = 256,
         class_labels: int | Sequence[int] | IntTensor | None = None,

@@ -9,11 +9,12 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from .argument_types import Count, CountOrZero, FloatTensor, checked
+from .argument_checks import check_generators
+from .argument_types import Count, FloatTensor, Generators, StepsOrZero, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
 from .processing_eddpm import EDDPMProcessor
-from .sampling import Generators, check_generators, check_scheduler, run_chain, without_gradient
+from .sampling import check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
@@ -56,7 +57,7 @@ class PipelineParts:
         data: Any,
         latents: FloatTensor | None = None,
         num_decoder_steps: Count = _INVERSION_STEPS,
-        num_refinements: CountOrZero = 2,
+        num_refinements: StepsOrZero = 2,
         batch_size: Count = 256,
     ) -> torch.Tensor:
         """Find the noise from which a decoder that is a chain itself comes to the data: what the latents leave out.
@@ -112,7 +113,9 @@ class PipelineParts:
         arguments = {**self._default_decode_arguments(decode_arguments), **decode_arguments}
         if self.decoder_scheduler is not None:
             check_scheduler(self.decoder_scheduler, self.model.decoder.scheduler, "decoder_scheduler")
-            if arguments.get("decoder_noise") is None:  # at once: the same whatever the batches
+            if arguments.get("decoder_noise") is not None:
+                self.model.decoder.check_noise(arguments["decoder_noise"], len(latents))
+            else:  # at once: the same whatever the batches
                 check_generators(arguments.get("generator"), len(latents))
                 arguments["decoder_noise"] = self.model.decoder.draw_noise(
                     len(latents), arguments.get("generator"), self._execution_device

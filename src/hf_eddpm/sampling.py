@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from .argument_checks import is_integer
+from .argument_types import Generators
 from .scheduling_eddpm import EDDPMScheduler
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def without_gradient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,17 +25,6 @@ def without_gradient(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return wrapped
-
-
-def check_generators(generator: Generators, num_samples: int) -> None:
-    """Raise an error unless `generator` is None, one generator, or a list with one for each sample."""
-    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
-    if not all(isinstance(each, torch.Generator) for each in generators):
-        raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
-    if isinstance(generator, list) and len(generator) != num_samples:
-        raise ValueError(
-            f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
-        )
 
 
 def check_scheduler(scheduler: Any, own: EDDPMScheduler, name: str = "scheduler") -> None:

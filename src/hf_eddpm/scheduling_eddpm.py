@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .argument_types import Count, FloatTensor, IntTensor, Share, check_same_shape, checked
+from .argument_checks import check_generators
+from .argument_types import Bounds, Count, FloatTensor, IntTensor, Share, check_same_shape, checked
 
 
 @dataclass
@@ -36,7 +37,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
     float32. Any diffusers scheduler takes this one's place by `Other.from_config(scheduler.config)`.
 
     Args:
-        num_train_timesteps: Length T of the chain, at least 1.
+        num_train_timesteps: Length T of the chain, in [1, 10**6].
         beta_start: First beta, in (0, 1).
         beta_end: Last beta, in (0, 1); equal to `beta_start` for the paper's constant beta.
         beta_schedule: "linear", "scaled_linear" (linear in the square roots) or "squaredcos_cap_v2" (the cosine
@@ -56,10 +57,11 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
     order = 1
 
+    @checked
     @register_to_config
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
+        num_train_timesteps: Annotated[int, Bounds(at_least=1, at_most=10**6)] = 1000,
         beta_start: float = 0.008,
         beta_end: float = 0.008,
         beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
@@ -71,17 +73,6 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         # diffusers drops values left at their defaults when another scheduler is built from this config, and would
         # fill in that scheduler's own betas.
         self.register_to_config(_use_default_values=[])
-        if num_train_timesteps < 1:
-            raise ValueError(f"`num_train_timesteps` must be at least 1, got {num_train_timesteps}.")
-        if prediction_type not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(
-                f"`prediction_type` must be one of 'epsilon', 'sample', 'v_prediction', got {prediction_type!r}."
-            )
-        if timestep_spacing not in ("trailing", "leading", "linspace"):
-            raise ValueError(
-                f"`timestep_spacing` must be one of 'trailing', 'leading', 'linspace', got {timestep_spacing!r}."
-            )
-
         self.betas = _make_betas(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # (T,)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
@@ -181,6 +172,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If `eta` is outside [0, 1], or both `generator` and `variance_noise` are given.
         """
+        check_generators(generator, len(sample) if sample.ndim else 1)
         if variance_noise is not None and generator is not None:
             raise ValueError("Only one of `generator` and `variance_noise` may be given.")
         if variance_noise is not None:
@@ -430,14 +422,11 @@ def _make_betas(
         return torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float32)
     if beta_schedule == "scaled_linear":
         return torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float32) ** 2
-    if beta_schedule == "squaredcos_cap_v2":
-        # Nichol & Dhariwal 2021, equation 17
-        def alpha_bar(time: float) -> float:
-            return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
-        steps = range(num_train_timesteps)
-        ratios = [alpha_bar((t + 1) / num_train_timesteps) / alpha_bar(t / num_train_timesteps) for t in steps]
-        return torch.tensor([min(1 - ratio, 0.999) for ratio in ratios], dtype=torch.float32)
-    raise ValueError(
-        f"`beta_schedule` must be one of 'linear', 'scaled_linear', 'squaredcos_cap_v2', got {beta_schedule!r}."
-    )
+    # "squaredcos_cap_v2": Nichol & Dhariwal 2021, equation 17
+    def alpha_bar(time: float) -> float:
+        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    steps = range(num_train_timesteps)
+    ratios = [alpha_bar((t + 1) / num_train_timesteps) / alpha_bar(t / num_train_timesteps) for t in steps]
+    return torch.tensor([min(1 - ratio, 0.999) for ratio in ratios], dtype=torch.float32)

@@ -6,10 +6,14 @@ from typing import Any
 import torch
 
 from ..argument_checks import check_count
+from ..argument_types import FloatTensor, PositiveNumber, checked
 from ..modeling_eddpm import EDDPMModel
 
 
-def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_decay: float = 0.01) -> torch.Tensor:
+@checked
+def linear_direction(
+    positives: FloatTensor, negatives: FloatTensor, weight_decay: PositiveNumber = 0.01
+) -> torch.Tensor:
     r"""Return the unit normal of a logistic regression between two sets of latents, towards `positives`.
 
     Unlike the difference of the means it leaves out what only goes along with the attribute, as far as a linear
@@ -26,13 +30,13 @@ def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_de
     Raises:
         ValueError: If a set is empty, shapes differ, values are not finite or the two sets are the same.
     """
+    if not positives.ndim or not negatives.ndim:
+        raise ValueError("`positives` and `negatives` must be `(count, ...)`, got a single number.")
     if len(positives) == 0 or len(negatives) == 0 or positives.shape[1:] != negatives.shape[1:]:
         raise ValueError(
             "`positives` and `negatives` must each hold latents of the same shape, got "
             f"{tuple(positives.shape)} and {tuple(negatives.shape)}."
         )
-    if not 0 < weight_decay < float("inf"):
-        raise ValueError(f"`weight_decay` must be positive and finite, got {weight_decay!r}.")
     features = torch.cat([positives, negatives]).flatten(1).double()
     if not bool(torch.isfinite(features).all()):
         raise ValueError("`positives` and `negatives` must be finite, got NaN or infinity.")
@@ -57,11 +61,15 @@ def linear_direction(positives: torch.Tensor, negatives: torch.Tensor, weight_de
     normal = weights.detach()[:-1] / scale
     norm = normal.norm()
     if not norm > 1e-12:
-        raise ValueError("`positives` and `negatives` must differ: no direction leads from one to the other.")
+        raise ValueError(
+            "`positives` and `negatives` must differ, and `weight_decay` leave something: no direction leads from one "
+            "to the other."
+        )
     return (normal / norm).float().view(positives.shape[1:])
 
 
-def orthogonalize(direction: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
+@checked
+def orthogonalize(direction: FloatTensor, others: Sequence[FloatTensor]) -> torch.Tensor:
     """Return the part of `direction` that is orthogonal to all of `others`.
 
     Args:
@@ -73,8 +81,11 @@ def orthogonalize(direction: torch.Tensor, others: Sequence[torch.Tensor]) -> to
     """
     if not others:
         return direction
-    if any(other.shape != direction.shape for other in others):
-        raise ValueError(f"`others` must all have the shape {tuple(direction.shape)}.")
+    for name, given in (("direction", [direction]), ("others", others)):
+        if not all(bool(each.isfinite().all()) for each in given):
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+    if wrong := [tuple(other.shape) for other in others if other.shape != direction.shape]:
+        raise ValueError(f"`others` must all have the shape of `direction`, {tuple(direction.shape)}, got {wrong[0]}.")
     span = torch.stack([other.flatten() for other in others], dim=1).to(direction.device, torch.float64)
     basis, singular, _ = torch.linalg.svd(span, full_matrices=False)
     basis = basis[:, singular > 1e-8 * singular.max().clamp(min=1e-300)]

@@ -254,7 +254,8 @@ class Steering:
         if not bool(torch.isfinite(noise_pred).all()):
             names = ", ".join(term[0] for term in self._terms)
             raise ValueError(
-                f"The gradient of {names} is NaN or infinite at timestep {int(nearest)}: sampling is stopped."
+                f"The gradient of {names} is NaN or infinite at timestep {int(nearest)}: sampling is stopped. "
+                "Choose a smaller `scale` or a nearer `target`."
             )
         return scheduler.training_target(clean, noise_pred, nearest)
 
@@ -272,7 +273,10 @@ def _sum_of(
         if value.shape != (len(latents),):
             raise ValueError(f"{name} must return one number a row, ({len(latents)},), got {tuple(value.shape)}.")
         if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} is NaN or infinite at timestep {int(timestep)}: sampling is stopped.")
+            raise ValueError(
+                f"{name} is NaN or infinite at timestep {int(timestep)}: sampling is stopped. "
+                "Choose a smaller `scale` or a nearer `target`."
+            )
         if latents.requires_grad and not value.requires_grad:
             raise ValueError(f"{name} must be differentiable: what it returned does not depend on the latents.")
         total = total + scale * value

@@ -1,11 +1,12 @@
 """One step of the chain under guidance, and an ODE in the latents: what a differentiable objective moves."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from diffusers import SchedulerMixin
 
-from ..argument_checks import check_number
+from ..argument_types import NumberFromZero, Steps, checked
 from ..scheduling_eddpm import EDDPMScheduler
 
 # Variance-preserving diffusion of Song et al. 2021 (arXiv 2011.13456, appendix C), which LatentOps takes over.
@@ -15,7 +16,7 @@ _ODE_BETA_START, _ODE_BETA_END = 0.1, 20.0
 _LEAST_COSINE = 0.01
 TINY = 1e-12  # in the place of a zero that would be divided by
 # Fixed steps only: an adaptive solver chooses its steps for the batch as a whole, which ties the data to one another.
-ODE_SOLVERS = ("euler", "midpoint", "heun2", "heun3", "rk4")
+Solver = Literal["euler", "midpoint", "heun2", "heun3", "rk4"]
 
 Objective = Callable[[torch.Tensor], torch.Tensor]  # latents (k * batch, ...) -> (k * batch,), the larger the better
 
@@ -110,8 +111,13 @@ def predict_guided(
     return ((noisy - noise_scale * noise_pred) / signal).detach(), noise_pred
 
 
+@checked
 def follow_ode(
-    objective: Objective, latents: torch.Tensor, num_steps: int, scale: float = 1.0, solver: str = "midpoint"
+    objective: Objective,
+    latents: torch.Tensor,
+    num_steps: Steps,
+    scale: NumberFromZero = 1.0,
+    solver: Solver = "midpoint",
 ) -> torch.Tensor:
     r"""Follow the ODE of LatentOps (Liu et al. 2022, arXiv 2208.00638, section 3.2) from time 1 to time 0.
 
@@ -133,10 +139,6 @@ def follow_ode(
         ValueError: If `scale` is negative or `solver` is none of those.
     """
     from torchdiffeq import odeint  # here, as it imports scipy
-
-    check_number(scale, "scale", at_least=0)
-    if solver not in ODE_SOLVERS:
-        raise ValueError(f"`solver` must be one of {ODE_SOLVERS}, got {solver!r}.")
 
     def velocity(time: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         beta = _ODE_BETA_START + time * (_ODE_BETA_END - _ODE_BETA_START)

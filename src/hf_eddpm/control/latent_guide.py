@@ -1,6 +1,6 @@
 """LatentGuide: a small classifier of noisy latents that knows how noisy they are, to guide the chain by."""
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
+from ..argument_types import Bounds, Count, CountOrZero, checked
 from ..modeling_denoiser import DenoiserLayer
 from ..modeling_eddpm import EDDPMModel
 
@@ -25,8 +26,8 @@ class LatentGuide(ModelMixin, ConfigMixin):
         latent_dim: Their width.
         encoder_size: Width of the model's encoder features.
         scheduler_config: The model's noise schedule (`EDDPMConfig.scheduler_config`).
-        hidden_size: Width of the layers.
-        num_layers: Their number, at least 1.
+        hidden_size: Width of the layers, in [2, 10**5].
+        num_layers: Their number, in [1, 1000].
         num_train_steps: Steps it was trained for; 0, an untrained one, is refused as a guide.
         class_names: What the classes are called.
 
@@ -36,22 +37,21 @@ class LatentGuide(ModelMixin, ConfigMixin):
 
     encoder_mark: torch.Tensor
 
+    @checked
     @register_to_config
     def __init__(
         self,
-        num_classes: int,
-        num_latents: int,
-        latent_dim: int,
-        encoder_size: int,
+        num_classes: Annotated[int, Bounds(at_least=2)],
+        num_latents: Count,
+        latent_dim: Count,
+        encoder_size: Count,
         scheduler_config: dict[str, Any],
-        hidden_size: int = 256,
-        num_layers: int = 3,
-        num_train_steps: int = 0,
+        hidden_size: Annotated[int, Bounds(at_least=2, at_most=10**5)] = 256,
+        num_layers: Annotated[int, Bounds(at_least=1, at_most=1000)] = 3,
+        num_train_steps: CountOrZero = 0,
         class_names: list[str] | None = None,
     ):
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
         size = num_latents * latent_dim
         self.timestep_features = Timesteps(hidden_size, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.timestep_embedding = TimestepEmbedding(hidden_size, hidden_size)

@@ -6,14 +6,14 @@ The methods see a `LatentProblem`, which knows nothing of data: each yields the 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..argument_checks import check_count, check_number
+from ..argument_types import Bounds, Count, NumberFromZero, PositiveNumber, PositiveShare, Share, Steps, checked
 from ..scheduling_eddpm import EDDPMScheduler
-from .guided_step import TINY, follow_ode, gradient_and_curvature, predict_guided
+from .guided_step import TINY, Solver, follow_ode, gradient_and_curvature, predict_guided
 
 
 @dataclass
@@ -80,14 +80,15 @@ class LatentProblem:
         return randn_tensor((len(latents), *shape), self.generator, device=latents.device, dtype=torch.float32)
 
 
+@checked
 def gradient(
     problem: LatentProblem,
-    num_steps: int,
+    num_steps: Steps,
     *,
-    step_size: float = 0.3,
-    project: float = 0.0,
-    project_every: int = 5,
-    project_steps: int = 10,
+    step_size: PositiveNumber = 0.3,
+    project: Share = 0.0,
+    project_every: Count = 5,
+    project_steps: Count = 10,
 ) -> Iterator[LatentState]:
     """Ascend the objective in the latents, as in ReLSO (Castro et al. 2022, arXiv 2201.09948).
 
@@ -109,10 +110,6 @@ def gradient(
         project_every: Steps of ascent from one projection to the next.
         project_steps: DDIM steps of a projection.
     """
-    check_number(step_size, "step_size", above=0)
-    check_number(project, "project", at_least=0, at_most=1)
-    check_count(project_every, "project_every")
-    check_count(project_steps, "project_steps")
     latents = problem.start.latents
     for step in range(1, num_steps + 1):
         slope, curvature = gradient_and_curvature(problem.objective, latents)
@@ -124,8 +121,9 @@ def gradient(
         yield problem.visit(latents)
 
 
+@checked
 def guided(
-    problem: LatentProblem, num_steps: int, *, strength: float = 0.5, scale: float = 10.0
+    problem: LatentProblem, num_steps: Steps, *, strength: PositiveShare = 0.5, scale: NumberFromZero = 10.0
 ) -> Iterator[LatentState]:
     r"""Denoise under guidance, which draws latents with a density of about p(latents) exp(scale objective(latents)).
 
@@ -139,14 +137,13 @@ def guided(
         scale: Weight of the objective, at least 0; for a target value the inverse variance, in standardised units,
             that samples get around it.
     """
-    check_number(strength, "strength", above=0, at_most=1)
-    check_number(scale, "scale", at_least=0)
     for latents in diffuse(problem, problem.start.latents, strength, num_steps, scale):
         yield problem.visit(latents)
 
 
+@checked
 def mcmc(
-    problem: LatentProblem, num_steps: int, *, step_size: float = 0.3, temperature: float = 0.1
+    problem: LatentProblem, num_steps: Steps, *, step_size: PositiveNumber = 0.3, temperature: NumberFromZero = 0.1
 ) -> Iterator[LatentState]:
     """Walk by Metropolis' rule with decode-encode cycles (Castro et al. 2022, arXiv 2201.09948: MCMC-cycle).
 
@@ -160,8 +157,6 @@ def mcmc(
         step_size: Standard deviation of the step, positive.
         temperature: In standardised units of the property, at least 0; 0 never accepts what is worse.
     """
-    check_number(step_size, "step_size", above=0)
-    check_number(temperature, "temperature", at_least=0)
     state = problem.start
     for _ in range(num_steps):
         proposal = problem.visit(state.latents + step_size * problem.draw(*state.latents.shape[1:]))
@@ -172,12 +167,13 @@ def mcmc(
         yield state
 
 
+@checked
 def hill_climb(
     problem: LatentProblem,
-    num_steps: int,
+    num_steps: Steps,
     *,
-    step_size: float = 0.3,
-    num_neighbors: int = 8,
+    step_size: PositiveNumber = 0.3,
+    num_neighbors: Annotated[int, Bounds(at_least=1, at_most=10**4)] = 8,
     candidates: list[Any] | None = None,
 ) -> Iterator[LatentState]:
     """Move to the best of some neighbours as long as it is better (Castro et al. 2022, arXiv 2201.09948).
@@ -191,8 +187,6 @@ def hill_climb(
         candidates: Data in place of decoded ones: the neighbours are those nearest in the latents among the ones not
             looked at before. Those that break a limit are left out.
     """
-    check_number(step_size, "step_size", above=0)
-    check_count(num_neighbors, "num_neighbors")
     state = problem.start
     batch, *shape = state.latents.shape
     rows = torch.arange(batch, device=state.latents.device)
@@ -218,12 +212,13 @@ def hill_climb(
         yield state
 
 
+@checked
 def ode(
     problem: LatentProblem,
-    num_steps: int,
+    num_steps: Steps,
     *,
-    scale: float = 10.0,
-    solver: Literal["euler", "midpoint", "heun2", "heun3", "rk4"] = "midpoint",
+    scale: NumberFromZero = 10.0,
+    solver: Solver = "midpoint",
 ) -> Iterator[LatentState]:
     """Follow the ODE of LatentOps from time 1 to time 0: see `guided_step.follow_ode`.
 
@@ -250,7 +245,7 @@ def diffuse(
     problem: LatentProblem,
     latents: torch.Tensor,
     strength: float,
-    num_steps: int,
+    num_steps: Steps,
     scale: float = 0.0,
     name: str = "num_steps",
 ) -> Iterator[torch.Tensor]:

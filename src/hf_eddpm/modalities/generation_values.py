@@ -2,6 +2,8 @@
 
 from typing import Annotated, Any
 
+import numpy as np
+
 from ..argument_types import Bounds, Count, CountOrZero, PositiveNumber, PositiveShare, check_values, refuse_without
 
 _OfSampling = {
@@ -34,17 +36,25 @@ _GENERATION_VALUES: dict[str, Any] = {
 }
 
 
-def check_generation_values(values: dict[str, Any], samples: bool) -> None:
+def check_generation_values(values: dict[str, Any], default_do_sample: bool) -> dict[str, Any]:
     """Check the arguments of a call of `generate()`; names that are not known here are transformers' to judge.
 
     Args:
         values: Single values of the generation config, as the caller gave them.
-        samples: Whether tokens are drawn.
+        default_do_sample: Whether tokens are drawn where the caller does not say.
+
+    Returns:
+        The values, numbers of NumPy as Python's and `repetition_penalty` as the float that transformers asks for.
 
     Raises:
         ValueError: If a value is outside its range, or one of sampling is given where nothing is drawn.
     """
     check_values(values, _GENERATION_VALUES)
-    if not samples:
+    samples = values.get("do_sample")
+    if not (default_do_sample if samples is None else samples):
         given = [name for name in _OfSampling if values.get(name) is not None]
         refuse_without("`do_sample=True`", given, "without it the likeliest token is taken")
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    if plain.get("repetition_penalty") is not None:
+        plain["repetition_penalty"] = float(plain["repetition_penalty"])
+    return plain

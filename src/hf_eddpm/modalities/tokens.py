@@ -305,13 +305,14 @@ class CausalDecoder(ModalityDecoder):
         """
         check_values({"generation_config": generation_config}, {"generation_config": GenerationConfig | None})
         config = copy.deepcopy(GenerationConfig(do_sample=False) if generation_config is None else generation_config)
-        check_generation_values(kwargs, samples=bool(kwargs.get("do_sample", config.do_sample)))
+        kwargs = check_generation_values(kwargs, bool(config.do_sample))
         pad = self._special_ids("pad_token_id") or self._special_ids("eos_token_id") or [self.start_token_id]
         special_ids = {"eos_token_id": self._special_ids("eos_token_id"), "pad_token_id": pad[0]}
         config.update(**{name: ids for name, ids in special_ids.items() if ids and getattr(config, name) is None})
         kwargs = config.update(**kwargs)  # the rest goes to generate(), for example a streamer
         if config.max_length is not None:
             config.update(max_new_tokens=config.max_new_tokens or config.max_length, max_length=None)
+        self._check_length(config.max_new_tokens)
         if config.do_sample and generator is not None:
             if (config.num_beams or 1) > 1:
                 raise ValueError("`generator` cannot be honoured when beams are sampled: set `num_beams=1`.")
@@ -346,6 +347,14 @@ class CausalDecoder(ModalityDecoder):
                 **kwargs,
             )
             return output[:, tokens.shape[1] :]
+
+    def _check_length(self, max_new_tokens: int | None) -> None:
+        positions = getattr(self.backbone.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and (max_new_tokens or 0) > positions - self.num_latents:
+            raise ValueError(
+                f"`max_new_tokens` must be at most {positions - self.num_latents}, as many as the decoder has "
+                f"positions for beside the latents, got {max_new_tokens}."
+            )
 
     def _backbone_with(self, shift: torch.Tensor) -> Any:
         """Return the backbone for one `generate()`: its tokens' embeddings come with the latents' added.

@@ -222,10 +222,8 @@ class ImageDiffusionDecoder(ImageDecoder):
         self.check_noise(decoder_noise, len(latents))
         # A copy: it keeps the state of a run, which another call must not meet.
         scheduler = EDDPMScheduler(**self.scheduler_config) if scheduler is None else copy.deepcopy(scheduler)
-        steps = num_decoder_steps
-        if steps > len(self.scheduler):
-            raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")
-        scheduler.set_timesteps(steps, device=latents.device)
+        self._check_steps(num_decoder_steps)
+        scheduler.set_timesteps(num_decoder_steps, device=latents.device)
         if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell
             scheduler.set_begin_index(0)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
@@ -261,6 +259,7 @@ class ImageDiffusionDecoder(ImageDecoder):
             Noise, float32, shaped as the images.
         """
         self.check_images(pixel_values)
+        self._check_steps(num_decoder_steps)
         scheduler = EDDPMScheduler(**self.scheduler_config)
         scheduler.set_timesteps(num_decoder_steps, device=latents.device)
         images = pixel_values.float()
@@ -272,6 +271,10 @@ class ImageDiffusionDecoder(ImageDecoder):
                 noisier = scheduler.invert_step(model_output, t, images, return_dict=False)[0]
             images = noisier
         return images
+
+    def _check_steps(self, steps: int) -> None:
+        if steps > len(self.scheduler):
+            raise ValueError(f"`num_decoder_steps` must be an integer in [1, {len(self.scheduler)}], got {steps!r}.")
 
     def check_noise(self, noise: torch.Tensor, count: int) -> None:
         """Raise a ValueError unless `noise` is finite and fits `count` images."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
+from ...argument_types import Bounds, Count, checked
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor
 from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
@@ -17,7 +18,6 @@ from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 
 _RANGES = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
-_RESIZES = ("none", "stretch", "crop")
 _TOLERANCE = 1e-3  # by which floats may miss their range
 
 
@@ -44,24 +44,17 @@ class EDDPMImageProcessor(EDDPMProcessor):
     data_names = ("data", "image")
     output_types = ("data", "pil", "np", "pt")
 
+    @checked
     def __init__(
         self,
-        image_size: int = 32,
+        image_size: Count = 32,
         num_channels: int = 3,
         resize: Literal["none", "stretch", "crop"] = "none",
         value_range: Literal["0_1", "-1_1"] = "0_1",
-        background: int = 255,
+        background: Annotated[int, Bounds(at_least=0, at_most=255)] = 255,
     ):
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-            raise ValueError(f"`image_size` must be a positive integer, got {image_size!r}.")
         if num_channels not in (1, 3):
             raise ValueError(f"`num_channels` must be 1 (grey) or 3 (colour), got {num_channels!r}.")
-        if resize not in _RESIZES:
-            raise ValueError(f"`resize` must be one of {list(_RESIZES)}, got {resize!r}.")
-        if value_range not in _RANGES:
-            raise ValueError(f"`value_range` must be one of {list(_RANGES)}, got {value_range!r}.")
-        if isinstance(background, bool) or not isinstance(background, int) or not 0 <= background <= 255:
-            raise ValueError(f"`background` must be an integer in [0, 255], got {background!r}.")
         super().__init__()
         self.image_size = image_size
         self.num_channels = num_channels
@@ -248,11 +241,12 @@ class _Prepared:
         self.array = array
 
 
+@checked
 def plot_grid(
-    images: Sequence[Image.Image] | Sequence[Sequence[Image.Image]],
-    num_columns: int | None = None,
-    padding: int = 2,
-    scale: int = 1,
+    images: Sequence[Any],
+    num_columns: Count | None = None,
+    padding: Annotated[int, Bounds(at_least=0, at_most=1000)] = 2,
+    scale: Annotated[int, Bounds(at_least=1, at_most=1000)] = 1,
 ) -> Image.Image:
     """Lay images out in rows and columns on white, for example samples, or paths of `EDDPMPipeline.interpolate`.
 
@@ -266,11 +260,8 @@ def plot_grid(
         TypeError: If something is no PIL image.
         ValueError: If there is no image, sizes differ, or a number is out of range.
     """
-    if not isinstance(images, (list, tuple)) or len(images) == 0:
+    if len(images) == 0:
         raise ValueError("`images` must be a list of at least one image.")
-    for name, value, least in (("padding", padding, 0), ("scale", scale, 1), ("num_columns", num_columns, 1)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
     if isinstance(images[0], (list, tuple)):
         if num_columns is not None:
             raise ValueError("`num_columns` must be None where `images` are rows.")

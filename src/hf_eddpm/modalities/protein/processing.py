@@ -7,6 +7,7 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
+from ...argument_types import Count, checked
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor, listed
 from .modeling import ProteinConvConfig
@@ -39,10 +40,11 @@ class EDDPMProteinProcessor(EDDPMProcessor):
     residues = RESIDUES
     padding_symbol = "-"  # stands in decoded proteins for padding between residues, which makes them invalid
 
+    @checked
     def __init__(
         self,
-        length: int = 20,
-        min_length: int = 1,
+        length: Count = 20,
+        min_length: Count = 1,
         alignment: Literal["left", "center"] = "left",
         stop: bool = False,
         upper_case: bool = False,
@@ -50,13 +52,8 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         encoder_start_ids: list[int] | None = None,
         encoder_stop_ids: list[int] | None = None,
     ):
-        for name, value in (("length", length), ("min_length", min_length)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         if min_length > length:
             raise ValueError(f"`min_length` must be at most `length` = {length}, got {min_length}.")
-        if alignment not in ("left", "center"):
-            raise ValueError(f"`alignment` must be 'left' or 'center', got {alignment!r}.")
         if stop and alignment == "center":
             raise ValueError(
                 "`alignment` must be 'left' with `stop`: labels that end with a stop token have no frame."

@@ -1,20 +1,26 @@
 """A configuration and a processor that fit given sentences."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ...argument_types import Bounds, Count, checked
 from ...configuration_eddpm import EDDPMConfig
 from .processing import EDDPMTextProcessor
+
+_BYTES_AND_SPECIAL = 259
+_LARGEST_VOCABULARY = 10**6  # more would only fill the memory
+Vocabulary = Annotated[int, Bounds(at_least=_BYTES_AND_SPECIAL, at_most=_LARGEST_VOCABULARY)]
 
 _MOST_TOKENS = 128  # a sentence for which no length is given is cut there
 _WORDS_PER_TOKEN = 8  # sentences for each token of the vocabulary: rarer ones have too few examples
 
 
-def train_tokenizer(sentences: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+@checked
+def train_tokenizer(sentences: list[str], vocab_size: Vocabulary) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016, arXiv 1508.07909) that gives every string back exactly.
 
     Args:
@@ -50,8 +56,9 @@ def fitting_length(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> 
     return min(int(np.quantile(lengths, 0.999)) + 1, _MOST_TOKENS)
 
 
+@checked
 def fit_text(
-    sentences: list[str], vocab_size: int | None = None, max_length: int | None = None, **values: Any
+    sentences: list[str], vocab_size: Vocabulary | None = None, max_length: Count | None = None, **values: Any
 ) -> tuple[EDDPMConfig, EDDPMTextProcessor]:
     """Return a configuration and a processor for sentences.
 
