@@ -243,7 +243,7 @@ def test_a_score_counts_every_pixel_value(pipe, conv_pipe):
         ({"num_decoder_steps": 0}, "`num_decoder_steps`"),
         ({"num_decoder_steps": 51}, "`num_decoder_steps`"),
         ({"num_decoder_steps": True}, "`num_decoder_steps`"),
-        ({"decoder_noise": torch.zeros(1, 1, SIZE, SIZE)}, "`decoder_noise` must have an entry for each of 2"),
+        ({"decoder_noise": torch.zeros(1, 1, SIZE, SIZE)}, "`decoder_noise` must be a tensor of shape"),
         ({"decoder_noise": torch.zeros(2, 1, 4, 4)}, "`decoder_noise` must be a tensor of shape"),
         ({"decoder_noise": torch.full((2, 1, SIZE, SIZE), float("nan"))}, "`decoder_noise` must be finite"),
     ],

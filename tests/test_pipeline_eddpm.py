@@ -307,8 +307,8 @@ def test_a_class_bounds_its_own_data_better(class_pipe):
         ({"class_labels": [0, 1]}, r"`class_labels` must be int64 of the shape \(3,\)"),
         ({"class_labels": 0.5}, "`class_labels` must be .*integers or None, got 0.5"),
         ({"guidance_scale": 2.0}, "`guidance_scale` needs `class_labels` beside it"),
-        ({"class_labels": 1, "guidance_scale": -0.5}, "`guidance_scale` must be a finite number of at least 0"),
-        ({"class_labels": 1, "guidance_scale": math.nan}, "`guidance_scale` must be a finite number of at least 0"),
+        ({"class_labels": 1, "guidance_scale": -0.5}, r"`guidance_scale` must be a finite number in \[0, 1000\]"),
+        ({"class_labels": 1, "guidance_scale": math.nan}, r"`guidance_scale` must be a finite number in \[0, 1000\]"),
     ],
 )
 def test_classes_and_scales_outside_their_range_are_refused(class_pipe, arguments, message):

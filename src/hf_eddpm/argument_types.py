@@ -47,12 +47,16 @@ class Bounds:
 
     def __str__(self) -> str:
         if self.at_most is not None:
-            return f" in {'(' if self.above is not None else '['}{self._lowest:g}, {self.at_most:g}]"
-        return f" above {self.above:g}" if self.above is not None else f" of at least {self._lowest:g}"
+            return f" in {'(' if self.above is not None else '['}{_short(self._lowest)}, {_short(self.at_most)}]"
+        return f" above {_short(self._lowest)}" if self.above is not None else f" of at least {_short(self._lowest)}"
 
     @property
     def _lowest(self) -> float:
         return self.above if self.above is not None else -math.inf if self.at_least is None else self.at_least
+
+
+def _short(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
-from ...argument_types import Bounds, Count, checked
+from ...argument_types import Bounds, Count, check_values, checked
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor
 from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
@@ -18,6 +18,12 @@ from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 
 _RANGES = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
+_ALLOWED = {
+    "image_size": Count,
+    "resize": Literal["none", "stretch", "crop"],
+    "value_range": Literal["0_1", "-1_1"],
+    "background": Annotated[int, Bounds(at_least=0, at_most=255)],
+}
 _TOLERANCE = 1e-3  # by which floats may miss their range
 
 
@@ -44,23 +50,24 @@ class EDDPMImageProcessor(EDDPMProcessor):
     data_names = ("data", "image")
     output_types = ("data", "pil", "np", "pt")
 
-    @checked
     def __init__(
         self,
-        image_size: Count = 32,
+        image_size: int = 32,
         num_channels: int = 3,
         resize: Literal["none", "stretch", "crop"] = "none",
         value_range: Literal["0_1", "-1_1"] = "0_1",
-        background: Annotated[int, Bounds(at_least=0, at_most=255)] = 255,
+        background: int = 255,
     ):
-        if num_channels not in (1, 3):
+        given = {"image_size": image_size, "resize": resize, "value_range": value_range, "background": background}
+        check_values(given, _ALLOWED)
+        if isinstance(num_channels, bool) or num_channels not in (1, 3):
             raise ValueError(f"`num_channels` must be 1 (grey) or 3 (colour), got {num_channels!r}.")
         super().__init__()
-        self.image_size = image_size
-        self.num_channels = num_channels
+        self.image_size = int(image_size)  # NumPy's too: a processor is saved as JSON
+        self.num_channels = int(num_channels)
         self.resize = resize
         self.value_range = value_range
-        self.background = background
+        self.background = int(background)
 
     def __call__(
         self, data: ImageLike | Sequence[ImageLike], return_tensors: str = "pt", **kwargs: Any

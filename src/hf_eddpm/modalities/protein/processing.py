@@ -7,12 +7,19 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffusers finds the loader by this name)
 
-from ...argument_types import Count, checked
+from ...argument_types import Count, check_values
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor, listed
 from .modeling import ProteinConvConfig
 from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE
 
+_ALLOWED = {
+    "length": Count,
+    "min_length": Count,
+    "alignment": Literal["left", "center"],
+    "stop": bool,
+    "upper_case": bool,
+}
 _OWN_IDS = {residue: FIRST_RESIDUE_ID + index for index, residue in enumerate(RESIDUES)}
 
 
@@ -40,11 +47,10 @@ class EDDPMProteinProcessor(EDDPMProcessor):
     residues = RESIDUES
     padding_symbol = "-"  # stands in decoded proteins for padding between residues, which makes them invalid
 
-    @checked
     def __init__(
         self,
-        length: Count = 20,
-        min_length: Count = 1,
+        length: int = 20,
+        min_length: int = 1,
         alignment: Literal["left", "center"] = "left",
         stop: bool = False,
         upper_case: bool = False,
@@ -52,6 +58,9 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         encoder_start_ids: list[int] | None = None,
         encoder_stop_ids: list[int] | None = None,
     ):
+        given = {"length": length, "min_length": min_length, "alignment": alignment}
+        given |= {"stop": stop, "upper_case": upper_case}
+        check_values(given, _ALLOWED)
         if min_length > length:
             raise ValueError(f"`min_length` must be at most `length` = {length}, got {min_length}.")
         if stop and alignment == "center":
@@ -61,11 +70,11 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         if encoder_ids is not None and len(encoder_ids) != len(RESIDUES):
             raise ValueError(f"`encoder_ids` must hold an id for each of {RESIDUES!r}, got {len(encoder_ids)}.")
         super().__init__()
-        self.length = length
-        self.min_length = min_length
+        self.length = int(length)  # NumPy's too: a processor is saved as JSON
+        self.min_length = int(min_length)
         self.alignment = alignment
-        self.stop = stop
-        self.upper_case = upper_case
+        self.stop = bool(stop)
+        self.upper_case = bool(upper_case)
         self.encoder_ids = encoder_ids
         self.encoder_start_ids = encoder_start_ids or []
         self.encoder_stop_ids = encoder_stop_ids or []
