@@ -246,6 +246,23 @@ def test_samples_are_of_the_class_that_was_asked_for(class_pipe):
         torch.testing.assert_close(ours.std(0).mean(), torch.tensor(STD), atol=0.06, rtol=0)
 
 
+def test_a_callback_changes_the_guidance_scale_of_the_steps_that_follow(class_pipe):
+    noise = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def weaken(pipe, step, timestep, tensors):
+        seen.append(pipe.guidance_scale)
+        pipe._guidance_scale = 1.0
+
+    options = {"class_labels": 1, **FEW, **LATENT}
+    changed = class_pipe(latents=noise, guidance_scale=4.0, callback_on_step_end=weaken, **options).latents
+    assert seen == [4.0, 1.0, 1.0, 1.0, 1.0]
+    plain, strong = (class_pipe(latents=noise, guidance_scale=scale, **options).latents for scale in (1.0, 4.0))
+    assert not torch.allclose(changed, plain) and not torch.allclose(changed, strong)
+    with pytest.raises(ValueError, match=r"`guidance_scale` must be a finite number in \[0, 1000\]"):
+        class_pipe._guidance_scale = -1
+
+
 def test_a_transformer_denoiser_samples_classes_by_guidance_and_comes_back_from_a_folder(make_pipe, tmp_path):
     pipe = make_pipe(tiny_model(num_classes=2, denoiser_type="transformer"))
     noise = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))

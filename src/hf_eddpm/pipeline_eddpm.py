@@ -153,8 +153,8 @@ class EDDPMPipeline(PipelineParts, ControlMixin, PipelineStorage, DiffusionPipel
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
-                dict it returns replace the pipeline's. It may return None, and end the chain by
-                `pipe._interrupt = True`.
+                dict it returns replace the pipeline's. It may return None, end the chain by
+                `pipe._interrupt = True`, and change the weight of the class by `pipe._guidance_scale`.
             callback_on_step_end_tensor_inputs: Names of the tensors given to it; only "latents".
             return_dict: Whether to return an `EDDPMPipelineOutput` rather than its tuple.
             **decode_arguments: Passed to the decoder, for text `generation_config` or `do_sample=True, top_p=0.9`

@@ -1,7 +1,9 @@
 """What the pipeline's methods are made of: batches, noise, classes, one run of the chain, one decoding."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
 from .argument_checks import check_generators
-from .argument_types import Count, FloatTensor, Generators, StepsOrZero, checked
+from .argument_types import Count, FloatTensor, Generators, GuidanceScale, StepsOrZero, check_values, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
 from .processing_eddpm import EDDPMProcessor
@@ -18,6 +20,16 @@ from .sampling import check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
+
+
+_threads = threading.local()
+
+
+def _scales_of_this_thread() -> MutableMapping[Any, float]:
+    """Return the guidance scales of the pipelines that this thread runs."""
+    if not hasattr(_threads, "scales"):
+        _threads.scales = weakref.WeakKeyDictionary()
+    return _threads.scales
 
 
 class PipelineParts:
@@ -49,6 +61,20 @@ class PipelineParts:
 
     def _batch_bar(self, starts: range) -> Iterable[int]:
         return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
+
+    @property
+    def guidance_scale(self) -> float:
+        """Weight of the class in this thread's run; a callback changes it by `pipe._guidance_scale = 1.0`."""
+        return self._guidance_scale
+
+    @property
+    def _guidance_scale(self) -> float:
+        return _scales_of_this_thread().get(self, 1.0)
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, value: float) -> None:
+        check_values({"guidance_scale": value}, {"guidance_scale": GuidanceScale})
+        _scales_of_this_thread()[self] = float(value)
 
     @without_gradient
     @checked
@@ -252,7 +278,12 @@ class PipelineParts:
         n = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         check_scheduler(self.scheduler, self.model.scheduler)
 
+        if "guidance_scale" in classes:
+            self._guidance_scale = classes["guidance_scale"]
+
         def denoise(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            if "guidance_scale" in classes:
+                classes["guidance_scale"] = self._guidance_scale  # a callback may have changed it
             return self.model.denoise(noisy_latents, t, **classes).float()
 
         def guided(noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
