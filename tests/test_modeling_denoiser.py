@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
+from hf_eddpm import EDDPMConfig
 from hf_eddpm.modeling_denoiser import MLPDenoiser, TransformerDenoiser, make_denoiser
 
 TYPES = {"mlp": MLPDenoiser, "transformer": TransformerDenoiser}
@@ -33,7 +34,7 @@ def test_the_prediction_has_the_latents_shape(denoiser_type, num_layers, num_lat
 @pytest.mark.parametrize("timestep", [7, torch.tensor(7), torch.tensor([7])])
 def test_one_timestep_is_that_of_every_row(noisy_latents, timestep, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
-    assert torch.equal(denoiser(noisy_latents, timestep), denoiser(noisy_latents, torch.tensor([7, 7, 7])))
+    torch.testing.assert_close(denoiser(noisy_latents, timestep), denoiser(noisy_latents, torch.tensor([7, 7, 7])))
 
 
 @both_types
@@ -187,3 +188,41 @@ def test_rows_of_different_classes_give_what_they_give_alone(noisy_latents, deno
     for row in range(3):
         alone = denoiser(noisy_latents[row : row + 1], 7, labels[row : row + 1])
         torch.testing.assert_close(alone[0], together[row])
+
+
+@both_types
+def test_the_embedding_of_the_timestep_may_be_narrower_than_the_layers(noisy_latents, denoiser_type):
+    wide, narrow = (
+        _denoiser(denoiser_type=denoiser_type, denoiser_hidden_size=64, denoiser_embedding_size=size, num_classes=2)
+        for size in (None, 16)
+    )
+    assert narrow.timestep_embedding.linear_2.out_features == narrow.class_embedding.embedding_dim == 16
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters())
+    labels = torch.tensor([0, 1, -1])
+    alone = [narrow(noisy_latents[row : row + 1], 7, labels[row : row + 1]) for row in range(3)]
+    torch.testing.assert_close(narrow(noisy_latents, 7, labels), torch.cat(alone))
+    assert not torch.allclose(narrow(noisy_latents, 7), narrow(noisy_latents, 500))
+
+
+@both_types
+def test_a_single_timestep_is_embedded_and_projected_once(noisy_latents, denoiser_type):
+    denoiser = _denoiser(denoiser_type=denoiser_type)
+    rows = []
+    projection = denoiser.modulation[1] if denoiser_type == "transformer" else denoiser.layers[0].timestep_projection
+    for module in (denoiser.timestep_embedding, projection):
+        module.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    denoiser(noisy_latents, 7)
+    assert rows == [1, 1]
+
+
+@pytest.mark.parametrize("size", [0, -2, 3, 2.0, True, "16"])
+def test_an_embedding_that_cannot_be_is_refused(size):
+    with pytest.raises(ValueError, match="`denoiser_embedding_size` must be an even positive integer"):
+        tiny_config(denoiser_embedding_size=size)
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("text-paper", 85.9), ("protein-paper", 78.1)])
+def test_the_papers_denoisers_have_the_papers_parameters(preset, millions):
+    with torch.device("meta"):
+        denoiser = make_denoiser(EDDPMConfig.from_preset(preset))
+    assert sum(p.numel() for p in denoiser.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)

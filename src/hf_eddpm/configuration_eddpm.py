@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .argument_checks import is_integer
 from .modalities.registry import get_modality, get_preset
 
 LatentNormalization = Literal["batch", "none"]
@@ -80,6 +81,8 @@ class EDDPMConfig(PreTrainedConfig):
             "transformer" (each latent a token, which pays for itself where there are several).
         denoiser_num_layers: Layers of the denoiser, at least 1.
         denoiser_hidden_size: Width of these layers.
+        denoiser_embedding_size: Width of the embedding of timestep and class, which every layer projects; even. None
+            for `denoiser_hidden_size`; the paper's is as wide as the latents.
         denoiser_num_attention_heads: Attention heads of the transformer; must divide its width. An MLP has none.
         denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
             denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
@@ -132,6 +135,7 @@ class EDDPMConfig(PreTrainedConfig):
     denoiser_type: DenoiserType = "mlp"
     denoiser_num_layers: int = 6
     denoiser_hidden_size: int = 512
+    denoiser_embedding_size: int | None = None
     denoiser_num_attention_heads: int = 4
     denoiser_samples_per_latent: int = 4
     num_classes: int = 0
@@ -254,6 +258,9 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        embedding = self.denoiser_embedding_size
+        if embedding is not None and (not is_integer(embedding) or embedding < 2 or embedding % 2):
+            raise ValueError(f"`denoiser_embedding_size` must be an even positive integer or None, got {embedding!r}.")
         width, heads = self.denoiser_hidden_size, self.denoiser_num_attention_heads
         if self.denoiser_type == "transformer" and width % heads:
             raise ValueError(

@@ -13,18 +13,19 @@ class DenoiserLayer(nn.Module):
 
     Args:
         input_size: Width of the input.
-        hidden_size: Width of the output and of the timestep embedding.
+        hidden_size: Width of the output.
+        embedding_size: Width of the timestep embedding; None for `hidden_size`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int):
+    def __init__(self, input_size: int, hidden_size: int, embedding_size: int | None = None):
         super().__init__()
         self.linear = nn.Linear(input_size, hidden_size)
-        self.timestep_projection = nn.Linear(hidden_size, hidden_size)
+        self.timestep_projection = nn.Linear(embedding_size or hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.activation = nn.SiLU()
 
     def forward(self, hidden_states: torch.Tensor, timestep_embedding: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, input_size)` and `(batch, hidden_size)` to `(batch, hidden_size)`."""
+        """Map `(batch, input_size)` and `(batch or 1, embedding_size)` to `(batch, hidden_size)`."""
         scale = 1 + self.timestep_projection(timestep_embedding)
         return self.activation(self.norm(self.linear(hidden_states) * scale))
 
@@ -36,7 +37,7 @@ class LatentDenoiser(nn.Module):
     added; one more class stands for an unknown one.
 
     Args:
-        config: Supplies `denoiser_hidden_size` and `num_classes`.
+        config: Supplies `denoiser_hidden_size`, `denoiser_embedding_size` and `num_classes`.
 
     Attributes:
         output: The last linear layer; its dtype is the denoiser's.
@@ -46,7 +47,7 @@ class LatentDenoiser(nn.Module):
 
     def __init__(self, config: EDDPMConfig):
         super().__init__()
-        width = config.denoiser_hidden_size
+        width = config.denoiser_embedding_size or config.denoiser_hidden_size
         self.timestep_features = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.timestep_embedding = TimestepEmbedding(width, width)
         self.num_classes = config.num_classes
@@ -69,8 +70,9 @@ class LatentDenoiser(nn.Module):
             ValueError: If there are labels, but no classes in the config.
         """
         batch, device = len(noisy_latents), noisy_latents.device
-        timesteps = torch.as_tensor(timesteps, device=device).expand(batch)
-        features = self.timestep_features(timesteps).to(noisy_latents.dtype)  # (batch, width)
+        # A single timestep, as in sampling, is embedded and projected once for all rows.
+        timesteps = torch.as_tensor(timesteps, device=device).reshape(-1)
+        features = self.timestep_features(timesteps).to(noisy_latents.dtype)  # (batch or 1, width)
         embedding = self.timestep_embedding(features)
         if self.class_embedding is not None:
             if class_labels is None:
@@ -82,7 +84,7 @@ class LatentDenoiser(nn.Module):
         return self.predict(noisy_latents, embedding)
 
     def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        """Map noisy latents and the embedding `(batch or 1, width)` of timestep and class to the prediction."""
         raise NotImplementedError
 
 
@@ -90,19 +92,21 @@ class MLPDenoiser(LatentDenoiser):
     """The paper's: all latents as one vector. Each layer after the first sees them again beside the hidden state.
 
     Args:
-        config: Supplies `latent_size`, `denoiser_num_layers`, `denoiser_hidden_size`, `num_classes`.
+        config: Supplies `latent_size`, `denoiser_num_layers`, `denoiser_hidden_size`, `denoiser_embedding_size`,
+            `num_classes`.
     """
 
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
         size, width = config.latent_size, config.denoiser_hidden_size
         self.layers = nn.ModuleList(
-            DenoiserLayer(size if index == 0 else width + size, width) for index in range(config.denoiser_num_layers)
+            DenoiserLayer(size if index == 0 else width + size, width, config.denoiser_embedding_size)
+            for index in range(config.denoiser_num_layers)
         )
         self.output = nn.Linear(width + size, size)
 
     def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        """Map noisy latents and the embedding `(batch or 1, width)` of timestep and class to the prediction."""
         flat = noisy_latents.flatten(1)  # (batch, latent_size)
         hidden_states = self.layers[0](flat, embedding)
         for layer in self.layers[1:]:
@@ -118,15 +122,16 @@ class TransformerDenoiser(LatentDenoiser):
 
     Args:
         config: Supplies `num_latents`, `latent_dim`, `denoiser_num_layers`, `denoiser_hidden_size`,
-            `denoiser_num_attention_heads`, `num_classes`.
+            `denoiser_embedding_size`, `denoiser_num_attention_heads`, `num_classes`.
     """
 
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
         width, heads = config.denoiser_hidden_size, config.denoiser_num_attention_heads
+        embedding = config.denoiser_embedding_size or width
         self.input = nn.Linear(config.latent_dim, width)
         self.positions = nn.Embedding(config.num_latents, width)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 6 * width))
         self.layers = nn.ModuleList(
             BasicTransformerBlock(
                 width,
@@ -139,14 +144,14 @@ class TransformerDenoiser(LatentDenoiser):
             )
             for _ in range(config.denoiser_num_layers)
         )
-        self.output_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.output_modulation = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.output = nn.Linear(width, config.latent_dim)
 
     def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Map noisy latents and the embedding `(batch, width)` of timestep and class to the prediction."""
+        """Map noisy latents and the embedding `(batch or 1, width)` of timestep and class to the prediction."""
         hidden_states = self.input(noisy_latents) + self.positions.weight  # (batch, num_latents, width)
-        modulation = self.modulation(embedding)  # (batch, 6 * width)
+        modulation = self.modulation(embedding).expand(len(noisy_latents), -1)  # (batch, 6 * width)
         for layer in self.layers:
             hidden_states = layer(hidden_states, timestep=modulation)
         shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)

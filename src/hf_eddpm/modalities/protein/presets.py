@@ -38,8 +38,9 @@ PAPER: dict[str, Any] = {
     "encoder_noise_variance": 0.008,
     "decoder_noise_variance": 0.0,
     "encoder_gradient_scale": 1.0,
-    "denoiser_num_layers": 20,
+    "denoiser_num_layers": 19,  # and the output layer, which the paper counts as the twentieth
     "denoiser_hidden_size": 2048,
+    "denoiser_embedding_size": 30,
     "denoiser_samples_per_latent": 1,
     "prediction_type": "epsilon",
     "reconstruction_weight": None,
