@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types test test-slow test-newest test-lowest lock demo demo-image demo-train clean
+.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -38,6 +38,12 @@ quality: $(VENV)/.installed-dev  ## check the style, change nothing
 
 types: $(VENV)/.installed-dev
 	$(bin)/mypy
+
+docs: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## the documentation as a site in docs/_build/html
+	$(bin)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+docs-links: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## every link of the documentation, followed
+	$(bin)/python -m sphinx -W --keep-going -q -b linkcheck docs docs/_build/links
 
 test: quality types  ## style, types and the fast tests
 	$(bin)/python -m pytest

@@ -121,7 +121,7 @@ def test_samples_do_not_depend_on_the_number_of_processes(generate, tmp_path, mo
 
 
 def test_the_recipe_for_datasets_in_the_documentation_runs(checkpoint, tmp_path, monkeypatch):
-    text = (ROOT / "training" / "README.md").read_text()
+    text = (ROOT / "docs" / "guides" / "scale.md").read_text()
     recipe = re.search(r"```python\n(from datasets .*?)```", text, re.S)[1]
     (tmp_path / "model_cards").mkdir()
     (tmp_path / "model_cards" / "eddpm-yelp-mini").symlink_to(checkpoint)
@@ -130,7 +130,7 @@ def test_the_recipe_for_datasets_in_the_documentation_runs(checkpoint, tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     names: dict = {}
-    exec(compile(recipe, "training/README.md", "exec"), names)
+    exec(compile(recipe, "scale.md", "exec"), names)
     expected = names["pipe"].encode([line for line in TEXT if line.strip()]).embeddings
     torch.testing.assert_close(torch.tensor(names["encoded"]["embedding"]), expected, atol=1e-5, rtol=1e-5)
 

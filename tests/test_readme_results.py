@@ -1,4 +1,4 @@
-"""README's numbers are those of the files."""
+"""The numbers of README.md and of the benchmarks' first page are those of the files."""
 
 import json
 import re
@@ -9,32 +9,36 @@ import pytest
 
 import readme_tables.run as readme_results
 from readme_tables.comparison import FRONTS, METHODS, REAL, compare
-from readme_tables.run import BEGIN, END, ROWS, write_results
+from readme_tables.run import BEGIN, END, PAGES, ROWS, rewrite
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+NUMBERS = "docs/benchmarks/index.md"
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
 def _section(text):
     return text.partition(BEGIN)[2].partition(END)[0]
 
 
-def test_the_readme_is_what_the_script_writes():
-    assert write_results(README) == README, "run `python training/studies/readme_tables/run.py`"
+@each_page
+def test_the_page_is_what_the_script_writes(page):
+    assert rewrite(TEXTS[page], page) == TEXTS[page], "run `python training/studies/readme_tables/run.py`"
 
 
 def test_a_number_changed_by_hand_does_not_pass(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(README, encoding="utf-8")
-    assert readme_results.main(["--check", "--readme", str(readme)]) == 0
-    section = _section(README)
+    for page, text in TEXTS.items():
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / page).write_text(text, encoding="utf-8")
+    assert readme_results.main(["--check", "--folder", str(tmp_path)]) == 0
+    section = _section(TEXTS[NUMBERS])
     value = re.search(r"\| ([\d.]+), [\d.]+ \| `model_cards", section)[1]
-    changed = README.replace(section, section.replace(value, "99.9", 1))
-    readme.write_text(changed, encoding="utf-8")
-    assert readme_results.main(["--check", "--readme", str(readme)]) == 1
-    assert readme.read_text(encoding="utf-8") == changed  # a check writes nothing
-    assert readme_results.main(["--readme", str(readme)]) == 0
-    assert readme.read_text(encoding="utf-8") == README
+    changed = TEXTS[NUMBERS].replace(section, section.replace(value, "99.9", 1))
+    (tmp_path / NUMBERS).write_text(changed, encoding="utf-8")
+    assert readme_results.main(["--check", "--folder", str(tmp_path)]) == 1
+    assert (tmp_path / NUMBERS).read_text(encoding="utf-8") == changed  # a check writes nothing
+    assert readme_results.main(["--folder", str(tmp_path)]) == 0
+    assert (tmp_path / NUMBERS).read_text(encoding="utf-8") == TEXTS[NUMBERS]
 
 
 def test_a_measurement_made_anew_changes_its_row_alone(tmp_path):
@@ -43,12 +47,14 @@ def test_a_measurement_made_anew_changes_its_row_alone(tmp_path):
         shutil.copyfile(ROOT / file, tmp_path / file)
     for front in FRONTS:
         shutil.copytree(ROOT / front.folder, tmp_path / front.folder, dirs_exist_ok=True)
-    assert write_results(README, tmp_path) == README
+    assert rewrite(TEXTS[NUMBERS], NUMBERS, tmp_path) == TEXTS[NUMBERS]
     file = tmp_path / "model_cards/eddpm-digits/evaluation.json"
     result = json.loads(file.read_text())
     result["reconstruction"]["mse"] = 0.5432
     file.write_text(json.dumps(result))
-    before, after = _section(README).splitlines(), _section(write_results(README, tmp_path)).splitlines()
+    before, after = (
+        _section(text).splitlines() for text in (TEXTS[NUMBERS], rewrite(TEXTS[NUMBERS], NUMBERS, tmp_path))
+    )
     (changed,) = (row for row in after if row not in before)
     assert len(before) == len(after) and "| 0.5432; " in changed
 
@@ -95,7 +101,8 @@ def test_every_row_names_a_file_of_the_repository_and_the_script_that_writes_it(
     assert [row.script for row in ROWS if not (ROOT / "training" / row.script.split()[0]).is_file()] == []
 
 
-def test_a_readme_without_its_markers_is_refused():
-    for text in ("# README\n", README.replace(END, ""), README.replace(BEGIN, "")):
-        with pytest.raises(ValueError, match=r"README\.md must hold"):
-            write_results(text)
+@each_page
+def test_a_page_without_its_markers_is_refused(page):
+    for text in ("# README\n", TEXTS[page].replace(END, ""), TEXTS[page].replace(BEGIN, "")):
+        with pytest.raises(ValueError, match=rf"{re.escape(page)} must hold"):
+            rewrite(text, page)

@@ -187,7 +187,7 @@ class LikelihoodMixin:
 
         The encoder's answer for data it was not trained on is only near the best latents (the amortisation gap); a few
         steps of gradient descent close much of it (Kim et al. 2018, "Semi-Amortized Variational Autoencoders",
-        arXiv 1802.02550). Minimised is -log p(datum | latents) + proximity / 2 * |latents - start|^2, in nats.
+        arXiv 1802.02550). Minimised is `-log p(datum | latents) + proximity / 2 * |latents - start|^2`, in nats.
 
         Args:
             latents: Where to start, for example the posterior mean, `(batch, num_latents, latent_dim)`.

@@ -1,10 +1,11 @@
-"""Writes README's section of numbers from the files that were measured, so that none of them is typed.
+"""Writes the numbers of README.md and of docs/benchmarks/index.md from the files that were measured.
 
-    python training/studies/readme_tables/run.py            # rewrites README.md between its two markers
-    python training/studies/readme_tables/run.py --check    # fails if that would change it
+    python training/studies/readme_tables/run.py            # rewrites both pages between their markers
+    python training/studies/readme_tables/run.py --check    # fails if that would change one
 
-A row of the table is an entry of `ROWS`: what the number is, the file that has it, how it reads in that file, and the
-script that wrote the file. A file that is not there yet leaves its rows out.
+None of them is typed. README.md has the table of the checkpoints, the other page all numbers. There a row of the table
+is an entry of `ROWS`: what the number is, the file that has it, how it reads in that file, and the script that wrote
+the file. A file that is not there yet leaves its rows out.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from hf_eddpm.training.evaluation import plus_minus
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
+from readme_tables.checkpoints import checkpoints
 from readme_tables.comparison import compare
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -421,11 +423,32 @@ def paragraph(root: Path = ROOT) -> str:
     )
 
 
-def write_results(text: str, root: Path = ROOT) -> str:
-    """README's text with its section of numbers written anew.
+def results(root: Path = ROOT) -> str:
+    """All numbers, and the methods side by side."""
+    methods = (
+        "The methods side by side, with nets, data and steps alike (a few minutes of one CPU core a run), each at the "
+        "middle of its front: reconstruction of held-out data, or for green fluorescent protein, where these minutes "
+        "do not suffice for that, what the latents tell of its fitness; quality of samples. ± is the standard "
+        "deviation over training seeds, three wherever it stands; what has none has one seed."
+    )
+    more = (
+        "One point can be made to favour any of them. The pages of this chapter have the whole fronts, and what they "
+        "say of probes, paths and edits, from the files in `training/studies/`."
+    )
+    paragraphs = [paragraph(root), methods]
+    parts = [table(root), *(textwrap.fill(each, WIDTH) for each in paragraphs)]
+    return "\n\n".join([*parts, compare(root), textwrap.fill(more, WIDTH)])
+
+
+PAGES: dict[str, Callable[[Path], str]] = {"README.md": checkpoints, "docs/benchmarks/index.md": results}
+
+
+def rewrite(text: str, page: str, root: Path = ROOT) -> str:
+    """A page's text with its section between the markers written anew.
 
     Args:
-        text: README.md, with both markers once.
+        text: The page, with both markers once.
+        page: Its name in `PAGES`.
         root: The folder that the files lie in.
 
     Raises:
@@ -434,32 +457,22 @@ def write_results(text: str, root: Path = ROOT) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md must hold {BEGIN!r} and, after it, {END!r}.")
-    methods = (
-        "The methods side by side, with nets, data and steps alike (a few minutes of one CPU core a run), each at the "
-        "middle of its front: reconstruction of held-out data, or for green fluorescent protein, where these minutes "
-        "do not suffice for that, what the latents tell of its fitness; quality of samples. ± is the standard "
-        "deviation over training seeds, three wherever it stands; what has none has one seed."
-    )
-    more = (
-        "One point can be made to favour any of them. The whole fronts, what they say of probes, paths and edits, and "
-        "every other table of measurements: `training/README.md`, from the files in `training/studies/`."
-    )
-    parts = [BEGIN, table(root), textwrap.fill(paragraph(root), WIDTH), textwrap.fill(methods, WIDTH), compare(root)]
-    return before + "\n\n".join([*parts, textwrap.fill(more, WIDTH), END]) + after
+        raise ValueError(f"{page} must hold {BEGIN!r} and, after it, {END!r}.")
+    return "\n\n".join([before + BEGIN, PAGES[page](root), END + after])
 
 
 def main(words: list[str] | None = None) -> int:
-    """Rewrites README.md, or with --check returns 1 if it is not what would be written."""
+    """Rewrites the pages, or with --check returns 1 if one is not what would be written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the numbers are others")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file")
+    parser.add_argument("--folder", type=Path, default=ROOT, help="folder of the pages")
     arguments = parser.parse_args(words)
-    text = arguments.readme.read_text(encoding="utf-8")
-    written = write_results(text)
+    texts = {page: (arguments.folder / page).read_text(encoding="utf-8") for page in PAGES}
+    written = {page: rewrite(text, page) for page, text in texts.items()}
     if arguments.check:
-        return int(written != text)
-    arguments.readme.write_text(written, encoding="utf-8")
+        return int(written != texts)
+    for page, text in written.items():
+        (arguments.folder / page).write_text(text, encoding="utf-8")
     return 0
 
 

@@ -19,7 +19,7 @@ SMALL_ENCODER: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 # Thirty latent dimensions as in the paper, but ten vectors with a query of attention each: the encoder finds what to
-# attend to in fewer steps than with one query, and with every seed (training/README.md has the numbers)
+# attend to in fewer steps than with one query, and with every seed (docs/guides/proteins.md has the numbers)
 SMALL: dict[str, Any] = {
     "pooling": "attention",
     "num_latents": 10,

@@ -1,0 +1,151 @@
+"""Draws docs/_static/overview.png: a sentence, a protein and an image on their way through a model.
+
+    python docs/figures/overview.py
+
+Everything in it comes from the checkpoints in model_cards/, with fixed seeds; the digits come with scikit-learn.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.modalities.image.data import load_images
+from hf_eddpm.modalities.image.files import DIGITS
+
+ROOT = Path(__file__).resolve().parents[2]
+INK, ACCENT, PALE = "#1f2933", "#2f6f8f", "#eef3f6"
+
+
+def load(name: str) -> EDDPMPipeline:
+    """Return a shipped checkpoint that shows no progress."""
+    pipe = EDDPMPipeline.from_pretrained(ROOT / "model_cards" / name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seed(number: int = 0) -> torch.Generator:
+    """Return a generator with that seed."""
+    return torch.Generator().manual_seed(number)
+
+
+def text_row() -> dict[str, Any]:
+    """What the text model makes of a sentence."""
+    pipe = load("eddpm-yelp-mini")
+    sentence = "the pizza was cold ."
+    praise = pipe.direction(
+        ["the food was great .", "i love it here .", "the staff was friendly ."],
+        ["the food was awful .", "i hate it here .", "the staff was rude ."],
+    )
+    path = pipe.interpolate(sentence, "the staff is very friendly .", num_steps=7)[0]
+    return {
+        "kind": "a sentence",
+        "input": sentence,
+        "latents": pipe.encode([sentence]).latents[0],
+        "output": pipe.reconstruct([sentence])[0],
+        "verbs": {
+            "sample": pipe(num_samples=2, noise_scale=0.7, generator=seed(1)).samples,
+            "interpolate": [path[0], path[2], path[-1]],
+            "edit": pipe.edit(["the food is bland ."], direction=praise, scale=1.5, refinement_steps=10),
+        },
+    }
+
+
+def protein_row() -> dict[str, Any]:
+    """What the protein model makes of an antibody loop."""
+    pipe = load("eddpm-gifford")
+    loop, other = "ARDGYYGSFDY", "AAAAYDYWFDY"
+    better = pipe.optimize([loop], method="hill_climb", num_steps=5, generator=seed())
+    before, after = float(pipe.predict([loop])[0, 0]), float(better.predictions[0])
+    return {
+        "kind": "a protein",
+        "input": loop,
+        "latents": pipe.encode([loop]).latents[0],
+        "output": pipe.reconstruct([loop])[0],
+        "verbs": {
+            "sample": pipe(num_samples=2, generator=seed()).samples,
+            "interpolate": pipe.interpolate(loop, other, num_steps=5)[0][1:4],
+            "optimise": [f"{better.samples[0]}", f"predicted {before:.2f} to {after:.2f}"],
+        },
+    }
+
+
+def image_row() -> dict[str, Any]:
+    """What the image model makes of a digit."""
+    pipe = load("eddpm-digits")
+    data = load_images(DIGITS)
+    labels = data.labels("label").tolist()
+    three, eight = (Image.fromarray(data.images[labels.index(label)][..., 0]) for label in (3, 8))
+    path = pipe.interpolate(three, eight, num_steps=4, space="latents", generator=seed())[0]
+    return {
+        "kind": "an image",
+        "input": three,
+        "latents": pipe.encode([three]).latents[0],
+        "output": pipe.reconstruct([three], generator=seed())[0],
+        "verbs": {
+            "sample": pipe(num_samples=4, class_labels=[2, 4, 7, 9], generator=seed()).samples,
+            "interpolate": path,
+            "restyle": pipe.edit([three] * 4, strength=0.3, class_labels=3, generator=seed()),
+        },
+    }
+
+
+def show(axes: Axes, value: Any, size: int = 11) -> None:
+    """Put a string, several strings, an image or a strip of images into a box."""
+    axes.set_axis_off()
+    several = value if isinstance(value, list) else [value]
+    if isinstance(several[0], str):
+        axes.text(0.5, 0.5, "\n".join(several), ha="center", va="center", fontsize=size, color=INK, wrap=True)
+        return
+    arrays = [np.asarray(image, dtype=float) for image in several]
+    gap = np.full((arrays[0].shape[0], 1), arrays[0].min())
+    strip = np.hstack([part for array in arrays for part in (array, gap)][:-1])
+    axes.imshow(strip, cmap="gray_r" if len(several) == 1 else "gray_r", interpolation="nearest")
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> plt.Figure:
+    """Return the figure: a row for each kind of data."""
+    figure = plt.figure(figsize=(15, 6.2), facecolor="white")
+    widths = [2.3, 1.9, 2.3, 2.6, 2.9, 2.9]
+    grid = figure.add_gridspec(len(rows), 6, width_ratios=widths, hspace=0.45, wspace=0.22)
+    for index, row in enumerate(rows):
+        boxes = [figure.add_subplot(grid[index, column]) for column in range(6)]
+        latents = row["latents"].flatten()
+        height = max(d for d in range(1, int(len(latents) ** 0.5) + 1) if len(latents) % d == 0)
+        show(boxes[0], row["input"])
+        boxes[1].imshow(latents.view(height, -1), cmap="RdBu", vmin=-2.5, vmax=2.5, aspect="auto")
+        boxes[1].set_xticks([]), boxes[1].set_yticks([])
+        show(boxes[2], row["output"])
+        boxes[0].set_title(row["kind"], fontsize=12, color=ACCENT)
+        boxes[1].set_title(f"encode: {len(latents)} numbers", fontsize=12, color=ACCENT)
+        boxes[2].set_title("decode", fontsize=12, color=ACCENT)
+        for box, (verb, value) in zip(boxes[3:], row["verbs"].items(), strict=True):
+            box.set_title(verb, fontsize=12, color=ACCENT)
+            show(box, value, size=10)
+    return figure
+
+
+def main(words: Sequence[str] | None = None) -> Path:
+    """Writes the picture and returns its path."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "_static" / "overview.png")
+    path = parser.parse_args(words).output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = draw([text_row(), protein_row(), image_row()])
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    print(main())

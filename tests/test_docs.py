@@ -1,0 +1,74 @@
+"""The Python that README.md and the documentation show runs from top to bottom, and prints what they say it prints."""
+
+import contextlib
+import difflib
+import io
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+# What a block holds that cannot run here: a repository of the Hub, a file of the reader's, an extra, a name that is
+# the reader's. Other tests run these with stand-ins.
+NOT_HERE = re.compile(r"user/|my_sentences|import ray|reviews\.txt")
+OWN_TESTS = {"adding-a-modality.md", "schedulers.md"}  # test_adding_a_modality.py; a snippet about a pipeline at hand
+ALIKE = 0.8  # share of a printed text that must be as shown: other processors round otherwise
+
+
+def blocks(page):
+    """Return a page's Python blocks, each with the text that is shown after it as its output, or None."""
+    fences = list(re.finditer(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S))
+    found = []
+    for fence, following in itertools.zip_longest(fences, fences[1:]):
+        if fence[1] == "python" and not NOT_HERE.search(fence[2]):
+            shown = following is not None and following[1] == ""
+            between = "" if following is None else following.string[fence.end() : following.start()].strip()
+            found.append((fence[2], following[2] if shown and not between else None))
+    return found
+
+
+def _pages_with_code():
+    return [page for page in PAGES if page.name not in OWN_TESTS and blocks(page)]
+
+
+@pytest.mark.parametrize("page", _pages_with_code(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_code_of_a_page_runs_and_prints_what_it_says(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {"__name__": "__main__"}
+    for code, shown in blocks(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), names)
+        assert len(printed.getvalue().splitlines()) >= code.count("print(")  # tensors take several lines
+        if shown is not None:
+            assert difflib.SequenceMatcher(None, printed.getvalue(), shown, autojunk=False).ratio() >= ALIKE
+
+
+def test_pages_with_output_are_among_them():
+    assert {page.name for page in PAGES if any(shown for _, shown in blocks(page))} >= {"README.md", "start.md"}
+
+
+def test_every_page_is_reached_from_the_first():
+    """No page of the site is left out of its table of contents, and none is named that is not there."""
+    docs = ROOT / "docs"
+    listed = set()
+    for index in (docs / "index.md", docs / "benchmarks" / "index.md"):
+        for body in re.findall(r"```{toctree}\n(.*?)```", index.read_text(encoding="utf-8"), re.S):
+            names = [line for line in body.splitlines() if line and not line.startswith(":")]
+            listed |= {(index.parent / name).relative_to(docs).as_posix() for name in names}
+    written = {"models/index", "reference/command-line"}  # by conf.py
+    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
+    generated = {page for page in pages if page.startswith("models/")} | written
+    assert listed - generated == pages - generated - {"index"} - {p for p in pages if p.startswith("_build/")}
+
+
+def test_links_between_pages_and_to_pictures_lead_somewhere():
+    missing = []
+    for page in [*PAGES, *sorted((ROOT / "docs" / "benchmarks").glob("*.md")), ROOT / "training" / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if not (page.parent / target).exists():
+                missing.append(f"{page.name}: {target}")
+    assert missing == []

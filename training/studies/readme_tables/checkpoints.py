@@ -1,0 +1,92 @@
+"""The shipped checkpoints in one table: data, size, and one measured number of each."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_eddpm.hub.card import markdown_table
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A row of the table.
+
+    Attributes:
+        name: Folder in model_cards/.
+        data: What it was trained on.
+        good_at: What it is good for.
+        measured: Says one measured number, from the parsed evaluation.json.
+    """
+
+    name: str
+    data: str
+    good_at: str
+    measured: Callable[[Any], str]
+
+
+CHECKPOINTS = (
+    Checkpoint(
+        "eddpm-gifford",
+        "59,000 antibody loops",
+        "generating, predicting, designing",
+        lambda r: f"{r['reconstruction']['exact_match']:.0%} of held-out loops come back exactly",
+    ),
+    Checkpoint(
+        "eddpm-gfp",
+        "34,000 variants of GFP",
+        "predicting fluorescence",
+        lambda r: f"Pearson {r['fitness']['fitness']['model']['pearson']:.2f} on held-out variants",
+    ),
+    Checkpoint(
+        "eddpm-yelp-mini",
+        "120,000 review sentences",
+        "editing and search in one domain",
+        lambda r: (
+            f"BLEU {r['reconstruction']['bleu']:.0f}, with 10 refinement steps "
+            f"{r['refined_reconstruction']['10']['bleu']:.0f}"
+        ),
+    ),
+    Checkpoint(
+        "eddpm-yelp-smollm2-lora",
+        "the same",
+        "an example of LoRA",
+        lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}",
+    ),
+    Checkpoint(
+        "eddpm-digits",
+        "1,797 digits, 8 x 8",
+        "a demonstration in seconds",
+        lambda r: f"{r['samples']['20']['class_accuracy']['mean']:.1%} of samples are the digit asked for",
+    ),
+    Checkpoint(
+        "eddpm-fashion",
+        "60,000 clothes, 28 x 28",
+        "classes, edits, interpolation",
+        lambda r: (
+            f"{r['samples']['20']['guided_class_accuracy']['mean']:.1%} of guided samples are the class asked for"
+        ),
+    ),
+)
+
+
+def checkpoints(root: Path) -> str:
+    """Return the table of the checkpoints whose evaluation is there."""
+    rows = []
+    for each in CHECKPOINTS:
+        folder = root / "model_cards" / each.name
+        if not (folder / "evaluation.json").is_file():
+            continue
+        result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+        rows.append(
+            {
+                "checkpoint": f"[{each.name}](model_cards/{each.name}/README.md)",
+                "data": each.data,
+                "MB": f"{size:.0f}",
+                "good at": each.good_at,
+                "measured": each.measured(result),
+            }
+        )
+    return markdown_table(rows)
