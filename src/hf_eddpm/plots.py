@@ -1,0 +1,187 @@
+"""Figures of what a model does: paths, latents, scores, fronts. They need matplotlib, which the extra `train` brings.
+
+Each function returns a `matplotlib.figure.Figure`, which knows no window and no state: save it with `savefig`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .argument_types import Count, FloatTensor, checked
+from .extras import needs_extra
+
+with needs_extra("Plotting"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = (
+    "#2f6f8f",
+    "#c8553d",
+    "#588157",
+    "#8f5aa8",
+    "#d4a017",
+    "#5c6b73",
+    "#b5838d",
+    "#3a86c8",
+    "#6a994e",
+    "#444444",
+)
+
+
+@checked
+def plot_interpolation(paths: Sequence[Sequence[Any]], titles: Sequence[str] | None = None) -> Figure:
+    """Draw paths of `EDDPMPipeline.interpolate`, or rows of `traverse`: images side by side, texts below each other.
+
+    Args:
+        paths: One list of data for each path, all strings or all PIL images.
+        titles: A title for each path.
+
+    Raises:
+        TypeError: If the data are neither strings nor images.
+        ValueError: If there is no path, one is empty, or there are not as many titles as paths.
+    """
+    if len(paths) == 0 or any(len(path) == 0 for path in paths):
+        raise ValueError("`paths` must hold at least one path, each with at least one datum.")
+    if titles is not None and len(titles) != len(paths):
+        raise ValueError(f"`titles` must hold one title for each of {len(paths)} paths, got {len(titles)}.")
+    data = [datum for path in paths for datum in path]
+    if all(isinstance(datum, str) for datum in data):
+        longest = max(map(len, paths))
+        figure = Figure(figsize=(7, 0.3 * longest * len(paths) + 0.5 * len(paths)), layout="constrained")
+        for number, path in enumerate(paths):
+            axes = figure.add_subplot(len(paths), 1, number + 1)
+            axes.set_axis_off()
+            for row, text in enumerate(path):
+                axes.text(0.02, 1 - (row + 0.5) / len(path), text, va="center", fontsize=11, parse_math=False)
+            if titles is not None:
+                axes.set_title(titles[number], loc="left", fontsize=11)
+        return figure
+    if not all(isinstance(datum, Image.Image) for datum in data):
+        raise TypeError("`paths` must hold strings or PIL images.")
+    columns = max(map(len, paths))
+    figure = Figure(figsize=(columns, 1.15 * len(paths)), layout="constrained")
+    for number, path in enumerate(paths):
+        for column in range(columns):
+            axes = figure.add_subplot(len(paths), columns, number * columns + column + 1)
+            axes.set_axis_off()
+            if column < len(path):
+                _show(axes, path[column])
+        if titles is not None:
+            figure.axes[number * columns].set_title(titles[number], loc="left", fontsize=9)
+    return figure
+
+
+@checked
+def plot_latents(
+    latents: FloatTensor,
+    labels: Sequence[Any] | None = None,
+    method: Literal["pca"] = "pca",
+    basis: FloatTensor | None = None,
+) -> Figure:
+    """Draw latents as points of a plane, coloured by class or by a number.
+
+    Args:
+        latents: `(data, num_latents, latent_dim)` or `(data, size)`, at least three.
+        labels: A class (a string or an integer) or a number for each datum; None for one colour.
+        method: "pca": the plane in which the latents vary most.
+        basis: Latents whose plane is taken, by default these.
+
+    Raises:
+        ValueError: If there are fewer than three data, values are not finite, or labels do not fit.
+    """
+    flat = latents.detach().float().cpu().flatten(1)
+    reference = flat if basis is None else basis.detach().float().cpu().flatten(1)
+    if len(reference) < 3 or not bool(flat.isfinite().all()):
+        raise ValueError("`latents` must be those of at least three data, and finite.")
+    if labels is not None and len(labels) != len(flat):
+        raise ValueError(f"`labels` must hold one label for each of {len(flat)} data, got {len(labels)}.")
+    centre = reference.mean(0)
+    _, singular, directions = torch.linalg.svd(reference - centre, full_matrices=False)
+    points = ((flat - centre) @ directions[:2].T).numpy()
+    shares = (singular.square() / singular.square().sum())[:2].tolist()
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    if labels is None:
+        axes.scatter(points[:, 0], points[:, 1], s=8, color=_COLOURS[0], alpha=0.6, linewidths=0)
+    elif all(isinstance(label, (float, np.floating)) for label in labels):
+        drawn = axes.scatter(
+            points[:, 0], points[:, 1], s=8, c=np.asarray(labels, float), cmap="viridis", linewidths=0
+        )
+        figure.colorbar(drawn, ax=axes)
+    else:
+        names = sorted({str(label) for label in labels})
+        for number, name in enumerate(names):
+            rows = np.array([str(label) == name for label in labels])
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.scatter(points[rows, 0], points[rows, 1], s=8, color=colour, label=name, alpha=0.6, linewidths=0)
+        axes.legend(markerscale=2, fontsize=8, frameon=False)
+    axes.set_xlabel(f"first direction ({shares[0]:.0%} of the variance)")
+    axes.set_ylabel(f"second direction ({shares[1]:.0%})")
+    _tidy(axes)
+    return figure
+
+
+@checked
+def plot_scores(scores: Mapping[str, Any], label: str = "bits per unit", bins: Count = 40) -> Figure:
+    """Draw histograms of scores over each other, for example of `pipe.score` on known data, foreign data and samples.
+
+    Args:
+        scores: Numbers, a tensor or a list, by the name of their data.
+        label: What the numbers are.
+        bins: Bins of the histograms.
+
+    Raises:
+        ValueError: If there are none, or one is not finite.
+    """
+    arrays = {name: np.asarray(torch.as_tensor(values).detach().cpu(), float) for name, values in scores.items()}
+    if not arrays or any(values.size == 0 or not np.isfinite(values).all() for values in arrays.values()):
+        raise ValueError("`scores` must hold finite numbers for at least one name.")
+    low = min(float(values.min()) for values in arrays.values())
+    high = max(float(values.max()) for values in arrays.values())
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, (name, values) in zip(_COLOURS, arrays.items(), strict=False):
+        axes.hist(values, edges, density=True, alpha=0.55, color=colour, label=name)
+    axes.set_xlabel(label)
+    axes.set_yticks([])
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+@checked
+def plot_front(points: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Figure:
+    """Draw fronts: one line for each recipe, swept over its own knob.
+
+    Args:
+        points: For each recipe its points `(x, y)`, in the order of the line.
+        x_label: What x is.
+        y_label: What y is.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not points or any(len(line) == 0 for line in points.values()):
+        raise ValueError("`points` must hold at least one recipe, each with at least one point.")
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, line) in enumerate(points.items()):
+        values = np.asarray(line, float)
+        axes.plot(values[:, 0], values[:, 1], marker="o", color=_COLOURS[number % len(_COLOURS)], label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def _show(axes: Axes, image: Image.Image) -> None:
+    axes.imshow(np.asarray(image), cmap="gray" if image.mode == "L" else None, interpolation="nearest")
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_eddpm.plots import plot_front, plot_interpolation, plot_latents, plot_scores
+
+
+def _drawn(figure, tmp_path):
+    figure.savefig(tmp_path / "figure.png")
+    pixels = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+    return pixels.std() > 1  # not blank
+
+
+def test_paths_of_sentences_and_of_images_are_drawn(tmp_path):
+    words = plot_interpolation([["a cat .", "costs $5 and $6 ."], ["b ."]], titles=["one", "two"])
+    assert [text.get_text() for axes in words.axes for text in axes.texts] == ["a cat .", "costs $5 and $6 .", "b ."]
+    assert _drawn(words, tmp_path)
+    images = [[Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (0, 128, 255)]] * 2
+    figure = plot_interpolation(images)
+    assert [len(axes.images) for axes in figure.axes] == [1] * 6
+    assert _drawn(figure, tmp_path)
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b"] * 10, [0, 1] * 10, [0.5, 1.5] * 10])
+def test_the_plane_is_the_one_in_which_latents_vary_most(labels, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.zeros(20, 2, 3)
+    latents[:, 0, 1] = torch.linspace(-5, 5, 20)
+    latents[:, 1, 2] = torch.randn(20, generator=generator)
+    figure = plot_latents(latents, labels)
+    points = np.concatenate([each.get_offsets() for each in figure.axes[0].collections])
+    assert len(points) == 20
+    np.testing.assert_allclose(np.sort(np.abs(points[:, 0])), np.sort(np.abs(np.linspace(-5, 5, 20))), atol=0.1)
+    assert _drawn(figure, tmp_path)
+
+
+def test_scores_and_fronts_are_drawn(tmp_path):
+    figure = plot_scores({"data": torch.tensor([1.0, 2.0]), "foreign": [4.0, 5.0]})
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["data", "foreign"]
+    assert _drawn(figure, tmp_path)
+    front = plot_front({"joint": [(1, 2), (2, 1)], "two-stage": [(1.5, 2)]}, "rate", "distortion")
+    assert [len(line.get_xdata()) for line in front.axes[0].lines] == [2, 1]
+    assert _drawn(front, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: plot_interpolation([]), ValueError, "`paths` must hold at least one path"),
+        (lambda: plot_interpolation([[1]]), TypeError, "`paths` must hold strings or PIL images"),
+        (lambda: plot_interpolation([["a"]], titles=["a", "b"]), ValueError, "`titles`.* 1 paths, got 2"),
+        (lambda: plot_latents(torch.zeros(2, 3)), ValueError, "`latents` must be those of at least three"),
+        (lambda: plot_latents(torch.zeros(4, 3), ["a"]), ValueError, "`labels`.* 4 data, got 1"),
+        (lambda: plot_latents([1]), TypeError, "`latents` must be a tensor"),
+        (lambda: plot_scores({"a": [float("nan")]}), ValueError, "`scores` must hold finite numbers"),
+        (lambda: plot_scores({"a": [1.0]}, bins=0), ValueError, "`bins` must be an integer of at least 1"),
+        (lambda: plot_front({}, "x", "y"), ValueError, "`points` must hold at least one recipe"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
