@@ -27,7 +27,7 @@ def test_the_plane_is_the_one_in_which_latents_vary_most(labels, tmp_path):
     generator = torch.Generator().manual_seed(0)
     latents = torch.zeros(20, 2, 3)
     latents[:, 0, 1] = torch.linspace(-5, 5, 20)
-    latents[:, 1, 2] = torch.randn(20, generator=generator)
+    latents[:, 1, 2] = 0.01 * torch.randn(20, generator=generator)
     figure = plot_latents(latents, labels)
     points = np.concatenate([each.get_offsets() for each in figure.axes[0].collections])
     assert len(points) == 20

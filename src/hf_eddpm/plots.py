@@ -17,18 +17,7 @@ with needs_extra("Plotting"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = (
-    "#2f6f8f",
-    "#c8553d",
-    "#588157",
-    "#8f5aa8",
-    "#d4a017",
-    "#5c6b73",
-    "#b5838d",
-    "#3a86c8",
-    "#6a994e",
-    "#444444",
-)
+_COLOURS = tuple(f"C{number}" for number in range(10))  # those of matplotlib
 
 
 @checked
@@ -107,9 +96,8 @@ def plot_latents(
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=8, color=_COLOURS[0], alpha=0.6, linewidths=0)
     elif all(isinstance(label, (float, np.floating)) for label in labels):
-        drawn = axes.scatter(
-            points[:, 0], points[:, 1], s=8, c=np.asarray(labels, float), cmap="viridis", linewidths=0
-        )
+        values = np.asarray(labels, float)
+        drawn = axes.scatter(points[:, 0], points[:, 1], s=8, c=values, cmap="viridis", linewidths=0)
         figure.colorbar(drawn, ax=axes)
     else:
         names = sorted({str(label) for label in labels})
@@ -144,8 +132,9 @@ def plot_scores(scores: Mapping[str, Any], label: str = "bits per unit", bins: C
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for colour, (name, values) in zip(_COLOURS, arrays.items(), strict=False):
-        axes.hist(values, edges, density=True, alpha=0.55, color=colour, label=name)
+    for number, (name, values) in enumerate(arrays.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.hist(values, edges.tolist(), density=True, alpha=0.55, color=colour, label=name)
     axes.set_xlabel(label)
     axes.set_yticks([])
     axes.legend(frameon=False)

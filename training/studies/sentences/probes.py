@@ -2,9 +2,9 @@
 
     python training/studies/sentences/probes.py a.log b.log --output training/studies/sentences/results/probes.json
 
-A log is what `training/train.py text training/configs/text_sentences.json ...` printed; its name is that of the run. Kept
-are the command's model configuration, the batch size and, at each evaluation, the steps and the held-out
-reconstruction loss in nats a token.
+A log is what `training/train.py text training/configs/text_sentences.json ...` printed; its name is that of the run.
+Kept are the command's model configuration, the batch size and, at each evaluation, the sentences seen and the
+held-out reconstruction loss in nats a token.
 """
 
 import argparse
