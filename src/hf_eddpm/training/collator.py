@@ -9,7 +9,6 @@ from transformers import BatchFeature
 
 from ..processing_eddpm import EDDPMProcessor
 
-
 _COUNTED_TOGETHER = 1000  # data whose lengths are counted in one call
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
@@ -26,11 +25,11 @@ from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
-from .batching import LengthGroups
 from .callbacks import AverageStep, Clock, OwnNoise, Preview
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
 from .monitor import TrainingMonitor
+from .ordered import OrderedTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +37,7 @@ _EMA_FILE = "ema.safetensors"
 _CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
 
 
-class EDDPMTrainer(Trainer):
+class EDDPMTrainer(OrderedTrainer):
     """Trainer for [`EDDPMModel`]; a plain `Trainer` gives the same gradients.
 
     Added to it: each loss term and the collapse diagnostics in the log (see `TrainingMonitor.collect`), with a warning
@@ -112,14 +111,6 @@ class EDDPMTrainer(Trainer):
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
         data_names = ("data",) if self.processor is None else self.processor.data_names
         self._signature_columns = [*names, *data_names, "diffusion_mask", "properties", "class_labels"]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        grouped = self.args.train_sampling_strategy == "group_by_length" and hasattr(dataset, "__len__")
-        if not grouped or not isinstance(self.data_collator, RawDataCollator):
-            return super()._get_train_sampler(train_dataset)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroups(self.data_collator.lengths(dataset), batch_size, self.args.data_seed or self.args.seed)
 
     @property
     def _eddpm(self) -> EDDPMModel:
@@ -230,15 +221,9 @@ class EDDPMTrainer(Trainer):
                 model.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""
-        dataset = self.train_dataset
+        """Yield the same few thousand training data every time."""
+        examples = self._spread_examples(_CALIBRATION_DATA)
         batch_size = max(self.args.per_device_train_batch_size, 2)
-        if hasattr(dataset, "__len__"):
-            size = len(dataset)
-            count = min(_CALIBRATION_DATA, size)
-            examples = [dataset[position * size // count] for position in range(count)]
-        else:
-            examples = list(itertools.islice(dataset, _CALIBRATION_DATA))
         for start in range(0, len(examples), batch_size):
             yield self._prepare_inputs(self.data_collator(examples[start : start + batch_size]))
 
@@ -265,13 +250,6 @@ class EDDPMTrainer(Trainer):
         result = super().train(*args, **kwargs)
         self._finish_weights()
         return result
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run resumed after its last step would otherwise take one step more.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
         """Upload the whole pipeline: what `args.output_dir/pipeline` holds, or else the pipeline as it is now.
