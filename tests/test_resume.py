@@ -1,5 +1,8 @@
 """A run that is stopped in the middle of an epoch goes on as if nothing had happened, bit for bit."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +199,42 @@ def test_the_order_by_length_changes_from_epoch_to_epoch():
         orders.append(list(groups))
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[1]) == list(range(40))
+
+
+# Several processes
+
+SCRIPT = """
+import os, sys
+import torch
+from conftest import SENTENCES, VOCAB_SIZE, tiny_model, train_tokenizer
+from test_resume import RUN, _Watched
+from transformers import TrainingArguments
+from hf_eddpm import EDDPMTextProcessor
+from hf_eddpm.modalities.text.data import SplicedSentences
+
+folder, strategy, checkpoint = sys.argv[1:]
+values = {**RUN, "max_steps": 6, "per_device_train_batch_size": 1, "save_steps": 5}
+values["train_sampling_strategy"] = strategy
+processor = EDDPMTextProcessor(train_tokenizer(SENTENCES, VOCAB_SIZE), max_length=16)
+data = SplicedSentences(SENTENCES, 0.5)
+run = _Watched(tiny_model(), TrainingArguments(folder, **values), processor, train_dataset=data, ema_decay=0.5)
+run.train(resume_from_checkpoint=checkpoint or None)
+name = "resumed" if checkpoint else "whole"
+torch.save([run.seen[-1], run.model.state_dict()], f"{folder}/{name}-{os.environ['RANK']}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_two_processes_go_on_from_the_middle_of_a_later_epoch_bit_for_bit(tmp_path, strategy):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    tests = Path(__file__).parent
+    paths = [tests.parent / "src", tests, tests.parent / "docs" / "examples"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for checkpoint in ("", str(tmp_path / "checkpoint-5")):  # four steps are an epoch
+        command = [*launcher, str(tmp_path / "train.py"), str(tmp_path), strategy, checkpoint]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+    for rank in (0, 1):
+        _assert_equal(torch.load(tmp_path / f"resumed-{rank}.pt"), torch.load(tmp_path / f"whole-{rank}.pt"))

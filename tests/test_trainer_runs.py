@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -253,6 +254,16 @@ def test_a_checkpoint_at_termination_is_whole(make):
     resumed = make({"ema_decay": 0.5})
     resumed.train(resume_from_checkpoint=True)
     _assert_equal(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_revision_of_the_hub_is_uploaded_to(make, monkeypatch):
+    sent = []
+    monkeypatch.setattr(trainer_module, "upload_checkpoint", lambda *_, revision, **__: sent.append(revision))
+    monkeypatch.setattr(trainer_module.HfApi, "create_repo", lambda *_, **__: SimpleNamespace(repo_id="user/run"))
+    run = make(hub_revision="draft")
+    run.push_to_hub()
+    run.push_to_hub(revision="main")
+    assert sent == ["draft", "main"]
 
 
 # Streams
