@@ -155,10 +155,10 @@ def test_distances_in_parts_are_those_at_once(monkeypatch):
 
 
 def _monitored(means, noise_variance=0.03):
-    monitor = TrainingMonitor(noise_variance)
+    monitor = TrainingMonitor()
     for part in means.split(10):
         monitor.update(EDDPMOutput(posterior_mean=part.unsqueeze(1)))
-    return monitor, monitor.collect(lambda value: value)
+    return monitor, monitor.collect(lambda value: value, noise_variance)
 
 
 def test_latents_on_a_line_look_healthy_by_dimension_and_are_of_rank_one(warnings):

@@ -79,7 +79,7 @@ pipe.push_to_hub("user/pushed")
 report["revision"] = report["revision"] and same(load("user/pushed")) and not same(load("user/pushed", revision=first))
 pushed.push_to_hub("user/trained")
 
-on_the_way = trainer("on-the-way", push_to_hub=True, save_strategy="steps", save_steps=1, hub_always_push=True)
+on_the_way = trainer("on-the-way", push_to_hub=True, save_strategy="steps", save_steps=1)
 on_the_way.train()
 on_the_way.push_to_hub()
 

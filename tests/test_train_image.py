@@ -128,7 +128,8 @@ def test_data_that_do_not_fit_are_refused(train, words, config, message):
 
 def test_the_flip_mirrors_about_every_other_image():
     images = np.arange(2, dtype=np.uint8).reshape(1, 1, 2, 1)
-    seen = [train_image.LabelledImages(images, flip=True)[0]["data"][0, 0, 0] for _ in range(200)]
+    flipped = train_image.LabelledImages(images, flip=True)
+    seen = [flipped.at_epoch(epoch)[0]["data"][0, 0, 0] for epoch in range(200)]
     assert 60 < sum(seen) < 140
 
 

@@ -1,11 +1,32 @@
-"""Batches of data of like length, in an order that a resumed run finds again."""
+"""The order of the training data, which a resumed run finds again."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainingArguments
 
 _BATCHES_PER_GROUP = 50  # data are drawn at random, then sorted within so many batches
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """Return the seed of the order of the data and of their changes: `data_seed`, or else `seed`."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def begin_epoch(loader: Any, epoch: int) -> None:
+    """Tell a loader's data set and all its samplers which epoch begins, counted from 0.
+
+    accelerate tells only some of them where it skips batches or divides them among processes.
+    """
+    parts: list[Any] = [getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)]
+    while parts[-1] is not None:
+        inner = getattr(parts[-1], "batch_sampler", None)
+        parts.append(getattr(parts[-1], "sampler", None) if inner is None else inner)
+    for part in parts:
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
 
 
 class LengthGroups(Sampler[int]):

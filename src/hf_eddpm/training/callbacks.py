@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from ..pipeline_eddpm import EDDPMPipeline
+from .monitor import TrainingMonitor
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +61,20 @@ class OwnNoise(TrainerCallback):
         """Seed: after the data loaders took the common seed for the order of the data."""
         if args.world_size > 1:
             torch.manual_seed(args.seed + args.process_index)
+
+
+class FreshMonitors(TrainerCallback):
+    """Forgets what a training before left unlogged: one that was cut short, or another trial of a search."""
+
+    def __init__(self, monitors: Mapping[str, TrainingMonitor]):
+        self.monitors = monitors
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start anew."""
+        for monitor in self.monitors.values():
+            monitor.sums = {}
 
 
 class AverageStep(TrainerCallback):

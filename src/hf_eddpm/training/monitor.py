@@ -14,15 +14,11 @@ _MAX_SPECTRUM = 1024  # wider latents have no spectrum in the log: the covarianc
 class TrainingMonitor:
     """Sums loss terms and statistics of the latents over batches, for the log.
 
-    Args:
-        noise_variance: The encoder's noise variance.
-
     Attributes:
         count: Data that the averages last collected are of.
     """
 
-    def __init__(self, noise_variance: float):
-        self.noise_variance = noise_variance
+    def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
 
@@ -45,11 +41,12 @@ class TrainingMonitor:
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def collect(self, reduce: Any) -> dict[str, float]:
+    def collect(self, reduce: Any, noise_variance: float) -> dict[str, float]:
         """Return the averages since the last call and start anew.
 
         Args:
             reduce: Function that sums a tensor over all processes.
+            noise_variance: The encoder's noise variance.
 
         Returns:
             The loss terms, and the collapse diagnostics: `latent_std` (mean over dimensions of the posterior mean's
@@ -68,9 +65,9 @@ class TrainingMonitor:
         self.count = int(count)
         spectrum = {}
         if products is not None and self.count > 1 and bool(products.isfinite().all()):
-            spectrum = spectrum_statistics(moment_eigenvalues(self.count, total, products), self.noise_variance)
+            spectrum = spectrum_statistics(moment_eigenvalues(self.count, total, products), noise_variance)
         std = (square - mean.square()).clamp(min=0).sqrt()
-        variance = torch.tensor(self.noise_variance, dtype=torch.float64)
+        variance = torch.tensor(noise_variance, dtype=torch.float64)
         return {
             **{name: float(sums[name] / count) for name in sorted(sums) if name.endswith("_loss")},
             "latent_std": float(std.mean()),

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 from transformers import AutoModel, TrainerCallback
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
+from ..data.augmented import AugmentedData
 from ..modalities.image.data import ImageData, hold_out, load_images
 from ..modalities.image.encoder import ImageEncoder
 from ..modalities.image.processing import EDDPMImageProcessor, plot_grid
@@ -31,6 +31,7 @@ from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.pixels import UnconditionalDiffusion
 from .baselines.vae import VariationalAutoencoder
+from .batching import data_seed
 from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import finish_denoiser
@@ -55,16 +56,20 @@ FINISH_EMA_DECAY = 0.998
 _OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
 
 
-class LabelledImages(Dataset):
+class LabelledImages(AugmentedData):
     """Images as the trainer's collator takes them, with their classes where the denoiser is told them.
 
     Args:
         images: uint8 (num, height, width, channels).
         labels: Classes (num,), or `None`.
-        flip: Whether every other image is mirrored, drawn anew each time.
+        flip: Whether every other image is mirrored, drawn anew in each epoch.
+        seed: Seed of the flips.
     """
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None, flip: bool = False):
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None, flip: bool = False, seed: int = 0
+    ):
+        super().__init__(seed)
         self.images = images
         self.labels = labels
         self.flip = flip
@@ -74,8 +79,7 @@ class LabelledImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.images[index]
-        # torch's generator, whose state a checkpoint keeps
-        if self.flip and torch.rand(()) < 0.5:
+        if self.flip and self.draws(index).random() < 0.5:
             image = image[:, ::-1]
         example: dict[str, Any] = {"data": image}
         if self.labels is not None:
@@ -143,7 +147,7 @@ def main(args: list[str] | None = None) -> Path:
         args=training_args,
         processor=processor,
         ema_decay=training_args.ema_decay,
-        train_dataset=LabelledImages(train.images, labels[0], data_args.flip),
+        train_dataset=LabelledImages(train.images, labels[0], data_args.flip, data_seed(training_args)),
         eval_dataset=LabelledImages(dev.images[watched], None if labels[1] is None else labels[1][watched]),
         callbacks=[pictures] if training_args.num_previews else None,
     )

@@ -35,6 +35,7 @@ from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
+from .batching import data_seed
 from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
@@ -79,7 +80,9 @@ def main(args: list[str] | None = None) -> Path:
         args=training_args,
         processor=processor,
         ema_decay=training_args.ema_decay,
-        train_dataset=SplicedSentences(train.sentences, data_args.splice_probability, train_labels),
+        train_dataset=SplicedSentences(
+            train.sentences, data_args.splice_probability, train_labels, data_seed(training_args)
+        ),
         eval_dataset=dev.sentences if dev_labels is None else with_classes(dev.sentences, dev_labels),
         preview_data=dev.sentences[: training_args.num_previews] if previewed else None,
         num_preview_samples=training_args.num_previews,

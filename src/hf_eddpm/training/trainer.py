@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from ..diagnostics import warn_of_low_rank
@@ -27,19 +25,21 @@ from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
-from .batching import LengthGroups
-from .callbacks import AverageStep, Clock, OwnNoise, Preview
+from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise, Preview
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
 from .monitor import TrainingMonitor
+from .ordered import OrderedTrainer
+from .refusals import check_options
 
 logger = logging.get_logger(__name__)
 
 _EMA_FILE = "ema.safetensors"
+_NOT_PREDICTED = ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss", "latents")
 _CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
 
 
-class EDDPMTrainer(Trainer):
+class EDDPMTrainer(OrderedTrainer):
     """Trainer for [`EDDPMModel`]; a plain `Trainer` gives the same gradients.
 
     Added to it: each loss term and the collapse diagnostics in the log (see `TrainingMonitor.collect`), with a warning
@@ -59,8 +59,8 @@ class EDDPMTrainer(Trainer):
         **kwargs: As for `Trainer`.
 
     Raises:
-        ValueError: If `ema_decay` is outside (0, 1), previews are asked for without a processor, or either is given
-            with FSDP.
+        ValueError: If `ema_decay` is outside (0, 1), previews are asked for without a processor, either is given with
+            FSDP, or `args` has an option that training would not heed.
     """
 
     def __init__(
@@ -93,42 +93,35 @@ class EDDPMTrainer(Trainer):
         if preview_data is not None and self.is_fsdp_enabled:
             raise ValueError("`preview_data` must be None with FSDP, where no process can decode alone.")
         self.processor = processor
-        self.monitors = {
-            name: TrainingMonitor(self._eddpm.config.encoder_noise_variance) for name in ("train", "eval")
-        }
+        self._check_options()
+        if args.label_names is None:  # Trainer finds none in the signature of `forward`
+            self.label_names = list(self._eddpm.decoder.target_names)
+        self.monitors = {name: TrainingMonitor() for name in ("train", "eval")}
         self.ema: EMAModel | None = None
         self._evaluated = "eval"  # prefix of the evaluation that runs
         self._has_averaged_weights = False
         self._saving_checkpoint_in: str | None = None
         self.add_callback(Clock())
         self.add_callback(OwnNoise())
+        self.add_callback(FreshMonitors(self.monitors))
         if ema_decay is not None:
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
             self.add_callback(AverageStep(self.ema_parameters, self.ema))
         if preview_data is not None:
             self.add_callback(Preview(self.build_pipeline, preview_data, num_preview_samples))
 
+    def _check_options(self) -> None:
+        check_options(self.args, self._eddpm, self.train_dataset, self.compute_metrics, self.compute_loss_func)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        self._check_options()  # a trial has options of its own
+
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer would read the columns to keep off `forward`, which takes whatever its modality needs.
         names = [*self._eddpm.encoder.input_names, *self._eddpm.decoder.target_names]
         data_names = ("data",) if self.processor is None else self.processor.data_names
         self._signature_columns = [*names, *data_names, "diffusion_mask", "properties", "class_labels"]
-
-    @property
-    def _groups_raw_data(self) -> bool:
-        grouped = self.args.train_sampling_strategy == "group_by_length"
-        return grouped and isinstance(self.data_collator, RawDataCollator)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        # Trainer would look for token ids in raw data to sort them by length.
-        return SequentialSampler(eval_dataset) if self._groups_raw_data else super()._get_eval_sampler(eval_dataset)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if not self._groups_raw_data or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(train_dataset)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroups(self.data_collator.lengths(dataset), batch_size, self.args.data_seed or self.args.seed)
 
     @property
     def _eddpm(self) -> EDDPMModel:
@@ -193,7 +186,7 @@ class EDDPMTrainer(Trainer):
         evaluated = f"{self._evaluated}_loss" in logs
         kind = "train" if "loss" in logs else "eval" if evaluated else None
         if kind is not None:
-            terms = self.monitors[kind].collect(self._sum_over_processes)
+            terms = self.monitors[kind].collect(self._sum_over_processes, self._eddpm.config.encoder_noise_variance)
             names = {name: name if kind == "train" else f"{self._evaluated}_{name}" for name in terms}
             logs.update({names[name]: value for name, value in terms.items()})
             if kind == "eval" and "effective_rank" in terms and self.is_world_process_zero():
@@ -239,15 +232,9 @@ class EDDPMTrainer(Trainer):
                 model.calibrate(self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield the same few thousand training data every time, spread over the data set; draws nothing at random."""
-        dataset = self.train_dataset
+        """Yield the same few thousand training data every time."""
+        examples = self._spread_examples(_CALIBRATION_DATA)
         batch_size = max(self.args.per_device_train_batch_size, 2)
-        if hasattr(dataset, "__len__"):
-            size = len(dataset)
-            count = min(_CALIBRATION_DATA, size)
-            examples = [dataset[position * size // count] for position in range(count)]
-        else:
-            examples = list(itertools.islice(dataset, _CALIBRATION_DATA))
         for start in range(0, len(examples), batch_size):
             yield self._prepare_inputs(self.data_collator(examples[start : start + batch_size]))
 
@@ -265,6 +252,27 @@ class EDDPMTrainer(Trainer):
         finally:
             self._evaluated = before
 
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predict by the averaged weights; see `Trainer.predict`.
+
+        The predictions, as in `compute_metrics`, are the posterior means `(num, num_latents, latent_dim)`; of a model
+        with a property head a tuple of these and the predicted properties. `label_ids` are the decoder's targets.
+        """
+        with self.averaged_weights():
+            return super().predict(*args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """Leave out of the predictions what is one number for a batch; see `Trainer.prediction_step`."""
+        if missing := [name for name in self.label_names if inputs.get(name) is None]:
+            raise ValueError(f"`label_names` must be in the batch, which lacks {missing} of {self.label_names}.")
+        return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or ()), *_NOT_PREDICTED])
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).
 
@@ -274,13 +282,6 @@ class EDDPMTrainer(Trainer):
         result = super().train(*args, **kwargs)
         self._finish_weights()
         return result
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run resumed after its last step would otherwise take one step more.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
         """Upload the whole pipeline: what `args.output_dir/pipeline` holds, or else the pipeline as it is now.
@@ -305,7 +306,12 @@ class EDDPMTrainer(Trainer):
             name or Path(self.args.output_dir).resolve().name, private=self.args.hub_private_repo, exist_ok=True
         ).repo_id
         return upload_checkpoint(
-            api, folder, repo_id, commit_message, revision=kwargs.get("revision"), run_as_future=not blocking
+            api,
+            folder,
+            repo_id,
+            commit_message,
+            revision=kwargs.get("revision") or self.args.hub_revision,
+            run_as_future=not blocking,
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -353,6 +359,12 @@ class EDDPMTrainer(Trainer):
             save_file(tensors, os.path.join(str(output_dir), _EMA_FILE), metadata=steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if folder.is_dir() and not any(folder.glob("optimizer*")):
+            raise ValueError(
+                f"`resume_from_checkpoint` {resume_from_checkpoint!r} holds no state of the optimizer, as with "
+                "`save_only_model`: start a new training from its weights instead."
+            )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_ema(resume_from_checkpoint)
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ...data.augmented import AugmentedData
 from ...data.tables import COMPRESSION, TABLE_FORMATS, Columns, is_local_file, open_text, read_hub, read_table
 from .processing import has_lone_surrogate
 
@@ -194,7 +193,7 @@ def _as_label(label: Any, label_column: str, where: str, row: int) -> int:
         ) from None
 
 
-class SplicedSentences(Dataset):
+class SplicedSentences(AugmentedData):
     """Training sentences, some of them spliced from two: the words of one up to a point, then those of another.
 
     Encoder and decoder learn from splices to carry any words in any order, of which a small corpus shows too few. The
@@ -204,11 +203,13 @@ class SplicedSentences(Dataset):
         sentences: The training sentences.
         probability: Share of splices, in [0, 1).
         labels: Class of each sentence, for a denoiser that is told it; None for no classes.
+        seed: Seed of the splices, which each epoch draws anew.
     """
 
-    def __init__(self, sentences: list[str], probability: float, labels: list[int] | None = None):
+    def __init__(self, sentences: list[str], probability: float, labels: list[int] | None = None, seed: int = 0):
         if not 0 <= probability < 1:
             raise ValueError(f"`probability` must be in [0, 1), got {probability}.")
+        super().__init__(seed)
         self.sentences = sentences
         self.probability = probability
         self.labels = labels
@@ -218,14 +219,13 @@ class SplicedSentences(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sentence = self.sentences[index]
-        # torch's generator, whose state a checkpoint keeps
-        if torch.rand(()) >= self.probability:
+        draws = self.draws(index)
+        if draws.random() >= self.probability:
             return {"data": sentence, "diffusion_mask": True, **self._class(index)}
-        first = sentence.split()
-        second = self.sentences[int(torch.randint(len(self.sentences), ()))].split()
-        head = first[: int(torch.randint(1, len(first) + 1, ()))]
+        first, second = sentence.split(), draws.choice(self.sentences).split()
+        head = first[: draws.randint(1, len(first))]
         longest = max(len(first), len(second))
-        tail = second[int(torch.randint(len(second), ())) :][: longest - len(head)]
+        tail = second[draws.randrange(len(second)) :][: longest - len(head)]
         return {"data": " ".join([*head, *tail]), "diffusion_mask": False, **self._class(index)}
 
     def _class(self, index: int) -> dict[str, int]:
