@@ -57,7 +57,7 @@ def test_a_guide_of_another_encoder_of_the_same_shape_is_refused(guide):
 
 
 def test_one_class_is_no_classification(model):
-    with pytest.raises(ValueError, match="`num_classes` must be at least 2"):
+    with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 2"):
         LatentGuide.for_model(model, 1)
 
 

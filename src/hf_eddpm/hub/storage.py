@@ -18,8 +18,9 @@ from ..adapter_files import ADAPTER_FOLDER
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_eddpm import EDDPMModel
 from .adapters import load_adapted_model
+from .contents import check_contents, name_damaged_json, read_json
 from .download import HUB_ARGUMENTS, download_pipeline
-from .saving import finish_save, replacing, verify_checksums
+from .saving import INDEX_FILE, finish_save, replacing, verify_checksums
 from .upload import upload_pipeline
 
 logger = transformers_logging.get_logger(__name__)
@@ -171,8 +172,10 @@ class PipelineStorage:
                 raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
         if verify:
             verify_checksums(Path(folder))
-        index = _read_index(folder)
+        index = read_json(Path(folder, INDEX_FILE))
         _check_format(index, path)
+        config = kwargs["model"].config if "model" in kwargs else EDDPMConfig.from_pretrained(f"{folder}/model")
+        check_contents(Path(folder), index, config, kwargs)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
         kwargs["dtype"] = torch.float32 if dtype is None else dtype
         adapter = os.path.join(folder, ADAPTER_FOLDER)
@@ -184,7 +187,6 @@ class PipelineStorage:
         try:
             if has_adapter:  # its base models may be large: they load with a bar
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
-                config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
                 kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
             elif not given_model and variant is not None:  # diffusers looks for variants of the processor too
                 kwargs["model"] = EDDPMModel.from_pretrained(
@@ -197,6 +199,10 @@ class PipelineStorage:
                     pipe = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
+        except ValueError as error:
+            if (damaged := name_damaged_json(Path(folder))) is None:
+                raise
+            raise OSError(f"{damaged!r} is damaged: it is no JSON.") from error
         pipe.register_to_config(_name_or_path=path)
         if not given_model:
             pipe._loaded_from = folder
@@ -216,13 +222,6 @@ class PipelineStorage:
         """
         # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
         return download_pipeline(pretrained_model_name, **kwargs)
-
-
-def _read_index(folder: str) -> dict[str, Any]:
-    try:
-        return json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{folder!r} is not a saved pipeline: its model_index.json is damaged ({error}).") from error
 
 
 def _write_format(folder: Path) -> None:
