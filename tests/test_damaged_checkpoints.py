@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_config, tiny_model
+from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
-from hf_eddpm import EDDPMModel, EDDPMPipeline, LatentGuide, TextDecoder, TextEncoder
+from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMScheduler, LatentGuide, TextDecoder, TextEncoder
 from hf_eddpm.hub.lora import add_lora
 from hf_eddpm.modalities.backbones import load_backbone
 
@@ -262,6 +264,41 @@ def test_weights_of_other_shapes_are_made_anew_where_that_is_asked_for(model, tm
     values(CONFIG, denoiser_hidden_size=16)(tmp_path)
     loaded = EDDPMModel.from_pretrained(tmp_path / "model", ignore_mismatched_sizes=True)
     assert loaded.denoiser.output.in_features == 16 + model.config.latent_size
+
+
+def test_a_folder_with_a_pickle_alone_is_refused(tmp_path):
+    folder = link_checkpoint("eddpm-gifford", tmp_path)
+    torch.save(load_file(folder / WEIGHTS), folder / "model" / "pytorch_model.bin")
+    missing(WEIGHTS)(folder)
+    loaders = [
+        lambda: EDDPMPipeline.from_pretrained(folder),
+        lambda: DiffusionPipeline.from_pretrained(folder),
+        lambda: EDDPMModel.from_pretrained(folder / "model"),
+        lambda: AutoModel.from_pretrained(folder / "model"),
+    ]
+    for load in loaders:
+        with pytest.raises(OSError, match="Only safetensors are loaded"):
+            load()
+    with pytest.raises(ValueError, match="`use_safetensors` must not be False"):
+        EDDPMPipeline.from_pretrained(folder, use_safetensors=False)
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_variant_that_is_not_there_is_named_as_diffusers_does(card):
+    message = "You are trying to load the model files of the `variant=fp16`, but no such modeling files are available"
+    for load, folder in ((EDDPMPipeline.from_pretrained, card), (EDDPMModel.from_pretrained, f"{card}/model")):
+        with pytest.raises(OSError, match=message):
+            load(ROOT / folder, variant="fp16")
+
+
+def test_a_loaded_scheduler_has_the_config_of_a_new_one(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    loaded = EDDPMPipeline.from_pretrained(tmp_path).scheduler
+    assert dict(loaded.config) == dict(EDDPMScheduler(**pipe.model.config.scheduler_config).config)
+    assert not [name for name in loaded.config if name.startswith("_")]
+    assert dict(EDDPMScheduler.from_config(loaded.config).config) == dict(loaded.config)
+    other = DDIMScheduler.from_config(EDDPMScheduler().config)  # of values that are our defaults
+    assert torch.equal(other.betas, EDDPMScheduler().betas)
 
 
 # Adapters

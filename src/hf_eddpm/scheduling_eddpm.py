@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,9 +66,6 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing",
         clip_sample: bool = False,
     ):
-        # diffusers drops values left at their defaults when another scheduler is built from this config, and would
-        # fill in that scheduler's own betas.
-        self.register_to_config(_use_default_values=[])
         if num_train_timesteps < 1:
             raise ValueError(f"`num_train_timesteps` must be at least 1, got {num_train_timesteps}.")
         if prediction_type not in ("epsilon", "sample", "v_prediction"):
@@ -87,6 +84,14 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self._positions: dict[int, int] | None = None  # timestep -> index in `timesteps`, made by `set_timesteps`
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Note values in `config`, the arguments of this class alone.
+
+        diffusers would note which were left at their defaults, drop these when another scheduler is built from this
+        config, and fill in that scheduler's own betas.
+        """
+        super().register_to_config(**{name: value for name, value in kwargs.items() if not name.startswith("_")})
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
