@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -92,6 +92,14 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         config, and fill in that scheduler's own betas.
         """
         super().register_to_config(**{name: value for name, value in kwargs.items() if not name.startswith("_")})
+
+    def to_json_string(self) -> str:
+        """Return the config as JSON, with the class and the version that diffusers notes there and nowhere else."""
+        own, self._internal_dict = self._internal_dict, FrozenDict(self._internal_dict)
+        try:
+            return super().to_json_string()
+        finally:
+            self._internal_dict = own
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

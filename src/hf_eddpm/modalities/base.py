@@ -124,12 +124,14 @@ class ModalityEncoder(EDDPMPreTrainedModel):
     """Base of the encoders, whose `forward(**inputs)` returns features `(batch, num_latents, output_size)`.
 
     Attributes:
-        input_names: Keyword arguments of `forward`.
+        input_names: Keyword arguments of `forward`, the datum itself first.
         output_size: Width of the features.
+        records_states: Whether `forward` takes `record`, a `RecordedStates` (see states.py) that its `backbone` fills.
     """
 
     input_names: tuple[str, ...]
     output_size: int
+    records_states: bool = False
 
 
 class ModalityDecoder(EDDPMPreTrainedModel):
@@ -148,11 +150,13 @@ class ModalityDecoder(EDDPMPreTrainedModel):
         per_datum_arguments: Keyword arguments of `generate` that may be lists or tensors with an entry for each datum.
         has_independent_sites: Whether the latents alone decide each site, whatever the others are; `logits(latents)`
             then gives all sites at once.
+        records_states: As for the encoders.
     """
 
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
     has_independent_sites: bool = False
+    records_states: bool = False
 
     @property
     def scheduler_config(self) -> dict[str, Any] | None:
