@@ -139,7 +139,7 @@ class PipelineParts:
     def _default_decode_arguments(self, decode_arguments: dict[str, Any]) -> dict[str, Any]:
         """Return what the processor sets where the caller does not, by argument or in a `generation_config`."""
         config = decode_arguments.get("generation_config")
-        lengths = ("max_new_tokens", "max_length")
+        lengths = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
         named = {name for name in lengths if decode_arguments.get(name) is not None}
         named |= {name for name in lengths if getattr(config, name, None) is not None}
         defaults = self.processor.decode_arguments

@@ -95,7 +95,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
 
     def to_json_string(self) -> str:
         """Return the config as JSON, with the class and the version that diffusers notes there and nowhere else."""
-        own, self._internal_dict = self._internal_dict, FrozenDict(self._internal_dict)
+        own = FrozenDict(self.config)
         try:
             return super().to_json_string()
         finally:
