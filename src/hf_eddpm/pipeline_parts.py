@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from .argument_checks import check_count, check_number
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
-from .processing_eddpm import EDDPMProcessor
+from .processing_eddpm import EDDPMProcessor, listed
 from .sampling import Generators, check_generators, check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -215,7 +215,7 @@ class PipelineParts:
             if guidance_scale != 1:
                 raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
             return {}
-        labels = torch.as_tensor(class_labels)
+        labels = torch.as_tensor(class_labels if isinstance(class_labels, torch.Tensor) else listed(class_labels))
         labels = labels.expand(batch) if labels.ndim == 0 else labels
         self.model.check_class_labels(labels, batch)
         return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}
