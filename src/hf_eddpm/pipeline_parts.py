@@ -98,6 +98,17 @@ class PipelineParts:
         self.maybe_free_model_hooks()
         return torch.cat(parts)
 
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what the model cannot do: layers that come and go one by one, while it reads their weights at rest.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "`enable_sequential_cpu_offload` is not supported: some layers' weights are read outside of the layers, "
+            "where they would be gone. `enable_model_cpu_offload` moves the model as a whole."
+        )
+
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         check_count(batch_size, "batch_size")
         for start in self._batch_bar(range(0, len(items), batch_size)):

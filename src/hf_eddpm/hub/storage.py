@@ -145,13 +145,14 @@ class PipelineStorage:
             pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
             **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `force_download`,
                 `local_files_only`, `dtype`, `variant`, ...). `dtype` is float32 unless given, whatever type the
-                weights were saved in. `subfolder` names the pipeline's folder in a bigger repository. `base_models`
-                says where the base models of an adapter are, if not where it says itself: `{"decoder": folder}`.
-                `verify=False` loads files that are not what `checksums.json` says.
+                weights were saved in; "auto" takes this. `subfolder` names the pipeline's folder in a bigger
+                repository. `base_models` says where the base models of an adapter are, if not where it says itself:
+                `{"decoder": folder}`. `verify=False` loads files that are not what `checksums.json` says.
 
         Raises:
-            OSError: If the folder is not a saved pipeline, its weights are damaged, or an adapter's base model cannot
-                be loaded.
+            OSError: If the folder is not a saved pipeline, its files are damaged or contradict each other, or an
+                adapter's base model cannot be loaded.
+            ValueError: If an argument, or a default that is stored, is outside its range.
         """
         path = folder = os.fspath(pretrained_model_name_or_path)
         subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
@@ -177,7 +178,9 @@ class PipelineStorage:
         config = kwargs["model"].config if "model" in kwargs else EDDPMConfig.from_pretrained(f"{folder}/model")
         check_contents(Path(folder), index, config, kwargs)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
-        kwargs["dtype"] = torch.float32 if dtype is None else dtype
+        kwargs["dtype"] = _model_dtype(dtype, config)
+        if kwargs.get("device_map") == "auto":
+            kwargs["device_map"] = "balanced"  # what diffusers calls it
         adapter = os.path.join(folder, ADAPTER_FOLDER)
         given_model = "model" in kwargs
         has_adapter = not given_model and os.path.isdir(adapter)
@@ -222,6 +225,30 @@ class PipelineStorage:
         """
         # diffusers' own looks for components in libraries it knows, and takes our modules for remote code.
         return download_pipeline(pretrained_model_name, **kwargs)
+
+
+def _model_dtype(dtype: Any, config: EDDPMConfig) -> torch.dtype:
+    """Return the type of the model's weights that a caller asks for, float32 by default.
+
+    Args:
+        dtype: A type, its name, "auto" for the type of the checkpoint, or diffusers' dict of these by component.
+        config: The model's configuration.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    stored: Any = config
+    wanted = dtype.get("model", dtype.get("default")) if isinstance(dtype, dict) else dtype
+    if wanted is None:
+        return torch.float32
+    if isinstance(wanted, str):
+        wanted = stored.dtype or torch.float32 if wanted == "auto" else getattr(torch, wanted, None)
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise ValueError(
+            f"`dtype` must be a floating-point type of torch, its name or 'auto', for example torch.bfloat16; got "
+            f"{dtype!r}."
+        )
+    return wanted
 
 
 def _write_format(folder: Path) -> None:
