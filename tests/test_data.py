@@ -182,6 +182,50 @@ def test_damaged_files_are_refused(tmp_path, name, content, message):
         load_text(str(path))
 
 
+TEXTS = {
+    "a.txt": "gr\u00fcn one\ntwo\n",
+    "a.csv": "text\ngr\u00fcn one\ntwo\n",
+    "a.tsv": "text\ngr\u00fcn one\ntwo\n",
+    "a.jsonl": '{"text": "gr\u00fcn one"}\n{"text": "two"}\n',
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_byte_order_mark_is_no_text_and_other_encodings_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(TEXTS[name].encode("utf-8-sig"))
+    assert load_text(str(path)).sentences == ["gr\u00fcn one", "two"]
+    for encoding, message in (("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("latin-1", "not UTF-8")):
+        path.write_bytes(TEXTS[name].encode(encoding))
+        with pytest.raises(ValueError, match=message):
+            load_text(str(path))
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    for name, content in (("a.csv", "text,text\na,b\n"), ("a.tsv", "text\ttext\na\tb\n"), ("a.jsonl", None)):
+        (tmp_path / name).write_text(content or '{"text": "a"}\n{"text": "a", "text": "b"}\n')
+        with pytest.raises(ValueError, match="has several columns 'text'"):
+            load_text(str(tmp_path / name))
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has several columns 'text'"):
+        load_text(str(tmp_path / "a.parquet"))
+
+
+def test_a_lone_quote_in_tab_separated_values_is_a_character(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n5" screen\t0\n"whole"\t1\n"half\t1\n')
+    data = load_text(str(path), label_column="label")
+    assert data.sentences == ['5" screen', "whole", '"half'] and data.labels == [0, 1, 1]
+
+
+def test_equal_sentences_with_different_labels_stay_separate_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nsame,0\nsame,1\nsame,0\n")
+    data = load_text(str(path), label_column="label")
+    assert data.sentences == ["same"] * 3 and data.labels == [0, 1, 0] and data.num_duplicates == 2
+
+
 @pytest.mark.parametrize("source", ["", [], [3]])
 def test_an_empty_source_is_refused(source):
     with pytest.raises(ValueError, match="`source` must be"):

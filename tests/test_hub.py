@@ -95,6 +95,9 @@ report["no such subfolder"] = attempt(lambda: load("user/big", subfolder="models
 pipe.push_to_hub("user/variant", variant="fp16")
 report["variant"] = same(load("user/variant", variant="fp16"))
 report["no variant"] = attempt(lambda: load("user/variant"))
+report["no such variant"] = attempt(lambda: load("user/tiny", variant="fp16"))
+report["pickle"] = attempt(lambda: load("user/pickle"))
+report["model's pickle"] = attempt(lambda: EDDPMModel.from_pretrained("user/pickle", subfolder="model"))
 
 # Who may
 report["private without token"] = attempt(lambda: load("user/secret", token=False))
@@ -167,6 +170,9 @@ def report(hub, saved, make_pipe, tmp_path_factory):
     hub.private.add("user/secret")
     hub.add_folder("user/big", saved.parent)
     hub.add("user/big", {f"models/{name}": content for name, content in hub.files("user/big").items()})
+    tiny = {name: content for name, content in hub.files("user/tiny").items() if name != "checksums.json"}
+    tiny["model/pytorch_model.bin"] = tiny.pop("model/model.safetensors")
+    hub.add("user/pickle", tiny)
     pipe = make_pipe()
     for part in ("encoder", "decoder"):
         getattr(pipe.model, part).backbone.save_pretrained(folder / part)
@@ -270,6 +276,16 @@ def test_a_pipeline_in_a_subfolder_of_a_bigger_repository_loads_alone(hub, repor
 def test_a_variant_of_the_weights_is_saved_and_loaded_by_its_name(hub, report):
     assert report["variant"] and "model/model.fp16.safetensors" in hub.files("user/variant")
     assert report["no variant"].startswith("OSError") and "model.safetensors" in report["no variant"]
+
+
+def test_a_variant_that_is_not_there_is_named_as_diffusers_does(report):
+    assert "You are trying to load the model files of the `variant=fp16`, but no such" in report["no such variant"]
+
+
+@pytest.mark.parametrize("name", ["pickle", "model's pickle"])
+def test_a_repository_with_a_pickle_alone_is_refused(hub, report, name):
+    assert report[name].startswith("OSError") and "Only safetensors are loaded" in report[name]
+    assert not [request for request in hub.requests if request.startswith("GET") and ".bin" in request]
 
 
 def test_a_private_repository_needs_the_right_token(hub, report):

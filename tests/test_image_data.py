@@ -117,9 +117,102 @@ def test_parquet_files_give_images_attributes_and_class_names(tmp_path):
 
 def test_several_sources_are_joined_in_order(folder, tmp_path):
     images = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    np.savez(tmp_path / "more.npz", images=images, labels=np.array([5, 6]))
+    np.savez(tmp_path / "more.npz", images=images, factors=np.array([[5], [6]]), factor_names=["age"])
     data = load_images([str(folder), str(tmp_path / "more.npz")])
-    assert len(data) == 9 and data.labels("label")[-2:].tolist() == [5, 6] and "age" not in data.attributes
+    assert len(data) == 9 and data.attribute("age")[-2:].tolist() == [5, 6] and "label" not in data.attributes
+    np.savez(tmp_path / "more.npz", images=images, labels=np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"`label` has names in one source \(cat, dog\) and numbers in another"):
+        load_images([str(folder), str(tmp_path / "more.npz")])
+
+
+def _classes(folder, **brightness):
+    """A folder of classes, each with one image of its own grey level."""
+    for name, level in brightness.items():
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (8, 8), level).save(folder / name / "0.png")
+    return str(folder)
+
+
+def _names(data):
+    """Grey level -> name of the class, and the names in order."""
+    levels = data.images[:, 0, 0, 0].tolist()
+    names = data.class_names["label"]
+    return {level: names[label] for level, label in zip(levels, data.labels("label"), strict=True)}, names
+
+
+def test_classes_of_several_sources_are_joined_by_name(tmp_path):
+    first = _classes(tmp_path / "first", cat=10, dog=20)
+    second = _classes(tmp_path / "second", bird=30, dog=40)
+    assert _names(load_images([first, second])) == (
+        {10: "cat", 20: "dog", 30: "bird", 40: "dog"},
+        ["cat", "dog", "bird"],
+    )
+    np.savez(tmp_path / "numbers.npz", images=np.full((1, 8, 8), 50, np.uint8), labels=np.array([1]))
+    digits = load_images(["digits", str(tmp_path / "numbers.npz")])  # their names are the numbers
+    assert digits.labels("label")[-1] == 1 and digits.class_names["label"][1] == "1"
+
+
+def test_held_out_classes_are_those_of_the_training_data_by_name(tmp_path, caplog):
+    train = load_images(_classes(tmp_path / "train", ant=10, cat=20, dog=30))
+    dev = load_images(_classes(tmp_path / "dev", cat=40, dog=50))
+    assert dev.labels("label").tolist() == [0, 1]
+    joined = dev.with_classes_of(train, "label")
+    assert joined.labels("label").tolist() == [1, 2]
+    assert _names(joined) == ({40: "cat", 50: "dog"}, ["ant", "cat", "dog"])
+    fewer = load_images(_classes(tmp_path / "fewer", ant=60, emu=70))
+    with pytest.raises(ValueError, match=r"`label` has the class 'emu' in .*fewer.*, which the training data lack"):
+        fewer.with_classes_of(train, "label")
+    with caplog.at_level(logging.WARNING):
+        left = fewer.with_classes_of(train)
+    assert "label" not in left.attributes and "'emu'" in caplog.text and len(left) == 2
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "tif"])
+def test_of_files_with_several_images_the_first_is_read_and_the_rest_counted(tmp_path, ending, caplog):
+    for name, count in (("a", 3), ("b", 1), ("c", 2)):
+        frames = [Image.new("L", (8, 8), 40 * (frame + 1)).convert("RGB") for frame in range(count)]
+        extra = {"lossless": True} if ending == "webp" else {}
+        frames[0].save(tmp_path / f"{name}.{ending}", save_all=True, append_images=frames[1:], **extra)
+    with caplog.at_level(logging.WARNING):
+        data = load_images(str(tmp_path))
+    assert data.images.shape[0] == 3 and (data.images == 40).all()
+    assert data.num_unread == 3
+    (record,) = caplog.records
+    assert "2 files of" in record.message and "the first of each was read, 3 were not" in record.message
+
+
+def test_equal_images_with_different_values_stay_separate_rows(tmp_path):
+    image = random_images(1)[0]
+    for name in ("a", "b"):
+        image.save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,value\na.png,1\nb.png,2\n")
+    data = load_images(str(tmp_path))
+    assert len(data) == 2 and data.attribute("value").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file_name,age,age\na.png,1,2\n", "several columns 'age'"),
+        ("file_name,age\na.png,1\na.png,2\n", "several rows for the image 'a.png'"),
+        ("file_name,age\na.png,1\n./a.png,2\n", "several rows for the image 'a.png'"),
+        ("file_name,age\na.png,1,2\n", "more fields than the header"),
+        ('file_name,age\n"a.png" x,1\n', "malformed"),
+        ("name,age\na.png,1\n", "must have a column 'file_name'"),
+        ("file_name,age\nb.png,1\n", "no images of the folder"),
+        ("file_name,age\na.png,1\n".encode("utf-16"), "UTF-16"),
+        ("\ufefffile_name,age\na.png,1\n", None),
+    ],
+)
+def test_a_table_of_images_says_one_thing_of_each(tmp_path, content, message):
+    random_images(1)[0].save(tmp_path / "a.png")
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "metadata.csv").write_bytes(content)
+    if message is None:
+        assert load_images(str(tmp_path)).attribute("age").tolist() == [1]
+        return
+    with pytest.raises(ValueError, match=message):
+        load_images(str(tmp_path))
 
 
 def test_subsets_keep_images_and_attributes_together():

@@ -1,4 +1,4 @@
-"""A training run that is killed again and again."""
+"""A training run, and a pipeline's saving, that are killed again and again."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SENTENCES
+from conftest import SENTENCES, tiny_model
 from test_training import VALUES
 
 ROOT = Path(__file__).parent.parent
 SAVE_STEPS, NUM_KILLS = 5, 20
+NUM_KILLED_SAVES = 40
 
 # Imports once, then forks a process for each stretch of the training and kills it after a while.
 NURSERY = """
@@ -120,3 +121,72 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_no_more_than_one_save_inte
         assert stretch["saved"] >= stretch["reached"] // SAVE_STEPS * SAVE_STEPS, stretch
     assert report["status"] == 0, log
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
+
+
+# Loads two pipelines once, then again and again forks a process that saves one over the other, and kills it.
+SAVES = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+from hf_eddpm import EDDPMPipeline
+
+torch.set_num_threads(1)
+folder, num_kills = Path(sys.argv[1]), int(sys.argv[2])
+target = folder / "parent" / "target"
+pipes = {name: EDDPMPipeline.from_pretrained(folder / name) for name in ("first", "second")}
+weights = {name: pipe.model.state_dict() for name, pipe in pipes.items()}
+
+def which():
+    state = EDDPMPipeline.from_pretrained(target).model.state_dict()
+    return [name for name in pipes if all(torch.equal(state[key], value) for key, value in weights[name].items())]
+
+def leftovers():
+    return sorted(path.name for path in [*target.iterdir(), *target.parent.iterdir()] if path.name.startswith("."))
+
+def save(name):
+    start = time.perf_counter()
+    pipes[name].save_pretrained(target)
+    return time.perf_counter() - start
+
+seconds = max(save("first"), save("first"))
+draw, report, now = random.Random(0), [], "first"
+while sum(entry["killed"] for entry in report) < num_kills:
+    other = "second" if now == "first" else "first"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            save(other)
+        finally:
+            os._exit(0)
+    time.sleep(draw.uniform(0, 1.2 * seconds))
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    entry = {"killed": os.WIFSIGNALED(status), "old": now, "left": leftovers(), "found": which()}
+    now = draw.choice(sorted(pipes))
+    save(now)
+    report.append({**entry, "after": leftovers(), "then": which() == [now]})
+json.dump(report, open(folder / "report.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_a_pipeline_whose_saving_is_killed_at_any_moment_is_the_old_one_or_the_new_one(make_pipe, tmp_path):
+    for seed, name in enumerate(("first", "second")):
+        make_pipe(tiny_model(seed=seed, denoiser_hidden_size=256)).save_pretrained(tmp_path / name)
+    (tmp_path / "parent").mkdir()
+    result = subprocess.run(
+        [sys.executable, "-c", SAVES, str(tmp_path), str(NUM_KILLED_SAVES)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert sum(entry["killed"] for entry in report) == NUM_KILLED_SAVES
+    for entry in report:
+        assert len(entry["found"]) == 1, entry  # one of the two, whole
+        assert entry["after"] == [] and entry["then"], entry
+    killed = [entry for entry in report if entry["killed"]]
+    assert any(entry["left"] for entry in killed)  # some were in the middle of it
+    assert any(entry["found"] == [entry["old"]] for entry in killed)

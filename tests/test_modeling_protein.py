@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,6 +8,7 @@ from proteins import CAUSAL_DECODER, DECODERS, ENCODER, LENGTH, PROTEINS, tiny_p
 from transformers import EsmConfig, EsmModel
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, ProteinConvConfig, ProteinEncoder
+from hf_eddpm.modalities.protein import modeling
 from hf_eddpm.modalities.protein.residues import RESIDUES, START_ID, STOP_ID
 
 decoders = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
@@ -25,7 +28,7 @@ def test_a_batch_of_different_lengths_equals_its_items(decoder):
 @decoders
 def test_generated_proteins_consist_of_residues_and_are_no_longer_than_the_frame(decoder, generator):
     samples = tiny_protein_pipe(decoder=decoder)(num_samples=20, num_inference_steps=3, generator=generator).samples
-    assert all(set(sample) <= set(RESIDUES + "-") and len(sample) <= LENGTH for sample in samples)
+    assert all(set(sample) <= set(RESIDUES) and 0 < len(sample) <= LENGTH for sample in samples)
     assert len(set(samples)) > 5
 
 
@@ -88,17 +91,79 @@ def test_the_likelihood_of_the_convolutional_decoder_is_that_of_its_logits():
     assert bool((log_p[..., [START_ID, STOP_ID]] == float("-inf")).all())
 
 
-def test_drawn_sites_follow_the_decoders_distribution(generator):
+def test_draws_follow_the_decoders_distribution_over_proteins_without_gaps(generator):
     model = tiny_protein_model()
     latents = torch.randn(1, 1, 6, generator=generator)
-    draws = model.decoder.generate(latents.expand(4000, 1, 6), do_sample=True, generator=generator)
+    draws = model.decoder.generate(latents.expand(4000, 1, 6), do_sample=True, generator=generator, min_residues=3)
     observed = torch.nn.functional.one_hot(draws, 24).float().mean(0)
-    expected = model.decoder.logits(latents).softmax(-1)[0]
+    # The same by throwing away: sites drawn each for itself, kept where the residues stand side by side.
+    sites = model.decoder.logits(latents).softmax(-1)[0]
+    drawn = torch.multinomial(sites, 40_000, replacement=True, generator=generator).T
+    frames = ["".join("-+"[token > 0] for token in row).strip("-") for row in drawn.tolist()]
+    kept = torch.tensor([len(frame) >= 3 and "-" not in frame for frame in frames])
+    expected = torch.nn.functional.one_hot(drawn[kept], 24).float().mean(0)
     assert (observed - expected).abs().max() < 0.04
     cold = model.decoder.generate(latents, do_sample=True, temperature=1e-4, generator=generator)
     assert torch.equal(cold, model.decoder.generate(latents))
     with pytest.raises(ValueError, match="`temperature`"):
         model.decoder.generate(latents, do_sample=True, temperature=0.0)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    min_residues=st.integers(1, 6),
+    padding=st.floats(-2, 4),
+    frozen=st.dictionaries(st.integers(0, 5), st.integers(0, 20), max_size=2),
+)
+def test_a_frame_without_gaps_is_the_likeliest_of_all_such_frames(seed, min_residues, padding, frozen):
+    logits = torch.randn(1, 6, 24, generator=torch.Generator().manual_seed(seed))
+    logits[..., 1:3] = float("-inf")
+    logits[..., 0] += padding
+    for site, residue in frozen.items():
+        kept = logits[0, site, 3 + residue].item()
+        logits[0, site] = float("-inf")
+        logits[0, site, 3 + residue] = kept
+    (tokens,) = modeling._decode_block(logits, min_residues, False, None)
+    assert modeling._is_block(tokens[None], min_residues).item()
+    inside, outside = logits[0, :, 3:].amax(-1).tolist(), logits[0, :, 0].tolist()
+    best = max(
+        sum(inside[site] if start <= site < end else outside[site] for site in range(6))
+        for start in range(6)
+        for end in range(start + min_residues, 7)
+    )
+    assert logits[0].gather(1, tokens[:, None]).sum().item() == pytest.approx(best, abs=1e-4)
+    (drawn,) = modeling._decode_block(logits, min_residues, True, torch.Generator().manual_seed(seed))
+    assert modeling._is_block(drawn[None], min_residues).item()
+    assert all(drawn[site] == 3 + residue for site, residue in frozen.items())
+
+
+@decoders
+@pytest.mark.parametrize("min_length", [1, 5])
+@pytest.mark.parametrize("arguments", [{}, {"do_sample": True}, {"do_sample": True, "temperature": 5.0}])
+def test_a_model_reads_back_all_that_it_generates(decoder, min_length, arguments, generator):
+    pipe = tiny_protein_pipe(decoder=decoder)
+    pipe.processor.min_length = min_length
+    samples = pipe(60, num_inference_steps=2, noise_scale=3.0, generator=generator, **arguments).samples
+    assert all(min_length <= len(sample) <= LENGTH for sample in samples)
+    encoding = pipe.encode(samples)
+    assert len(pipe.predict(samples)) == 60
+    assert pipe.encode(pipe.reconstruct(samples)).latents.shape == encoding.latents.shape
+    generators = [torch.Generator().manual_seed(row) for row in range(3)]
+    alone = [
+        pipe.decode(encoding.latents[row : row + 1], generator=torch.Generator().manual_seed(row), **arguments)
+        for row in range(3)
+    ]
+    together = pipe.decode(encoding.latents[:3], generator=generators, **arguments)
+    assert together == [sample for (sample,) in alone]
+
+
+def test_the_shipped_model_of_loops_reads_back_a_thousand_samples():
+    pipe = EDDPMPipeline.from_pretrained(Path(__file__).parent.parent / "model_cards" / "eddpm-gifford")
+    pipe.set_progress_bar_config(disable=True)
+    samples = pipe(1000, generator=torch.Generator().manual_seed(0)).samples
+    assert not [sample for sample in samples if set(sample) - set(RESIDUES)]
+    assert pipe.encode(samples).latents.isfinite().all() and pipe.predict(samples).isfinite().all()
+    assert pipe.encode(pipe.reconstruct(samples[:100])).latents.isfinite().all()
 
 
 def test_labels_of_another_frame_are_refused():

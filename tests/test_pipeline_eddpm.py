@@ -761,7 +761,7 @@ def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):
 
 def _lasting(config):
     """The config without what loading adds to it: where from, the versions, the type of the weights."""
-    added = {"_name_or_path", "transformers_version", "_diffusers_version", "dtype", "_use_default_values"}
+    added = {"_name_or_path", "transformers_version", "_diffusers_version", "dtype"}
     return {
         key: _lasting(value) if isinstance(value, dict) else value for key, value in config.items() if key not in added
     }

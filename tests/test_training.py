@@ -147,11 +147,17 @@ def test_an_unknown_key_in_the_configuration_file_is_refused(run, sentences):
         ("absent.json", None, "No such configuration file"),
         ("list.json", "[]", "must hold a mapping"),
         ("list.yaml", "- 1", "must hold a mapping"),
+        ("half.json", '{"a": ', "half.json' is no JSON"),
+        ("half.yaml", "a: [1\nb: {", "half.yaml' is no YAML"),
+        ("wide.json", '{"a": 1}'.encode("utf-16"), "wide.json' is UTF-16"),
+        ("wide.yaml", "a: 1".encode("utf-16"), "wide.yaml' is UTF-16"),
+        ("mark.json", "\ufeff[]", "must hold a mapping"),
+        ("mark.yaml", "\ufeff- 1", "must hold a mapping"),
     ],
 )
 def test_what_is_no_configuration_file_is_refused(tmp_path, name, content, message):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         train_text.main([str(tmp_path / name), "--output_dir", str(tmp_path)])
 

@@ -7,6 +7,7 @@ or `{"model": {...}}` where the base is a whole EDDPM checkpoint.
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def active_adapter(model: nn.Module) -> str:
     return names.pop()
 
 
+def find_lost(model: nn.Module, base_models: Collection[str]) -> list[str]:
+    """Return the names of the tensors that neither an adapter nor a pretrained model holds.
+
+    Args:
+        model: The model, with an adapter.
+        base_models: The parts that are pretrained, or "model".
+    """
+    pretrained = ("",) if "model" in base_models else tuple(f"{part}.backbone." for part in base_models)
+    inside = (".modules_to_save.", ".original_module.")
+    return [
+        name
+        for name in model.state_dict()
+        if not name.startswith(pretrained) and not any(wrapped in name for wrapped in inside)
+    ]
+
+
 def save_adapter(
     model: nn.Module, folder: str | os.PathLike, base_models: BaseModels | None = None, adapter_name: str = "default"
 ) -> None:
@@ -98,13 +115,7 @@ def save_adapter(
     if adapter_name not in getattr(eddpm, "peft_config", {}):
         raise ValueError(f"`model` must have an adapter {adapter_name!r}, got {type(eddpm).__name__} without it.")
     bases = find_base_models(eddpm) if base_models is None else base_models
-    pretrained = ("",) if "model" in bases else tuple(f"{part}.backbone." for part in bases)
-    inside = (".modules_to_save.", ".original_module.")
-    if lost := [
-        name
-        for name in eddpm.state_dict()
-        if not name.startswith(pretrained) and not any(wrapped in name for wrapped in inside)
-    ]:
+    if lost := find_lost(eddpm, bases):
         raise ValueError(
             f"An adapter alone would lack {lost[0]!r} and {len(lost) - 1} other tensors, which are not pretrained: "
             "name their modules in `modules_to_save`, or merge the adapter (`merge_adapter`) before saving."

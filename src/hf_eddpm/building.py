@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from .argument_checks import is_integer
@@ -52,7 +53,8 @@ def model_for_data(
         values.setdefault("num_classes", max(labels) + 1)
     targets = None
     if properties is not None:
-        targets = torch.as_tensor(properties, dtype=torch.float64)
+        rows = properties if isinstance(properties, torch.Tensor) else np.array(properties, dtype=np.float64)
+        targets = torch.as_tensor(rows, dtype=torch.float64)
         if targets.ndim != 2 or len(targets) != len(items):
             raise ValueError(
                 f"`properties` must have the shape ({len(items)}, num_properties), got {tuple(targets.shape)}."

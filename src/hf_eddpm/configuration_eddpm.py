@@ -3,9 +3,12 @@
 import copy
 import difflib
 import math
+import re
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -31,6 +34,11 @@ _CHOICES = {
     "pooling": Pooling,
     "denoiser_type": DenoiserType,
 }
+
+# Far above what anyone trains, and far below what would fill a machine before an error could be raised.
+_MOST_TIMESTEPS = 1_000_000
+_MOST_LAYERS = 10_000
+_LAYER_COUNT = re.compile(r"layers?(_per_block)?$|blocks?$|depths?$")  # of a backbone's config
 
 _NUMBERS = (
     "decoder_word_dropout",
@@ -165,7 +173,10 @@ class EDDPMConfig(PreTrainedConfig):
             self.encoder = copy.deepcopy(modality.default_encoder)
         if self.decoder is None:
             self.decoder = copy.deepcopy(modality.default_decoder)
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except (AttributeError, TypeError, KeyError, StrictDataclassError) as error:  # a value of the wrong type
+            raise ValueError(f"`encoder` or `decoder` holds a value that cannot be: {error}.") from error
         self._validate()
 
     @classmethod
@@ -175,6 +186,8 @@ class EDDPMConfig(PreTrainedConfig):
         Raises:
             ValueError: If it is the config of another type of model (transformers alone would only warn).
         """
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"`config_dict` must be a dict, got {type(config_dict).__name__}.")
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"`model_type` must be {cls.model_type!r}, got {config_dict['model_type']!r}: not an EDDPM model."
@@ -230,6 +243,15 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not isinstance(value, (dict, PreTrainedConfig)):
                 raise ValueError(f"`{name}` must be a config or its dict, got {value!r}.")
+            _check_layer_counts(value, name)
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ValueError(f"`tie_word_embeddings` must be True or False, got {self.tie_word_embeddings!r}.")
+        ours: Any = self  # transformers' attribute, whose type mypy is not told
+        given = ours.dtype
+        dtype = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+        if given is not None and not isinstance(dtype, torch.dtype):
+            raise ValueError(f"`dtype` must be a type of torch or its name, for example 'float32', got {given!r}.")
+        ours.dtype = dtype
         for name in _NUMBERS:
             value = getattr(self, name)
             optional = name == "reconstruction_weight" and value is None
@@ -261,6 +283,9 @@ class EDDPMConfig(PreTrainedConfig):
         embedding = self.denoiser_embedding_size
         if embedding is not None and (not is_integer(embedding) or embedding < 2 or embedding % 2):
             raise ValueError(f"`denoiser_embedding_size` must be an even positive integer or None, got {embedding!r}.")
+        for name, most in (("num_train_timesteps", _MOST_TIMESTEPS), ("denoiser_num_layers", _MOST_LAYERS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"`{name}` must be at most {most}, got {getattr(self, name)}.")
         width, heads = self.denoiser_hidden_size, self.denoiser_num_attention_heads
         if self.denoiser_type == "transformer" and width % heads:
             raise ValueError(
@@ -295,3 +320,13 @@ class EDDPMConfig(PreTrainedConfig):
                 f"`trained_betas` must hold `num_train_timesteps` = {self.num_train_timesteps} values in (0, 1), "
                 f"got {len(self.trained_betas)} values."
             )
+
+
+def _check_layer_counts(config: Any, where: str) -> None:
+    """Raise a ValueError if a backbone's config, given as a dict, asks for more layers than anyone has trained."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        counts = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(value, dict):
+            _check_layer_counts(value, f"{where}.{key}")
+        elif _LAYER_COUNT.search(str(key)) and any(isinstance(n, int) and n > _MOST_LAYERS for n in counts):
+            raise ValueError(f"`{where}.{key}` must be at most {_MOST_LAYERS}, got {value!r}.")

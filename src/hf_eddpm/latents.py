@@ -27,9 +27,9 @@ class LatentPosterior:
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw latents, shaped as `mean`; `noise` (standard Gaussian, broadcast to it) replaces the draw."""
-        if noise is None:
-            noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.variance**0.5 * noise
+        if noise is None:  # float32, so that a seed means the same draw in every type
+            noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=torch.float32)
+        return self.mean + self.variance**0.5 * noise.to(self.mean.dtype)
 
 
 class LatentNormalization(nn.Module):

@@ -27,6 +27,7 @@ from .latents import (
 from .likelihood import LikelihoodMixin, evaluation_draws
 from .modalities.base import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modalities.registry import get_modality
+from .modalities.states import record_states, returned_states
 from .modeling_denoiser import make_denoiser
 from .modeling_property import PropertyHead, property_terms
 from .outputs import EDDPMOutput
@@ -60,6 +61,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         super().__init__(config)
         modality = get_modality(config.modality)
         self.encoder = modality.encoder_class(config) if encoder is None else encoder
+        self.main_input_name = self.encoder.input_names[0]
         self.bottleneck = LatentBottleneck(config, self.encoder.output_size)
         self.denoiser = make_denoiser(config)
         self.decoder = modality.decoder_class(config) if decoder is None else decoder
@@ -152,12 +154,15 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
 
     def forward(
         self,
+        *data: torch.Tensor,
         timesteps: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         diffusion_mask: torch.Tensor | None = None,
         properties: torch.Tensor | None = None,
         return_loss: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> EDDPMOutput | tuple[torch.Tensor, ...]:
@@ -168,6 +173,8 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         run and for any batching.
 
         Args:
+            *data: What the encoder takes, by position: for text and proteins `input_ids` and `attention_mask`, for
+                images `pixel_values`. By name they are as welcome; all else goes by name alone.
             timesteps: `(batch,)` integers in [0, T) in place of those.
             noise: Noise of the chain in place of the draw, `(batch, num_latents, latent_dim)`; with `timesteps`.
             generator: Source of the draws.
@@ -176,14 +183,20 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             properties: Targets of the property head in the unit of the data, `(batch, num_properties)`, NaN where
                 missing; None if all are.
             return_loss: False to encode only: `latents` and `posterior_mean` are returned, and no targets are needed.
+            output_hidden_states: Whether to return the hidden states of encoder and decoder (without `return_loss` the
+                encoder's alone); by default as the config says.
+            output_attentions: Whether to return their attention weights.
             return_dict: Whether to return an `EDDPMOutput` rather than its tuple.
             **inputs: What the modality's encoder and decoder take, for text `input_ids`, `attention_mask`, `labels`;
                 and `class_labels`, the classes that the denoiser is told, int64 `(batch,)` in [0, num_classes), -1
                 where unknown. In training it is not told the share `label_dropout` of them.
 
         Raises:
-            ValueError: If an input is unknown or missing, or `noise` is given without `timesteps`.
+            TypeError: If there are more inputs by position than the encoder takes, or one is given twice.
+            ValueError: If an input is unknown or missing, `noise` is given without `timesteps`, or a part has no
+                hidden states or attention weights to return.
         """
+        inputs = self._named(data, inputs)
         if noise is not None and timesteps is None:
             raise ValueError("`noise` needs `timesteps` beside it.")
         # Not in the signature: where Trainer finds a name with "label" there, it wants it for every loss.
@@ -192,14 +205,27 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         if class_labels is not None:
             self.check_class_labels(class_labels, len(encoder_inputs[self.encoder.input_names[0]]), lowest=-1)
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        config = self.config
+        asked = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            config.output_attentions if output_attentions is None else output_attentions,
+        )
+        encoder_record = record_states(self.encoder, "encoder", *asked)
+        decoder_record = record_states(self.decoder, "decoder", *asked) if return_loss else None
+        if encoder_record is not None:
+            encoder_inputs["record"] = encoder_record
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator) if self.training else posterior.mean
         if not return_loss:
             predictions = None if self.property_head is None else self.property_head.predict(latents)
-            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions)
+            output = EDDPMOutput(
+                latents=latents,
+                posterior_mean=posterior.mean,
+                properties=predictions,
+                **returned_states(encoder_record, None),
+            )
             return output if return_dict else output.to_tuple()
 
-        config = self.config
         # In training the decoder sees latents with noise of a variance drawn for each datum.
         decoder_latents = disturb(latents, config.decoder_noise_variance, generator) if self.training else latents
         draws = config.denoiser_samples_per_latent if timesteps is None else 1
@@ -208,6 +234,8 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
                 timesteps = draw_timesteps(draws * len(latents), len(self.scheduler), latents, generator)
             shared = None if timesteps is None else timesteps[: len(latents)]
             targets = {**targets, "timesteps": shared, "generator": generator}
+        if decoder_record is not None:
+            targets = {**targets, "record": decoder_record}
         nats, num_units = self.decoder(decoder_latents, **targets)  # both (batch,)
         nats = nats.float()
 
@@ -265,6 +293,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             posterior_mean=posterior.mean,
             property_loss=property_loss,
             properties=predictions,
+            **returned_states(encoder_record, decoder_record),
         )
         return output if return_dict else output.to_tuple()
 
@@ -335,6 +364,16 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             )
             errors = torch.where(timesteps == 0, aligned, errors)
         return errors
+
+    def _named(self, data: tuple[torch.Tensor, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return all inputs by name."""
+        names = self.encoder.input_names
+        if len(data) > len(names):
+            raise TypeError(f"Only {list(names)} may be given by position, in this order; got {len(data)} values.")
+        named = dict(zip(names, data, strict=False))
+        if twice := sorted(named.keys() & inputs.keys()):
+            raise TypeError(f"`{twice[0]}` must be given once, got it by position and by name.")
+        return {**named, **inputs}
 
     def split_inputs(self, inputs: dict[str, Any], with_targets: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
         """Divide the batch into what the encoder takes and what the decoder takes."""

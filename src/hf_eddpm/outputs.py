@@ -55,6 +55,11 @@ class EDDPMOutput(ModelOutput):
         property_loss: Mean squared error of the known properties in standard deviations; None without a head.
         properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None
             without a head.
+        encoder_hidden_states: With `output_hidden_states`, those of the encoder's embeddings and of each of its
+            layers, `(batch, seq, hidden)`.
+        encoder_attentions: With `output_attentions`, those of each layer, `(batch, heads, seq, seq)`.
+        decoder_hidden_states: The decoder's; with latents as a prefix these come first in `seq`.
+        decoder_attentions: The decoder's.
     """
 
     loss: torch.Tensor | None = None
@@ -65,6 +70,10 @@ class EDDPMOutput(ModelOutput):
     posterior_mean: torch.Tensor | None = None
     property_loss: torch.Tensor | None = None
     properties: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
 
     __repr__ = compact_repr
 

@@ -15,7 +15,7 @@ from .argument_checks import check_generators
 from .argument_types import Count, FloatTensor, Generators, GuidanceScale, StepsOrZero, check_values, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
-from .processing_eddpm import EDDPMProcessor
+from .processing_eddpm import EDDPMProcessor, listed
 from .sampling import check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -126,6 +126,17 @@ class PipelineParts:
         self.maybe_free_model_hooks()
         return torch.cat(parts)
 
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what the model cannot do: layers that come and go one by one, while it reads their weights at rest.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "`enable_sequential_cpu_offload` is not supported: some layers' weights are read outside of the layers, "
+            "where they would be gone. `enable_model_cpu_offload` moves the model as a whole."
+        )
+
     def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         for start in self._batch_bar(range(0, len(items), batch_size)):
             batch = self.processor(items[start : start + batch_size])
@@ -169,7 +180,7 @@ class PipelineParts:
     def _default_decode_arguments(self, decode_arguments: dict[str, Any]) -> dict[str, Any]:
         """Return what the processor sets where the caller does not, by argument or in a `generation_config`."""
         config = decode_arguments.get("generation_config")
-        lengths = ("max_new_tokens", "max_length")
+        lengths = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
         named = {name for name in lengths if decode_arguments.get(name) is not None}
         named |= {name for name in lengths if getattr(config, name, None) is not None}
         defaults = self.processor.decode_arguments
@@ -248,7 +259,7 @@ class PipelineParts:
             if guidance_scale != 1:
                 raise ValueError(f"`guidance_scale` needs `class_labels` beside it, got {guidance_scale} alone.")
             return {}
-        labels = torch.as_tensor(class_labels)
+        labels = torch.as_tensor(class_labels if isinstance(class_labels, torch.Tensor) else listed(class_labels))
         labels = labels.expand(batch) if labels.ndim == 0 else labels
         self.model.check_class_labels(labels, batch)
         return {"class_labels": labels.to(self._execution_device), "guidance_scale": guidance_scale}

@@ -1,5 +1,7 @@
 """EDDPMProcessor: what every modality's processor does, from raw data to tensors and back."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import BatchFeature
@@ -30,6 +32,27 @@ class EDDPMProcessor(ProcessorMixin):
 
     output_types: tuple[str, ...] = ("data",)
     data_names: tuple[str, ...] = ("data",)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load a processor as any `ProcessorMixin`; files that its folder lacks are an error.
+
+        transformers alone would fill in default values, and one tokenizer for another.
+
+        Raises:
+            OSError: If a file is missing.
+        """
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            needed = ["processor_config.json"]
+            for name in cls.get_attributes():
+                inside = "" if name == "tokenizer" else f"{name}/"
+                needed += [f"{inside}{file}" for file in ("tokenizer.json", "tokenizer_config.json")]
+            if not (folder / "tokenizer.json").is_file():  # tokenizers of other kinds have files of other names
+                needed = [name for name in needed if not name.endswith("tokenizer.json")]
+            if missing := [name for name in needed if not (folder / name).is_file()]:
+                raise OSError(f"{str(folder)!r} is incomplete: it has no {missing[0]}.")
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
         """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""

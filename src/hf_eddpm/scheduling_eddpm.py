@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -70,9 +70,6 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing",
         clip_sample: bool = False,
     ):
-        # diffusers drops values left at their defaults when another scheduler is built from this config, and would
-        # fill in that scheduler's own betas.
-        self.register_to_config(_use_default_values=[])
         self.betas = _make_betas(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # (T,)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
@@ -80,6 +77,22 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self._positions: dict[int, int] | None = None  # timestep -> index in `timesteps`, made by `set_timesteps`
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Note values in `config`, the arguments of this class alone.
+
+        diffusers would note which were left at their defaults, drop these when another scheduler is built from this
+        config, and fill in that scheduler's own betas.
+        """
+        super().register_to_config(**{name: value for name, value in kwargs.items() if not name.startswith("_")})
+
+    def to_json_string(self) -> str:
+        """Return the config as JSON, with the class and the version that diffusers notes there and nowhere else."""
+        own = FrozenDict(self.config)
+        try:
+            return super().to_json_string()
+        finally:
+            self._internal_dict = own
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

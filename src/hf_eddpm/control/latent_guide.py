@@ -6,11 +6,21 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
 from ..argument_types import Bounds, Count, CountOrZero, checked
 from ..modeling_denoiser import DenoiserLayer
 from ..modeling_eddpm import EDDPMModel
+from ..weight_files import (
+    HUB_ARGUMENTS,
+    check_finite,
+    check_size,
+    check_types,
+    find_weight_files,
+    outline,
+    read_headers,
+)
 
 _SAME_ENCODER = 0.05  # relative: weights saved in half precision are still the same
 
@@ -32,7 +42,7 @@ class LatentGuide(ModelMixin, ConfigMixin):
         class_names: What the classes are called.
 
     Raises:
-        ValueError: If there are fewer than two classes.
+        ValueError: If a number is outside its range.
     """
 
     encoder_mark: torch.Tensor
@@ -61,6 +71,38 @@ class LatentGuide(ModelMixin, ConfigMixin):
         self.output = nn.Linear(hidden_size, num_classes)
         # A piece of the encoder that made the latents, to know it again by.
         self.register_buffer("encoder_mark", torch.zeros(encoder_size))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load a guide as any diffusers model, from safetensors.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or "user/repo" on the Hub.
+            **kwargs: As for `ModelMixin.from_pretrained`.
+
+        Raises:
+            OSError: If the weights are missing, are not those that the config asks for, or hold NaN or infinity.
+        """
+        where = str(pretrained_model_name_or_path)
+        wants_info = kwargs.pop("output_loading_info", False)
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        files = find_weight_files(where, kwargs.get("variant"), weights_name=SAFETENSORS_WEIGHTS_NAME, **hub_arguments)
+        headers = read_headers(files)
+        try:
+            config = cls.load_config(where, **hub_arguments)
+            if not isinstance(config, dict):
+                raise TypeError(f"its config.json must hold a JSON object, got {type(config).__name__}")
+            guide_outline = outline(lambda: cast(nn.Module, cls.from_config(config)), len(headers), where)
+            check_size([*guide_outline.parameters(), *guide_outline.buffers()], files, where)
+            check_types(guide_outline, headers, where)
+            kwargs |= {"use_safetensors": True, "output_loading_info": True}
+            guide, info = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+            raise OSError(f"{where!r} is damaged or no LatentGuide: {error}") from error
+        if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):
+            raise OSError(f"The weights in {where!r} are not those that its config asks for: {wrong[0]!r} for one.")
+        check_finite([*guide.named_parameters(), *guide.named_buffers()], where)
+        return (guide, info) if wants_info else guide
 
     @classmethod
     def for_model(cls, model: EDDPMModel, num_classes: int, **values: Any) -> "LatentGuide":

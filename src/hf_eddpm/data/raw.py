@@ -1,7 +1,7 @@
 """Data of any modality, for what takes a checkpoint of any modality."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..modalities.image.data import load_images
 from ..modalities.protein.data import load_proteins
 from ..modalities.text.data import load_text
+from .class_names import renumber
 
 
 @dataclass
@@ -20,11 +21,13 @@ class RawData:
         items: The data.
         labels: A class for each; `None` if there are none.
         properties: float64 (num, num_properties), NaN where missing; no columns where there are none.
+        class_names: What the labels stand for, where that is known.
     """
 
     items: list[Any]
     labels: list[int] | None
     properties: NDArray[np.float64]
+    class_names: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,7 +41,19 @@ class RawData:
     def take(self, rows: NDArray[np.integer]) -> "RawData":
         """The data at `rows`, in that order."""
         labels = None if self.labels is None else [self.labels[row] for row in rows]
-        return RawData([self.items[row] for row in rows], labels, self.properties[rows])
+        return RawData([self.items[row] for row in rows], labels, self.properties[rows], self.class_names)
+
+    def with_classes_of(self, other: "RawData") -> "RawData":
+        """The same data, their labels numbered as in the training data, by the classes' names where there are any.
+
+        Raises:
+            ValueError: A class is not among the other data's.
+        """
+        if self.labels is None:
+            return self
+        numbers = np.asarray(self.labels, dtype=np.float64)
+        numbers = renumber(numbers, self.class_names, other.class_names, "label_column", "the held-out data")
+        return replace(self, labels=[int(number) for number in numbers], class_names=other.class_names)
 
 
 def load_raw(
@@ -97,7 +112,8 @@ def load_raw(
                 )
         labels = None if label_column is None else data.labels(label_column).tolist()
         values = [data.attribute(name) for name in property_columns]
-        return RawData(list(data.images), labels, np.stack(values, 1) if values else np.empty((len(data), 0)))
+        properties = np.stack(values, 1) if values else np.empty((len(data), 0))
+        return RawData(list(data.images), labels, properties, data.class_names.get(label_column or ""))
     if modality == "image":
         raise ValueError("This script reads text and proteins, and the checkpoint's modality is 'image'.")
     raise ValueError(f"`modality` must be 'text', 'protein' or 'image', got {modality!r}.")

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,27 +88,48 @@ def read_hub(name: str, split: str | None, columns: Columns, config_name: str | 
 
 
 def _read_csv(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    reader = _csv_reader(file, path)
+    _check_columns(reader.fieldnames or [], path, columns)
+    for row in _csv_rows(reader, path):
+        yield tuple(row[column] for _, column in columns)
+
+
+def read_csv_rows(path: Path) -> Iterator[dict[str, str | None]]:
+    """Yields every row of a .csv or .tsv file by the names of its columns."""
+    with open_text(path) as file:
+        yield from _csv_rows(_csv_reader(file, path), path)
+
+
+def _csv_reader(file: IO[str], path: Path) -> "csv.DictReader[str]":
     csv.field_size_limit(_LONGEST_FIELD)
-    is_tsv = ".tsv" in path.name
-    if is_tsv:  # of tab-separated values a quote is a character: one alone must not swallow rows
+    if ".tsv" in path.name:  # of tab-separated values a quote is a character: one alone must not swallow rows
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:  # strict: a stray quote would otherwise swallow the rows up to the next one
         reader = csv.DictReader(file, strict=True)
     try:
-        names = list(reader.fieldnames or [])
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{str(path)!r} has several columns {repeated[0]!r}: give each a name of its own.")
-        _check_columns(names, path, columns)
+        _refuse_repeated(reader.fieldnames or [], path)
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} is malformed in its first line: {error}.") from error
+    return reader
+
+
+def _csv_rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str | None]]:
+    is_tsv = ".tsv" in path.name
+    try:
         for row in reader:
             if None in row:
                 raise ValueError(
                     f"Line {reader.line_num} of {str(path)!r} has more fields than the header; "
                     "quote a value that contains the separator."
                 )
-            values = (row[column] for _, column in columns)
-            yield tuple(map(_unquoted, values) if is_tsv else values)
+            yield {name: _unquoted(value) for name, value in row.items()} if is_tsv else row
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is malformed after line {reader.line_num}: {error}.") from error
+
+
+def _refuse_repeated(names: Sequence[str], where: Path | str) -> None:
+    if repeated := sorted({name for name in names if list(names).count(name) > 1}):
+        raise ValueError(f"{str(where)!r} has several columns {repeated[0]!r}: give each a name of its own.")
 
 
 def _unquoted(value: str | None) -> str | None:
@@ -123,7 +145,7 @@ def _read_jsonl(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[A
             yield (None,) * len(columns)
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_as_row, where=f"Line {number} of {path}"))
         except json.JSONDecodeError as error:
             raise ValueError(f"Line {number} of {str(path)!r} is not JSON: {error}.") from error
         if not isinstance(row, dict):
@@ -132,7 +154,20 @@ def _read_jsonl(file: IO[str], path: Path, columns: Columns) -> Iterator[tuple[A
         yield tuple(row[column] for _, column in columns)
 
 
+def _as_row(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    _refuse_repeated([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
 def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    file = open_parquet(path)
+    _check_columns(file.schema_arrow.names, path, columns)
+    for batch in file.iter_batches(columns=list(dict.fromkeys(column for _, column in columns))):
+        yield from zip(*(batch.column(column).to_pylist() for _, column in columns), strict=True)
+
+
+def open_parquet(path: Path) -> Any:
+    """Opens a parquet file; one that is damaged, or has two columns of one name, raises a ValueError that names it."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -142,9 +177,8 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
         file = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{str(path)!r} is damaged or not a parquet file: {error}.") from error
-    _check_columns(file.schema_arrow.names, path, columns)
-    for batch in file.iter_batches(columns=list(dict.fromkeys(column for _, column in columns))):
-        yield from zip(*(batch.column(column).to_pylist() for _, column in columns), strict=True)
+    _refuse_repeated(file.schema_arrow.names, path)
+    return file
 
 
 def _check_columns(available: Iterable[str], where: Path | str, columns: Columns) -> None:

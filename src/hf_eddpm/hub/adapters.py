@@ -1,7 +1,8 @@
 """Models with adapters: built from their base models, or merged into plain ones."""
 
-import json
+import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,25 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
-from ..adapter_files import ADAPTER_FOLDER, BASE_MODELS_FILE, PEFT_PREFIX, WEIGHTS_FILE, BaseModels, without_wrapper
+from ..adapter_files import (
+    ADAPTER_FOLDER,
+    BASE_MODELS_FILE,
+    PEFT_PREFIX,
+    WEIGHTS_FILE,
+    BaseModels,
+    find_lost,
+    without_wrapper,
+)
+from ..argument_checks import is_integer
 from ..configuration_eddpm import EDDPMConfig
 from ..modalities.backbones import load_backbone
 from ..modalities.registry import get_modality
 from ..modeling_eddpm import EDDPMModel
+from ..weight_files import Headers, check_finite, check_size, find_weight_files, outline, read_headers
+from .contents import read_json
 from .download import download_pipeline
 
 
@@ -46,9 +58,7 @@ def load_adapted_model(
         ValueError: If `base_models` names a part that the adapter does not need.
     """
     folder = Path(adapter_folder)
-    if not (folder / BASE_MODELS_FILE).is_file():
-        raise OSError(f"{str(folder)!r} is no adapter of this package: it has no {BASE_MODELS_FILE}.")
-    bases: BaseModels = json.loads((folder / BASE_MODELS_FILE).read_text(encoding="utf-8"))
+    bases = _read_base_models(folder)
     if unknown := sorted(set(base_models or {}) - set(bases)):
         raise ValueError(f"`base_models` must be among {sorted(bases)}, got {unknown}.")
     for part, name in (base_models or {}).items():
@@ -58,7 +68,7 @@ def load_adapted_model(
         base = bases[part]
         try:
             return load_it(base["name"], {"revision": base["revision"]} if base["revision"] else {})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise OSError(
                 f"The adapter needs the base model {base['name']!r} for its {part}, which cannot be loaded ({error}). "
                 f"If it lies elsewhere, pass `base_models={{{part!r}: ...}}`."
@@ -68,6 +78,7 @@ def load_adapted_model(
         model = load("model", lambda name, at: _load_whole(name, dtype, **at, **hub_arguments))
     else:
         modality = get_modality(config.modality)
+        _check_sizes(config, folder, bases, hub_arguments)
         modules = {}
         part_class: Any
         for part, part_class in (("encoder", modality.encoder_class), ("decoder", modality.decoder_class)):
@@ -75,7 +86,7 @@ def load_adapted_model(
                 part_config = getattr(config, part)
                 backbone = load(
                     part,
-                    lambda name, at, part=part, own=part_config: load_backbone(
+                    lambda name, at, part=part, own=part_config: _load_whole_backbone(
                         part, name, own, dtype=dtype, **at, **hub_arguments
                     ),
                 )
@@ -85,7 +96,57 @@ def load_adapted_model(
         model = EDDPMModel(config, **modules).to(dtype)
         model.name_or_path = ""  # no checkpoint holds its weights
     _insert_adapter(model, folder, is_trainable)
+    if lost := find_lost(model, bases):
+        raise OSError(
+            f"The adapter in {str(folder)!r} lacks {lost[0]!r} and {len(lost) - 1} other tensors, and its "
+            f"{BASE_MODELS_FILE} names no pretrained model that has them."
+        )
     return model.eval()
+
+
+def _read_base_models(folder: Path) -> BaseModels:
+    """Return what an adapter's `base_models.json` holds, checked."""
+    path = folder / BASE_MODELS_FILE
+    if not path.is_file():
+        raise OSError(f"{str(folder)!r} is no adapter of this package: it has no {BASE_MODELS_FILE}.")
+    bases = read_json(path)
+    allowed = {"model"} if "model" in bases else {"encoder", "decoder"}
+    for part, base in bases.items():
+        valid = part in allowed and isinstance(base, dict) and isinstance(base.get("name"), str) and base["name"]
+        if not valid or not isinstance(base.get("revision"), (str, type(None))):
+            raise OSError(
+                f"{str(path)!r} is damaged: it must name, for each of {sorted(allowed)} that is pretrained, a `name` "
+                f"and a `revision` or null; got {base!r} for {part!r}."
+            )
+    return {part: {"name": base["name"], "revision": base.get("revision")} for part, base in bases.items()}
+
+
+def _check_sizes(config: EDDPMConfig, folder: Path, bases: BaseModels, hub_arguments: dict[str, Any]) -> None:
+    """Raise an OSError if the config asks for many more weights than the adapter and its base models hold."""
+    files = [folder / WEIGHTS_FILE]
+    own = copy.deepcopy(config)  # a model changes its config
+    model = outline(lambda: EDDPMModel(own), len(read_headers(files)), str(folder))
+    rest = [*model.named_parameters(), *model.named_buffers()]
+    for part, base in bases.items():
+        inside = f"{part}.backbone."
+        backbone = [tensor for name, tensor in rest if name.startswith(inside)]
+        rest = [(name, tensor) for name, tensor in rest if not name.startswith(inside)]
+        revision = {"revision": base["revision"]} if base["revision"] else {}
+        try:
+            base_files = find_weight_files(str(base["name"]), **revision, **hub_arguments)
+        except OSError:
+            continue  # loading it says what is wrong, or reads weights of another kind
+        check_size(backbone, base_files, str(base["name"]))
+    check_size([tensor for _, tensor in rest], files, str(folder))
+
+
+def _load_whole_backbone(part: str, name: str, config: Any, **arguments: Any) -> Any:
+    """Load a pretrained backbone; layers that it lacks are an error, where transformers would make new ones."""
+    backbone: Any
+    backbone, info = load_backbone(part, name, config, output_loading_info=True, **arguments)
+    if missing := sorted(info["missing_keys"]):
+        raise OSError(f"it lacks {len(missing)} weights that the adapter's config asks for, {missing[0]!r} for one")
+    return backbone
 
 
 def load_model(folder: str | os.PathLike, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMModel:
@@ -116,21 +177,40 @@ def _load_whole(name: str, dtype: torch.dtype, **hub_arguments: Any) -> EDDPMMod
 
 def _insert_adapter(model: EDDPMModel, folder: Path, is_trainable: bool) -> None:
     """Put the adapter in and make sure that file and model agree on every tensor; peft would only warn."""
+    headers = read_headers([folder / WEIGHTS_FILE])
+    _check_rank(folder, headers)
     try:
-        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (SafetensorError, FileNotFoundError) as error:
         raise OSError(f"The adapter in {str(folder)!r} is damaged or incomplete ({error}).") from error
-    except (RuntimeError, KeyError) as error:  # shapes, modules
-        raise OSError(f"The adapter in {str(folder)!r} fits another model: {error}") from error
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, re.error) as error:
+        raise OSError(
+            f"The adapter in {str(folder)!r} fits another model, or its adapter_config.json is damaged: {error}"
+        ) from error
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     wanted = {f"{PEFT_PREFIX}{name.removeprefix(PEFT_PREFIX)}": tuple(value.shape) for name, value in state.items()}
+    stored = {name: shape for name, (_, shape) in headers.items()}
     if different := sorted(set(stored.items()) ^ set(wanted.items())):
         raise OSError(
             f"The adapter in {str(folder)!r} fits another model: {len(different)} tensors differ, "
             f"{different[0][0]!r} for one."
         )
+    check_finite(state, str(folder))
+
+
+def _check_rank(folder: Path, headers: Headers) -> None:
+    """Raise an OSError if LoRA's configuration asks for a higher rank than the weights have."""
+    values = read_json(folder / "adapter_config.json")
+    stored = [shape[0] for name, (_, shape) in headers.items() if ".lora_A." in name or ".lora_embedding_A" in name]
+    if values.get("peft_type") != "LORA" or not stored:
+        return
+    pattern = values.get("rank_pattern") or {}
+    for rank in (values.get("r"), *(pattern.values() if isinstance(pattern, dict) else [pattern])):
+        if not is_integer(rank) or not 1 <= rank <= max(stored):
+            raise OSError(
+                f"The adapter in {str(folder)!r} contradicts itself: its weights have at most the rank {max(stored)}, "
+                f"adapter_config.json says {rank!r}."
+            )
 
 
 def merge_adapter(model: nn.Module) -> EDDPMModel:

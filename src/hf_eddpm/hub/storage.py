@@ -18,8 +18,9 @@ from ..adapter_files import ADAPTER_FOLDER
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_eddpm import EDDPMModel
 from .adapters import load_adapted_model
+from .contents import check_contents, name_damaged_json, read_json
 from .download import HUB_ARGUMENTS, download_pipeline
-from .saving import finish_save, replacing, verify_checksums
+from .saving import INDEX_FILE, finish_save, replacing, verify_checksums
 from .upload import upload_pipeline
 
 logger = transformers_logging.get_logger(__name__)
@@ -144,13 +145,14 @@ class PipelineStorage:
             pretrained_model_name_or_path: Folder written by `save_pretrained`, or "user/repo" on the Hub.
             **kwargs: As for `DiffusionPipeline.from_pretrained` (`revision`, `token`, `cache_dir`, `force_download`,
                 `local_files_only`, `dtype`, `variant`, ...). `dtype` is float32 unless given, whatever type the
-                weights were saved in. `subfolder` names the pipeline's folder in a bigger repository. `base_models`
-                says where the base models of an adapter are, if not where it says itself: `{"decoder": folder}`.
-                `verify=False` loads files that are not what `checksums.json` says.
+                weights were saved in; "auto" takes this. `subfolder` names the pipeline's folder in a bigger
+                repository. `base_models` says where the base models of an adapter are, if not where it says itself:
+                `{"decoder": folder}`. `verify=False` loads files that are not what `checksums.json` says.
 
         Raises:
-            OSError: If the folder is not a saved pipeline, its weights are damaged, or an adapter's base model cannot
-                be loaded.
+            OSError: If the folder is not a saved pipeline, its files are damaged or contradict each other, or an
+                adapter's base model cannot be loaded.
+            ValueError: If an argument, or a default that is stored, is outside its range.
         """
         path = folder = os.fspath(pretrained_model_name_or_path)
         subfolder, base_models = kwargs.pop("subfolder", None), kwargs.pop("base_models", None)
@@ -171,10 +173,14 @@ class PipelineStorage:
                 raise OSError(f"{folder!r} is not a saved pipeline: it has no {name}.")
         if verify:
             verify_checksums(Path(folder))
-        index = _read_index(folder)
+        index = read_json(Path(folder, INDEX_FILE))
         _check_format(index, path)
+        config = kwargs["model"].config if "model" in kwargs else EDDPMConfig.from_pretrained(f"{folder}/model")
+        check_contents(Path(folder), index, config, kwargs)
         dtype = kwargs.pop("torch_dtype", None) if kwargs.get("dtype") is None else kwargs["dtype"]
-        kwargs["dtype"] = torch.float32 if dtype is None else dtype
+        kwargs["dtype"] = _model_dtype(dtype, config)
+        if kwargs.get("device_map") == "auto":
+            kwargs["device_map"] = "balanced"  # what diffusers calls it
         adapter = os.path.join(folder, ADAPTER_FOLDER)
         given_model = "model" in kwargs
         has_adapter = not given_model and os.path.isdir(adapter)
@@ -184,7 +190,6 @@ class PipelineStorage:
         try:
             if has_adapter:  # its base models may be large: they load with a bar
                 hub_arguments.pop("revision", None)  # of this repository, not of the base models'
-                config = EDDPMConfig.from_pretrained(os.path.join(folder, "model"))
                 kwargs["model"] = load_adapted_model(config, adapter, base_models, kwargs["dtype"], **hub_arguments)
             elif not given_model and variant is not None:  # diffusers looks for variants of the processor too
                 kwargs["model"] = EDDPMModel.from_pretrained(
@@ -197,6 +202,10 @@ class PipelineStorage:
                     pipe = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
         except SafetensorError as error:
             raise OSError(f"The weights in {path!r} are damaged or incomplete ({error}). Fetch them again.") from error
+        except ValueError as error:
+            if (damaged := name_damaged_json(Path(folder))) is None:
+                raise
+            raise OSError(f"{damaged!r} is damaged: it is no JSON.") from error
         pipe.register_to_config(_name_or_path=path)
         if not given_model:
             pipe._loaded_from = folder
@@ -218,11 +227,28 @@ class PipelineStorage:
         return download_pipeline(pretrained_model_name, **kwargs)
 
 
-def _read_index(folder: str) -> dict[str, Any]:
-    try:
-        return json.loads(Path(folder, "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{folder!r} is not a saved pipeline: its model_index.json is damaged ({error}).") from error
+def _model_dtype(dtype: Any, config: EDDPMConfig) -> torch.dtype:
+    """Return the type of the model's weights that a caller asks for, float32 by default.
+
+    Args:
+        dtype: A type, its name, "auto" for the type of the checkpoint, or diffusers' dict of these by component.
+        config: The model's configuration.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    stored: Any = config
+    wanted = dtype.get("model", dtype.get("default")) if isinstance(dtype, dict) else dtype
+    if wanted is None:
+        return torch.float32
+    if isinstance(wanted, str):
+        wanted = stored.dtype or torch.float32 if wanted == "auto" else getattr(torch, wanted, None)
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise ValueError(
+            f"`dtype` must be a floating-point type of torch, its name or 'auto', for example torch.bfloat16; got "
+            f"{dtype!r}."
+        )
+    return wanted
 
 
 def _write_format(folder: Path) -> None:

@@ -1,16 +1,29 @@
 """What every modality's encoder and decoder are to the rest of the model."""
 
+import copy
 import functools
 import os
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ..adapter_files import ADAPTER_FOLDER, active_adapter, save_adapter
 from ..configuration_eddpm import EDDPMConfig
+from ..weight_files import (
+    HUB_ARGUMENTS,
+    Headers,
+    check_finite,
+    check_size,
+    check_types,
+    describe_misfit,
+    find_weight_files,
+    outline,
+    read_headers,
+)
 
 
 class EDDPMPreTrainedModel(PreTrainedModel):
@@ -30,19 +43,57 @@ class EDDPMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as any `PreTrainedModel`; weights that the checkpoint lacks are an error, not a warning.
+        """Load a model as any `PreTrainedModel`; a checkpoint that contradicts itself is an error, not a warning.
+
+        What the config asks for is compared with the files before anything is allocated. With
+        `output_loading_info=True` weights that the checkpoint lacks, or has besides, are reported and not refused;
+        `ignore_mismatched_sizes=True` makes those of another shape anew, with a warning.
 
         Raises:
-            OSError: If the checkpoint lacks weights of the model.
+            OSError: If the weights are no safetensors, are not those that the config asks for, hold NaN or infinity,
+                or are far fewer than it asks for.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if missing := sorted(info["missing_keys"]):
-            raise OSError(
-                f"{str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights that its config asks for, "
-                f"{missing[0]!r} for one; the checkpoint is incomplete."
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("`use_safetensors` must not be False: a pickle can run any code.")
+        where = str(pretrained_model_name_or_path)
+        model_outline: nn.Module | None = None
+        headers: Headers = {}
+        if pretrained_model_name_or_path is not None and not args and "state_dict" not in kwargs:
+            model_outline, headers = cls._outline(where, kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, use_safetensors=True, **kwargs
             )
+        except RuntimeError as error:
+            if model_outline is None or "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise OSError(f"{where!r} contradicts itself: {describe_misfit(model_outline, headers)}.") from error
+        for keys, what in (("missing_keys", "lacks {} weights that"), ("unexpected_keys", "has {} weights that not")):
+            if (names := sorted(info[keys])) and not wants_info:
+                raise OSError(
+                    f"{where!r} {what.format(len(names))} its config asks for, {names[0]!r} for one; the checkpoint "
+                    "is incomplete or its config is another's."
+                )
+        check_finite([*model.named_parameters(), *model.named_buffers()], where)
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _outline(cls, where: str, kwargs: dict[str, Any]) -> tuple[nn.Module, Headers]:
+        """Return the model without its weights, and what the files say of these; refuse sizes that do not fit."""
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            values = {field.name: kwargs[field.name] for field in fields(EDDPMConfig) if field.name in kwargs}
+            config = EDDPMConfig.from_pretrained(where if config is None else config, **hub_arguments, **values)
+        files = find_weight_files(where, kwargs.get("variant"), **hub_arguments)
+        headers = read_headers(files)
+        config = copy.deepcopy(config)  # a model changes its config
+        model = outline(lambda: cls(config), len(headers), where)
+        check_size([*model.parameters(), *model.buffers()], files, where)
+        if getattr(config, "quantization_config", None) is None and kwargs.get("quantization_config") is None:
+            check_types(model, headers, where)
+        return model, headers
 
     @functools.wraps(PreTrainedModel.save_pretrained)
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -73,12 +124,14 @@ class ModalityEncoder(EDDPMPreTrainedModel):
     """Base of the encoders, whose `forward(**inputs)` returns features `(batch, num_latents, output_size)`.
 
     Attributes:
-        input_names: Keyword arguments of `forward`.
+        input_names: Keyword arguments of `forward`, the datum itself first.
         output_size: Width of the features.
+        records_states: Whether `forward` takes `record`, a `RecordedStates` (see states.py) that its `backbone` fills.
     """
 
     input_names: tuple[str, ...]
     output_size: int
+    records_states: bool = False
 
 
 class ModalityDecoder(EDDPMPreTrainedModel):
@@ -97,11 +150,13 @@ class ModalityDecoder(EDDPMPreTrainedModel):
         per_datum_arguments: Keyword arguments of `generate` that may be lists or tensors with an entry for each datum.
         has_independent_sites: Whether the latents alone decide each site, whatever the others are; `logits(latents)`
             then gives all sites at once.
+        records_states: As for the encoders.
     """
 
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
     has_independent_sites: bool = False
+    records_states: bool = False
 
     @property
     def scheduler_config(self) -> dict[str, Any] | None:

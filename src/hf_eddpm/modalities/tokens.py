@@ -28,6 +28,7 @@ from ..configuration_eddpm import EDDPMConfig
 from .backbones import takes_pooling_layer
 from .base import ModalityDecoder, ModalityEncoder
 from .generation_values import check_generation_values
+from .states import RecordedStates
 
 
 def cache_argument(function: Callable[..., Any]) -> str:
@@ -64,6 +65,7 @@ class TokenEncoder(ModalityEncoder):
     """
 
     input_names = ("input_ids", "attention_mask")
+    records_states = True
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -87,19 +89,28 @@ class TokenEncoder(ModalityEncoder):
         _set_vocab_size(self.config.encoder, len(embeddings.weight))
         return embeddings
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        record: RecordedStates | None = None,
+    ) -> torch.Tensor:
         """Encode.
 
         Args:
             input_ids: int64 `(batch, seq)`.
             attention_mask: 1 for tokens, 0 for padding, `(batch, seq)`; all ones if None.
+            record: Takes the backbone's hidden states and attention weights.
 
         Returns:
             Features `(batch, num_latents, hidden)`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        asked = {} if record is None else record.arguments
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **asked)
+        if record is not None:
+            record.take(output)
         hidden_states = output.last_hidden_state  # (batch, seq, hidden)
         mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
         if self.queries is None:
@@ -167,6 +178,7 @@ class CausalDecoder(ModalityDecoder):
 
     target_names = ("labels",)
     per_datum_arguments: tuple[str, ...] = ("generator",)
+    records_states = True
 
     def __init__(self, config: EDDPMConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -206,19 +218,22 @@ class CausalDecoder(ModalityDecoder):
         value = getattr(self.backbone.config.get_text_config(), name, None)
         return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
-    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, latents: torch.Tensor, labels: torch.Tensor, record: RecordedStates | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log p(labels | latents) in nats and the number of tokens it covers, both `(batch,)`.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             labels: int64 `(batch, seq)`, -100 where ignored (padding on the right).
+            record: Takes the backbone's hidden states and attention weights, those of the latents before the first
+                token among them.
         """
         counted = labels != -100
         # In training the output layer is much of the cost, and there is one call at a time.
         with self._logits_only_at(counted) if self.training else contextlib.nullcontext():
-            logits = self._run(
-                latents, labels
-            ).logits  # (1, counted tokens, vocabulary) or (batch, positions, vocabulary)
+            output = self._run(latents, labels, record)
+        logits = output.logits  # (1, counted tokens, vocabulary) or (batch, positions, vocabulary)
         if logits.shape[:2] == (1, int(counted.sum())) and self.training:
             logits = logits[0].float()
         else:
@@ -230,8 +245,9 @@ class CausalDecoder(ModalityDecoder):
         """Return the next-token logits `(batch, seq, vocabulary)` at the positions of `labels`."""
         return self._run(latents, labels).logits[:, -labels.shape[1] :]
 
-    def _run(self, latents: torch.Tensor, labels: torch.Tensor) -> Any:
+    def _run(self, latents: torch.Tensor, labels: torch.Tensor, record: RecordedStates | None = None) -> Any:
         """Run the backbone over the labels shifted right; with a prefix, its outputs begin with the prefix's."""
+        asked = {} if record is None else record.arguments
         start = labels.new_full((len(labels), 1), self.start_token_id)
         inputs = torch.cat([start, labels[:, :-1]], dim=1)
         # A padded input position only ever feeds ignored labels: attention is causal, so it needs no mask.
@@ -244,13 +260,21 @@ class CausalDecoder(ModalityDecoder):
         embeds = embeds + self._token_shift(latents)
         if self.conditioning == "prefix":
             embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
-            return self.backbone(inputs_embeds=embeds, use_cache=False, **self._last_logits(labels))
+            output = self.backbone(inputs_embeds=embeds, use_cache=False, **self._last_logits(labels), **asked)
+            if record is not None:
+                record.take(output)
+            return output
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.backbone.modules())
         if self.training and checkpointing:  # transformers would drop the memory
             raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
         mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
         memory = {_CACHE: self._memory(latents)}
-        return self.backbone(inputs_embeds=embeds, attention_mask=mask, **memory, **self._last_logits(labels))
+        output = self.backbone(
+            inputs_embeds=embeds, attention_mask=mask, **memory, **self._last_logits(labels), **asked
+        )
+        if record is not None:
+            record.take(output)
+        return output
 
     def _last_logits(self, labels: torch.Tensor) -> dict[str, int]:
         """Return the argument that keeps the backbone from computing logits at the prefix, where it takes one."""

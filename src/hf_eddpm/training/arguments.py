@@ -11,6 +11,7 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
+from ..data.tables import open_text
 from ..extras import needs_extra
 from .defaults import UNCONFIGURED
 from .options import (
@@ -179,8 +180,13 @@ def _merge_into(base: dict[str, Any]) -> Callable[[str], Any]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"No such configuration file: {str(path)!r}.")
-    text = path.read_text(encoding="utf-8")
-    values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    with open_text(path) as file:
+        text = file.read()
+    try:
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{str(path)!r} is no {kind}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{str(path)!r} must hold a mapping of argument names to values.")
     return values

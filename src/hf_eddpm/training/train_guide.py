@@ -142,7 +142,7 @@ def main(args: list[str] | None = None) -> Path:
     model = pipe.model
     train = load_raw_data(pipe, given.train, columns, images=True)
     if given.dev:
-        dev = load_raw_data(pipe, given.dev, columns, images=True)
+        dev = load_raw_data(pipe, given.dev, columns, images=True).with_classes_of(train)
     else:
         rest, held = hold_out(len(train), given.dev_last, given.dev_fraction, given.seed)
         train, dev = train.take(rest), train.take(held)

@@ -237,7 +237,8 @@ def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, Imag
 
     train = load(data_args.train, data_args.train_split)
     if data_args.dev or data_args.dev_split:
-        return train, load(data_args.dev or data_args.train, data_args.dev_split, train)
+        dev = load(data_args.dev or data_args.train, data_args.dev_split, train)
+        return train, dev.with_classes_of(train, data_args.label_column)
     rest, held = hold_out(len(train), data_args.dev_last, data_args.dev_fraction, seed)
     return train.take(rest), train.take(held)
 
@@ -270,6 +271,8 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     }
     if data.damaged:
         facts["damaged, left out"] = len(data.damaged)
+    if data.num_unread:
+        facts["not the first of their files, left out"] = data.num_unread
     if data.attributes:
         facts["attributes"] = sorted(data.attributes)
     return facts

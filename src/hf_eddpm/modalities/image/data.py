@@ -12,7 +12,7 @@ A folder may hold metadata.csv, whose column `file_name` says to which image a r
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
+from ...data.class_names import join_names, renumber
 from .files import Rows, read_rows, read_stack
 from .processing import EDDPMImageProcessor
 
@@ -39,6 +40,7 @@ class ImageData:
         class_names: What the integers of an attribute stand for, where that is known.
         sources: Where the images came from, as the user wrote it.
         damaged: Names of images that could not be read and were left out.
+        num_unread: Images after the first of files that hold several, which were not read.
     """
 
     images: NDArray[np.uint8]
@@ -46,6 +48,7 @@ class ImageData:
     class_names: dict[str, list[str]] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    num_unread: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,6 +86,31 @@ class ImageData:
         if name not in self.attributes:
             raise ValueError(f"`attribute` must be one of {sorted(self.attributes)}, got {name!r}.")
         return self.attributes[name]
+
+    def with_classes_of(self, other: "ImageData", label_column: str | None = None) -> "ImageData":
+        """The same images, their classes numbered as in other data, by name.
+
+        Args:
+            other: The training data.
+            label_column: The attribute that must have its classes there; any other one that has not is left out, with
+                a warning.
+
+        Raises:
+            ValueError: A class of `label_column` is not among the other data's.
+        """
+        attributes = {}
+        for name, values in self.attributes.items():
+            own, names = self.class_names.get(name), other.class_names.get(name)
+            try:
+                known = name in other.attributes
+                attributes[name] = renumber(values, own, names, name, repr(self.sources)) if known else values
+            except ValueError as error:
+                if name == label_column:
+                    raise
+                logger.warning(f"{error} The attribute is left out there.")
+        class_names = {**self.class_names, **{name: other.class_names[name] for name in other.class_names}}
+        kept = {name: names for name, names in class_names.items() if name in attributes}
+        return replace(self, attributes=attributes, class_names=kept)
 
     def labels(self, name: str, num_classes: int | None = None) -> NDArray[np.int64]:
         """An attribute as class labels.
@@ -162,12 +190,25 @@ def load_images(
         image_size, num_channels = part.image_size, part.num_channels
         parts.append(part)
     common = [name for name in parts[0].attributes if all(name in part.attributes for part in parts)]
+    class_names, columns = {}, {}
+    for name in common:
+        own = [part.class_names.get(name) for part in parts]
+        joined = join_names(own, name)
+        if joined is not None:
+            class_names[name] = joined
+        columns[name] = np.concatenate(
+            [
+                renumber(part.attributes[name], names, joined, name, repr(each))
+                for part, names, each in zip(parts, own, sources, strict=True)
+            ]
+        )
     return ImageData(
         np.concatenate([part.images for part in parts]),
-        {name: np.concatenate([part.attributes[name] for part in parts]) for name in common},
-        parts[0].class_names,
+        columns,
+        class_names,
         sources,
         [name for part in parts for name in part.damaged],
+        sum(part.num_unread for part in parts),
     )
 
 
@@ -212,11 +253,12 @@ def _collect(
 ) -> ImageData:
     """Converts image by image."""
     images, damaged = [], []
+    with_more, num_unread = 0, 0
     attributes: list[dict[str, Any]] = []
     processor = None
     for name, raw, values in rows:
         try:
-            image = _open(raw)
+            image, num_frames = _open(raw)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             if on_damaged == "error":
                 raise ValueError(
@@ -224,6 +266,8 @@ def _collect(
                 ) from error
             damaged.append(name)
             continue
+        with_more += num_frames > 1
+        num_unread += num_frames - 1
         if processor is None:
             size = min(image.size) if image_size is None else image_size
             channels = num_channels or (1 if image.mode in ("1", "L", "LA", "I", "I;16") else 3)
@@ -242,23 +286,34 @@ def _collect(
     if damaged:
         named = ", ".join(damaged[:MAX_NAMED]) + (", ..." if len(damaged) > MAX_NAMED else "")
         logger.warning(f"{len(damaged)} damaged images were left out: {named}")
+    if with_more:
+        logger.warning(
+            f"{with_more} files of {source!r} hold several images: the first of each was read, {num_unread} were not."
+        )
     if not images:
         raise ValueError(f"{source!r} holds no images{' that can be read' if damaged else ''}.")
     names = list(dict.fromkeys(name for values in attributes for name in values))
     columns = {name: _as_numbers([values.get(name) for values in attributes]) for name in names}
     kept = {name: column for name, column in columns.items() if column is not None}
-    return ImageData(np.stack(images), kept, damaged=damaged)
+    return ImageData(np.stack(images), kept, damaged=damaged, num_unread=num_unread)
 
 
-def _open(raw: Any) -> Image.Image:
-    """Decodes an image whole, so that damage shows here."""
+def _open(raw: Any) -> tuple[Image.Image, int]:
+    """Decodes an image whole, so that damage shows here; of a file with several (animations, pages) the first.
+
+    Returns:
+        The image, and how many there are.
+    """
     if isinstance(raw, dict):  # of `datasets`
         raw = raw["bytes"] if raw.get("bytes") is not None else raw["path"]
     if isinstance(raw, bytes):
         raw = io.BytesIO(raw)
     image = raw if isinstance(raw, Image.Image) else Image.open(raw)
     image.load()
-    return ImageOps.exif_transpose(image)
+    num_frames = getattr(image, "n_frames", 1)  # looking for them may leave the first
+    if num_frames > 1:
+        image.seek(0)
+    return ImageOps.exif_transpose(image), num_frames
 
 
 def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:

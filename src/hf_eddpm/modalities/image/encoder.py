@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from ...configuration_eddpm import EDDPMConfig
 from ..backbones import takes_pooling_layer
 from ..base import ModalityEncoder
+from ..states import RecordedStates
 from .blocks import Blocks, KeepsInitialization
 from .configuration import ImageEncoderConfig
 
@@ -99,11 +100,17 @@ class ImageEncoder(KeepsInitialization, ModalityEncoder):
         else:
             self.backbone.set_input_embeddings(value)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    @property
+    def records_states(self) -> bool:  # type: ignore[override]
+        """Whether the backbone is one of transformers."""
+        return not self.is_convolutional
+
+    def forward(self, pixel_values: torch.Tensor, record: RecordedStates | None = None) -> torch.Tensor:
         """Encode.
 
         Args:
             pixel_values: `(batch, channels, height, width)`, in [-1, 1].
+            record: Takes a vision backbone's hidden states and attention weights.
 
         Returns:
             Features `(batch, num_latents, output_size)`.
@@ -111,7 +118,11 @@ class ImageEncoder(KeepsInitialization, ModalityEncoder):
         pixel_values = pixel_values.to(next(self.parameters()).dtype)
         if self.is_convolutional:
             return self.backbone(pixel_values).unsqueeze(1).expand(-1, self.num_latents, -1)
-        hidden_states = self.backbone(pixel_values=self._prepare(pixel_values)).last_hidden_state
+        asked = {} if record is None else record.arguments
+        output = self.backbone(pixel_values=self._prepare(pixel_values), **asked)
+        if record is not None:
+            record.take(output)
+        hidden_states = output.last_hidden_state
         if hidden_states.ndim == 4:  # of a convolutional backbone: (batch, hidden, height, width)
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if self.queries is None:

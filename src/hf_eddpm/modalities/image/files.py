@@ -1,6 +1,5 @@
 """Reading images from folders, files and the Hub, each with what is known of it."""
 
-import csv
 import gzip
 import json
 import posixpath
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from ...data.tables import COMPRESSION, is_local_file
+from ...data.tables import COMPRESSION, is_local_file, open_parquet, read_csv_rows
 
 logger = logging.get_logger(__name__)
 
@@ -128,12 +127,7 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
     metadata: dict[str, dict[str, Any]] = {}
     table = folder / METADATA_FILE
     if table.is_file():
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "file_name" not in (reader.fieldnames or []):
-                raise ValueError(f"{str(table)!r} must have a column 'file_name', it has {reader.fieldnames}.")
-            for row in reader:
-                metadata[posixpath.normpath(row.pop("file_name").replace("\\", "/"))] = row
+        metadata = _read_metadata(table)
         names = {path.relative_to(folder).as_posix() for path in files}
         if unknown := [name for name in metadata if name not in names]:
             raise ValueError(
@@ -152,20 +146,25 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
         yield repr(name), path, {**label, **metadata.get(name, {})}
 
 
+def _read_metadata(table: Path) -> dict[str, dict[str, Any]]:
+    """What a table says of each image, by the image's path."""
+    metadata: dict[str, dict[str, Any]] = {}
+    for row in read_csv_rows(table):
+        if "file_name" not in row:
+            raise ValueError(f"{str(table)!r} must have a column 'file_name', it has {sorted(row)}.")
+        name = posixpath.normpath(str(row.pop("file_name")).replace("\\", "/"))
+        if name in metadata:
+            raise ValueError(f"{str(table)!r} has several rows for the image {name!r}.")
+        metadata[name] = row
+    return metadata
+
+
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
 def _read_parquet(path: Path, image_column: str, class_names: dict[str, list[str]]) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError('Reading .parquet needs pyarrow: run `pip install "hf_eddpm[train]"`.') from error
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{str(path)!r} is damaged or not a parquet file: {error}.") from error
+    file = open_parquet(path)
     names = file.schema_arrow.names
     _check_column(image_column, names, str(path))
     stored = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))

@@ -12,7 +12,7 @@ from transformers.processing_utils import ProcessorMixin  # noqa: F401  (diffuse
 
 from ...argument_types import Bounds, Count, check_values, checked
 from ...configuration_eddpm import EDDPMConfig
-from ...processing_eddpm import EDDPMProcessor
+from ...processing_eddpm import EDDPMProcessor, listed
 from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
@@ -113,6 +113,8 @@ class EDDPMImageProcessor(EDDPMProcessor):
         return [_Prepared(array) for array in self._arrays(data, name)]
 
     def _arrays(self, data: Any, name: str) -> list[np.ndarray]:
+        if not isinstance(data, np.ndarray) or data.dtype == object:
+            data = listed(data)  # a column of images
         if isinstance(data, (Image.Image, _Prepared)) or (
             isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim < 4
         ):

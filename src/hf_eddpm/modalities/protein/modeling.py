@@ -144,8 +144,12 @@ class ProteinConvDecoder(ModalityDecoder):
         do_sample: bool = False,
         temperature: PositiveNumber = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        min_residues: int = 1,
     ) -> torch.Tensor:
         """Decode.
+
+        The residues of a frame stand side by side, with padding before and after them, as in all data. Where the
+        sites, each for itself, would have it otherwise, the likeliest such frame is taken, or one drawn among these.
 
         Args:
             latents: `(batch, num_latents, latent_dim)`.
@@ -153,6 +157,7 @@ class ProteinConvDecoder(ModalityDecoder):
             do_sample: Whether to draw each site from its distribution rather than take the likeliest token.
             temperature: Divides the logits of a draw; positive.
             generator: Source of the draws, or one for each datum.
+            min_residues: Fewest residues, in [1, num_sites].
 
         Returns:
             int64 `(batch, num_sites)`, padding included.
@@ -166,17 +171,71 @@ class ProteinConvDecoder(ModalityDecoder):
                 kept = logits[row, site, token].nan_to_num(neginf=0.0)
                 logits[row, site] = float("-inf")
                 logits[row, site, token] = kept
+        if not is_integer(min_residues) or not 1 <= min_residues <= self.num_sites:
+            raise ValueError(f"`min_residues` must be an integer in [1, {self.num_sites}], got {min_residues!r}.")
         if not do_sample:
             if temperature != 1:
                 refuse_without("`do_sample=True`", ["temperature"], "without it the likeliest residue is taken")
-            return logits.argmax(-1)
-        probabilities = (logits / temperature).softmax(-1)  # (batch, sites, vocabulary)
-        if isinstance(generator, list):
-            rows = [
-                torch.multinomial(row, 1, generator=each) for row, each in zip(probabilities, generator, strict=True)
-            ]
-            return torch.stack(rows)[..., 0]
-        return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+            tokens = logits.argmax(-1)
+        else:
+            logits = logits / temperature
+            tokens = _draw(logits.softmax(-1), generator)
+        broken = torch.nonzero(~_is_block(tokens, min_residues))[:, 0]
+        if len(broken):
+            chosen = [generator[row] for row in broken.tolist()] if isinstance(generator, list) else generator
+            tokens[broken] = _decode_block(logits[broken], min_residues, do_sample, chosen)
+        return tokens
+
+
+def _draw(probabilities: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+    """Draw an index from each of the distributions `(batch, ..., choices)`."""
+    shape, flat = probabilities.shape[:-1], probabilities.reshape(-1, probabilities.shape[-1])
+    if isinstance(generator, list):
+        rows = zip(flat.view(len(generator), -1, flat.shape[-1]), generator, strict=True)
+        return torch.stack([torch.multinomial(row, 1, generator=each) for row, each in rows]).view(shape)
+    return torch.multinomial(flat, 1, generator=generator).view(shape)
+
+
+def _is_block(tokens: torch.Tensor, min_residues: int) -> torch.Tensor:
+    """Return which frames `(batch, sites)` hold residues side by side, and enough of them; bool `(batch,)`."""
+    residues = tokens != PADDING_ID
+    sites = torch.arange(tokens.shape[1], device=tokens.device)
+    first = torch.where(residues, sites, tokens.shape[1]).amin(1)
+    last = torch.where(residues, sites, -1).amax(1)
+    count = residues.sum(1)
+    return (count == last - first + 1) & (count >= min_residues)
+
+
+def _decode_block(
+    logits: torch.Tensor,
+    min_residues: int,
+    do_sample: bool,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> torch.Tensor:
+    """Return the likeliest frames with residues side by side, or draws from the distribution over these.
+
+    A frame's probability is the product over its sites, so that only its first and its last residue must be searched.
+
+    Args:
+        logits: `(batch, sites, vocabulary)`.
+        min_residues: Fewest residues.
+        do_sample: Whether to draw.
+        generator: Source of the draws.
+    """
+    residues, padding = logits[..., FIRST_RESIDUE_ID:], logits[..., PADDING_ID]
+    frozen = padding == float("-inf")  # sites that must hold a residue
+    inside = residues.logsumexp(-1) if do_sample else residues.amax(-1)  # (batch, sites)
+    sums = nn.functional.pad(torch.where(frozen, 0, inside - padding).cumsum(1), (1, 0))  # (batch, sites + 1)
+    ends = torch.arange(sums.shape[1], device=logits.device)
+    first = torch.where(frozen, ends[:-1], len(ends)).amin(1)[:, None, None]
+    last = torch.where(frozen, ends[:-1], -1).amax(1)[:, None, None]
+    possible = (ends[None, :] - ends[:, None] >= min_residues) & (ends[:, None] <= first) & (ends[None, :] > last)
+    scores = (sums[:, None, :] - sums[:, :, None]).masked_fill(~possible, float("-inf")).flatten(1)
+    block = _draw(scores.softmax(-1)[:, None], generator)[:, 0] if do_sample else scores.argmax(-1)  # (batch,)
+    start, end = (block // len(ends))[:, None], (block % len(ends))[:, None]
+    tokens = _draw(residues.softmax(-1), generator) if do_sample else residues.argmax(-1)
+    sites = ends[:-1]
+    return torch.where((sites >= start) & (sites < end), tokens + FIRST_RESIDUE_ID, PADDING_ID)
 
 
 class ProteinCausalDecoder(CausalDecoder):

@@ -233,5 +233,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
 
     @property
     def decode_arguments(self) -> dict[str, Any]:
-        """For a causal decoder, as many tokens as a protein may have residues."""
-        return {"max_new_tokens": self.length} if self.stop else {}
+        """As few residues as a protein may have, and for a causal decoder as many."""
+        if not self.stop:
+            return {"min_residues": self.min_length}
+        return {"max_new_tokens": self.length, "min_new_tokens": self.min_length}

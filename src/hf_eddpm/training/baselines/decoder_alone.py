@@ -39,7 +39,7 @@ class DecoderAlone(EDDPMModel):
         return LatentPosterior(torch.zeros(shape, device=data.device), self.config.encoder_noise_variance)
 
     def forward(  # type: ignore[override]
-        self, generator: torch.Generator | None = None, **inputs: Any
+        self, *, generator: torch.Generator | None = None, **inputs: Any
     ) -> EDDPMOutput:
         """Compute the decoder's loss."""
         for name in ("class_labels", "diffusion_mask", "properties"):  # no chain and no head that they concern

@@ -37,7 +37,7 @@ class VariationalAutoencoder(EDDPMModel):
         nn.init.constant_(self.log_variance.bias, -3.0)  # little noise at first, or the decoder ignores the latents
 
     def forward(  # type: ignore[override]
-        self, properties: torch.Tensor | None = None, generator: torch.Generator | None = None, **inputs: Any
+        self, *, properties: torch.Tensor | None = None, generator: torch.Generator | None = None, **inputs: Any
     ) -> EDDPMOutput:
         """Compute reconstruction + kl_weight * KL (+ property loss), in nats per unit as the "simple" loss."""
         for name in ("class_labels", "diffusion_mask"):  # there is no chain that they concern

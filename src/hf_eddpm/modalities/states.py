@@ -1,0 +1,74 @@
+"""What goes on inside encoder and decoder, for those who ask: hidden states and attention weights of a backbone."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+States = tuple[torch.Tensor, ...] | None
+
+
+class RecordedStates:
+    """Hidden states and attention weights that a backbone is asked for in one call, and what it gave.
+
+    Args:
+        hidden_states: Whether to record the hidden states.
+        attentions: Whether to record the attention weights.
+
+    Attributes:
+        hidden_states: Those of the embeddings and of each layer, or None.
+        attentions: Those of each layer, or None.
+    """
+
+    def __init__(self, hidden_states: bool, attentions: bool):
+        self.arguments = {"output_hidden_states": hidden_states, "output_attentions": attentions}
+        self.hidden_states: States = None
+        self.attentions: States = None
+
+    def take(self, output: Any) -> None:
+        """Note what a backbone has returned for `arguments`."""
+        if self.arguments["output_hidden_states"]:
+            self.hidden_states = output.hidden_states
+        if self.arguments["output_attentions"]:
+            self.attentions = output.attentions
+
+
+def record_states(
+    part: nn.Module, name: str, output_hidden_states: bool, output_attentions: bool
+) -> RecordedStates | None:
+    """Return a record for one part of the model to fill, or None if nothing is asked of it.
+
+    Args:
+        part: The encoder or the decoder.
+        name: "encoder" or "decoder", for the error.
+        output_hidden_states: Whether hidden states are asked for.
+        output_attentions: Whether attention weights are.
+
+    Raises:
+        ValueError: If the part has none to give.
+    """
+    if not (output_hidden_states or output_attentions):
+        return None
+    asked = "output_hidden_states" if output_hidden_states else "output_attentions"
+    kind = type(part).__name__
+    if not getattr(part, "records_states", False):
+        raise ValueError(f"`{asked}` must be False here: the {name}, {kind}, is no transformer that has them.")
+    if output_attentions:
+        config: Any = part.get_submodule("backbone").config
+        used = config._attn_implementation
+        if used != "eager":
+            raise ValueError(
+                f"`output_attentions` needs attention that is computed step by step, and the {name}'s is {used!r}: "
+                "`model.set_attn_implementation('eager')` changes it."
+            )
+    return RecordedStates(output_hidden_states, output_attentions)
+
+
+def returned_states(encoder: RecordedStates | None, decoder: RecordedStates | None) -> dict[str, Any]:
+    """Return what was recorded as fields of an `EDDPMOutput`."""
+    return {
+        f"{name}_{what}": getattr(record, what)
+        for name, record in (("encoder", encoder), ("decoder", decoder))
+        if record is not None
+        for what in ("hidden_states", "attentions")
+    }
