@@ -375,7 +375,7 @@ OF_GUIDES = {
         ("num_classes", 1), ("num_classes", 4), ("num_classes", "a"), ("hidden_size", 8), ("num_layers", 1),
         ("num_layers", 5), ("latent_dim", 3), ("latent_dim", None), ("encoder_size", 5), ("scheduler_config", 3),
     )},
-    **{f"too large: {key} {size}": (values(GUIDE, **{key: size}), "asks for")
+    **{f"too large: {key} {size}": (values(GUIDE, **{key: size}), "asks for|must be an integer in")
        for key in ("num_classes", "hidden_size", "num_layers", "latent_dim", "num_latents", "encoder_size")
        for size in (10**6, 10**9, 10**12)},
     **{f"weights {value}": (spoilt("output", value, GUIDE_WEIGHTS), "output") for value in (NAN, INF, -INF)},

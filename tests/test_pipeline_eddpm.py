@@ -782,7 +782,9 @@ def test_every_component_survives_saving_and_loading(pipe, saved, loader):
     assert torch.equal(loaded.processor(SENTENCES)["labels"], pipe.processor(SENTENCES)["labels"])
     loaded.set_progress_bar_config(disable=True)
     runs = [p(num_samples=3, generator=torch.Generator().manual_seed(0), **FEW) for p in (pipe, loaded)]
-    assert torch.equal(runs[0].latents, runs[1].latents) and runs[0].samples == runs[1].samples
+    # a file's weights lie elsewhere in memory, where products of single rows round otherwise
+    torch.testing.assert_close(runs[0].latents, runs[1].latents, atol=1e-5, rtol=1e-5)
+    assert runs[0].samples == runs[1].samples
     assert pipe.reconstruct(SENTENCES) == loaded.reconstruct(SENTENCES)
 
 

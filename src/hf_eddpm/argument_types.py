@@ -181,12 +181,18 @@ def _accepts(value: Any, annotation: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_accepts(each, inner[0]) for each in value)
     if origin in (collections.abc.Sequence, tuple):
-        listed = isinstance(value, (list, tuple, range)) or (isinstance(value, np.ndarray) and value.ndim == 1)
-        return listed and all(_accepts(each, inner[0]) for each in value)
+        return _is_column(value) and all(_accepts(each, inner[0]) for each in value)
     if origin is collections.abc.Callable or annotation is Callable:
         return callable(value)
     plain = origin if isinstance(origin, type) else annotation
     return isinstance(value, plain) if isinstance(plain, type) else True
+
+
+def _is_column(value: Any) -> bool:
+    """Return whether a value is a list, a tuple, a range, or a column of NumPy, pandas or `datasets`."""
+    if isinstance(value, (str, bytes, dict, set, frozenset, torch.Tensor)):
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__iter__") and getattr(value, "ndim", 1) == 1
 
 
 def _describe(annotation: Any) -> str:
