@@ -10,14 +10,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from transformers import PreTrainedModel  # noqa: F401  (diffusers finds the loader by this name)
 
-from .argument_checks import check_class_labels
 from .argument_types import FloatTensor, IntTensor, NumberFromZero, checked
 from .configuration_eddpm import EDDPMConfig
 from .latents import (
     LatentBottleneck,
     LatentNormalization,
     LatentPosterior,
-    check_latents,
     disturb,
     draw_timesteps,
     drop_labels,
@@ -28,6 +26,7 @@ from .likelihood import LikelihoodMixin, evaluation_draws
 from .modalities.base import EDDPMPreTrainedModel, ModalityDecoder, ModalityEncoder
 from .modalities.registry import get_modality
 from .modalities.states import record_states, returned_states
+from .model_inputs import InputsMixin
 from .modeling_denoiser import make_denoiser
 from .modeling_property import PropertyHead, property_terms
 from .outputs import EDDPMOutput
@@ -35,7 +34,7 @@ from .processes import mean_over_processes
 from .scheduling_eddpm import EDDPMScheduler
 
 
-class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
+class EDDPMModel(InputsMixin, LikelihoodMixin, EDDPMPreTrainedModel):
     r"""A generalised diffusion model: encoder, Gaussian chain over latents, decoder, trained together.
 
     Source: Liu et al., ICML 2024 (arXiv 2402.19009). For the chain's arithmetic see [`EDDPMScheduler`].
@@ -144,14 +143,6 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         self.check_latents(latents)
         return self.decoder.generate(latents.to(self.denoiser.output.weight.dtype), **kwargs)
 
-    def check_latents(self, latents: torch.Tensor, name: str = "latents") -> None:
-        """Raise a ValueError unless `latents` are finite, not empty and `(batch, num_latents, latent_dim)`."""
-        check_latents(latents, self.config.num_latents, self.config.latent_dim, name)
-
-    def check_class_labels(self, class_labels: torch.Tensor, batch: int, lowest: int = 0) -> None:
-        """Raise a ValueError unless `class_labels` are int64 `(batch,)` in [lowest, num_classes)."""
-        check_class_labels(class_labels, batch, self.config.num_classes, lowest)
-
     def forward(
         self,
         *data: torch.Tensor,
@@ -173,8 +164,8 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         run and for any batching.
 
         Args:
-            *data: What the encoder takes, by position: for text and proteins `input_ids` and `attention_mask`, for
-                images `pixel_values`. By name they are as welcome; all else goes by name alone.
+            *data: What the encoder takes, if not by name: for text and proteins `input_ids` and `attention_mask`, for
+                images `pixel_values`.
             timesteps: `(batch,)` integers in [0, T) in place of those.
             noise: Noise of the chain in place of the draw, `(batch, num_latents, latent_dim)`; with `timesteps`.
             generator: Source of the draws.
@@ -196,7 +187,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             ValueError: If an input is unknown or missing, `noise` is given without `timesteps`, or a part has no
                 hidden states or attention weights to return.
         """
-        inputs = self._named(data, inputs)
+        inputs = self.name_inputs(data, inputs)
         if noise is not None and timesteps is None:
             raise ValueError("`noise` needs `timesteps` beside it.")
         # Not in the signature: where Trainer finds a name with "label" there, it wants it for every loss.
@@ -206,24 +197,20 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             self.check_class_labels(class_labels, len(encoder_inputs[self.encoder.input_names[0]]), lowest=-1)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         config = self.config
-        asked = (
+        encoder_record, decoder_record = record_states(
+            self.encoder,
+            self.decoder if return_loss else None,
             config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             config.output_attentions if output_attentions is None else output_attentions,
         )
-        encoder_record = record_states(self.encoder, "encoder", *asked)
-        decoder_record = record_states(self.decoder, "decoder", *asked) if return_loss else None
         if encoder_record is not None:
             encoder_inputs["record"] = encoder_record
         posterior = self.encode(**encoder_inputs)
         latents = posterior.sample(generator) if self.training else posterior.mean
         if not return_loss:
             predictions = None if self.property_head is None else self.property_head.predict(latents)
-            output = EDDPMOutput(
-                latents=latents,
-                posterior_mean=posterior.mean,
-                properties=predictions,
-                **returned_states(encoder_record, None),
-            )
+            states = returned_states(encoder_record, None)
+            output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions, **states)
             return output if return_dict else output.to_tuple()
 
         # In training the decoder sees latents with noise of a variance drawn for each datum.
@@ -265,7 +252,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
                 raise ValueError(
                     f"`diffusion_mask` must have the shape ({len(latents)},), got {tuple(diffusion_mask.shape)}."
                 )
-            share = self._over_processes(diffusion_mask.float().mean()).clamp(min=1 / len(latents))
+            share = over_processes(diffusion_mask.float().mean()).clamp(min=1 / len(latents))
             errors = errors * repeat(diffusion_mask.float(), len(errors) // len(latents)) / share
 
         first = timesteps == 0
@@ -273,7 +260,7 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
         diffusion_loss = torch.where(first, zero, errors).mean()
         alignment_loss = torch.where(first, errors, zero).mean()
         if config.loss_weighting == "simple":
-            reconstruction_loss = nats.sum() / self._over_processes(num_units.sum().float()).clamp(min=1)
+            reconstruction_loss = nats.sum() / over_processes(num_units.sum().float()).clamp(min=1)
         else:
             reconstruction_loss = nats.mean()
             diffusion_loss = diffusion_loss * len(self.scheduler)
@@ -331,9 +318,6 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             return self.config.reconstruction_weight
         return self.scheduler.reconstruction_weight() if self.config.loss_weighting == "simple" else 1.0
 
-    def _over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return mean_over_processes(value) if self.training else value
-
     def _chain_errors(
         self,
         latents: torch.Tensor,
@@ -364,27 +348,3 @@ class EDDPMModel(LikelihoodMixin, EDDPMPreTrainedModel):
             )
             errors = torch.where(timesteps == 0, aligned, errors)
         return errors
-
-    def _named(self, data: tuple[torch.Tensor, ...], inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return all inputs by name."""
-        names = self.encoder.input_names
-        if len(data) > len(names):
-            raise TypeError(f"Only {list(names)} may be given by position, in this order; got {len(data)} values.")
-        named = dict(zip(names, data, strict=False))
-        if twice := sorted(named.keys() & inputs.keys()):
-            raise TypeError(f"`{twice[0]}` must be given once, got it by position and by name.")
-        return {**named, **inputs}
-
-    def split_inputs(self, inputs: dict[str, Any], with_targets: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Divide the batch into what the encoder takes and what the decoder takes."""
-        known = {*self.encoder.input_names, *self.decoder.target_names}
-        if unknown := sorted(set(inputs) - known):
-            raise ValueError(f"Inputs must be among {sorted(known)}, got {unknown} besides.")
-        if inputs.get(self.encoder.input_names[0]) is None:
-            raise ValueError(f"`{self.encoder.input_names[0]}` must be given: there is nothing to encode.")
-        encoder_inputs = {name: inputs[name] for name in self.encoder.input_names if name in inputs}
-        if not with_targets:
-            return encoder_inputs, {}
-        if missing := [name for name in self.decoder.target_names if inputs.get(name) is None]:
-            raise ValueError(f"`{missing[0]}` must be given: the loss needs what the decoder reconstructs.")
-        return encoder_inputs, {name: inputs[name] for name in self.decoder.target_names}

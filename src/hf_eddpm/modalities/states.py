@@ -34,34 +34,37 @@ class RecordedStates:
 
 
 def record_states(
-    part: nn.Module, name: str, output_hidden_states: bool, output_attentions: bool
-) -> RecordedStates | None:
-    """Return a record for one part of the model to fill, or None if nothing is asked of it.
+    encoder: nn.Module, decoder: nn.Module | None, output_hidden_states: bool, output_attentions: bool
+) -> tuple[RecordedStates | None, RecordedStates | None]:
+    """Return records for encoder and decoder to fill; None for each if nothing is asked for.
 
     Args:
-        part: The encoder or the decoder.
-        name: "encoder" or "decoder", for the error.
+        encoder: The encoder.
+        decoder: The decoder; None if it does not run.
         output_hidden_states: Whether hidden states are asked for.
         output_attentions: Whether attention weights are.
 
     Raises:
-        ValueError: If the part has none to give.
+        ValueError: If a part has none to give.
     """
     if not (output_hidden_states or output_attentions):
-        return None
+        return None, None
     asked = "output_hidden_states" if output_hidden_states else "output_attentions"
-    kind = type(part).__name__
-    if not getattr(part, "records_states", False):
-        raise ValueError(f"`{asked}` must be False here: the {name}, {kind}, is no transformer that has them.")
-    if output_attentions:
-        config: Any = part.get_submodule("backbone").config
-        used = config._attn_implementation
-        if used != "eager":
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+        if part is None:
+            continue
+        if not getattr(part, "records_states", False):
             raise ValueError(
-                f"`output_attentions` needs attention that is computed step by step, and the {name}'s is {used!r}: "
-                "`model.set_attn_implementation('eager')` changes it."
+                f"`{asked}` must be False here: the {name}, {type(part).__name__}, is no transformer that has them."
             )
-    return RecordedStates(output_hidden_states, output_attentions)
+        config: Any = part.get_submodule("backbone").config
+        if output_attentions and config._attn_implementation != "eager":
+            raise ValueError(
+                f"`output_attentions` needs attention that is computed step by step, and the {name}'s is "
+                f"{config._attn_implementation!r}: `model.set_attn_implementation('eager')` changes it."
+            )
+    record = RecordedStates(output_hidden_states, output_attentions)
+    return record, None if decoder is None else RecordedStates(output_hidden_states, output_attentions)
 
 
 def returned_states(encoder: RecordedStates | None, decoder: RecordedStates | None) -> dict[str, Any]:
