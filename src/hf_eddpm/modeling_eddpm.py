@@ -213,6 +213,7 @@ class EDDPMModel(InputsMixin, LikelihoodMixin, EDDPMPreTrainedModel):
             output = EDDPMOutput(latents=latents, posterior_mean=posterior.mean, properties=predictions, **states)
             return output if return_dict else output.to_tuple()
 
+        over_processes = mean_over_processes if self.training else torch.Tensor.clone
         # In training the decoder sees latents with noise of a variance drawn for each datum.
         decoder_latents = disturb(latents, config.decoder_noise_variance, generator) if self.training else latents
         draws = config.denoiser_samples_per_latent if timesteps is None else 1
@@ -237,13 +238,12 @@ class EDDPMModel(InputsMixin, LikelihoodMixin, EDDPMPreTrainedModel):
             chain, timesteps, noise, row_weights = evaluation_draws(
                 posterior.mean, posterior.variance, len(self.scheduler)
             )
-        gradient = config.encoder_gradient_scale
         mean = repeat(posterior.mean, len(chain) // len(latents))
         labels = None if class_labels is None else repeat(class_labels, len(chain) // len(latents))
         if labels is not None and self.training:
             labels = drop_labels(labels, config.label_dropout, generator)
         errors = self._chain_errors(
-            scale_gradient(chain, gradient), scale_gradient(mean, gradient), timesteps, noise, labels
+            *(scale_gradient(each, config.encoder_gradient_scale) for each in (chain, mean)), timesteps, noise, labels
         )
         if row_weights is not None:
             errors = errors * row_weights
