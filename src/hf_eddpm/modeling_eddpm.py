@@ -242,9 +242,8 @@ class EDDPMModel(InputsMixin, LikelihoodMixin, EDDPMPreTrainedModel):
         labels = None if class_labels is None else repeat(class_labels, len(chain) // len(latents))
         if labels is not None and self.training:
             labels = drop_labels(labels, config.label_dropout, generator)
-        errors = self._chain_errors(
-            *(scale_gradient(each, config.encoder_gradient_scale) for each in (chain, mean)), timesteps, noise, labels
-        )
+        chain, mean = (scale_gradient(each, config.encoder_gradient_scale) for each in (chain, mean))
+        errors = self._chain_errors(chain, mean, timesteps, noise, labels)
         if row_weights is not None:
             errors = errors * row_weights
         if diffusion_mask is not None:
