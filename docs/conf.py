@@ -19,6 +19,7 @@ ROOT = HERE.parent
 
 project = "hf_eddpm"
 author = "The hf_eddpm authors"
+copyright = f"2026, {author}"
 version = release = hf_eddpm.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
@@ -104,6 +105,8 @@ def model_pages() -> dict[str, str]:
         text = card.read_text(encoding="utf-8")
         body = text.split("---\n", 2)[2].lstrip() if text.startswith("---\n") else text
         # pictures lie beside the card
+        if (HERE / "gallery" / f"{name}.md").is_file():
+            body = body.replace("\n## ", f"\nWhat it gives: {{doc}}`../gallery/{name}`.\n\n## ", 1)
         pages[name] = re.sub(r"\]\((?!https?:)([^)#]+\.png)\)", rf"](../../model_cards/{name}/\1)", body)
     return pages
 

@@ -20,6 +20,7 @@ ImageLike = Image.Image | np.ndarray | torch.Tensor
 _RANGES = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
 _ALLOWED = {
     "image_size": Count,
+    "num_channels": Literal[1, 3],  # grey or colour
     "resize": Literal["none", "stretch", "crop"],
     "value_range": Literal["0_1", "-1_1"],
     "background": Annotated[int, Bounds(at_least=0, at_most=255)],
@@ -58,10 +59,8 @@ class EDDPMImageProcessor(EDDPMProcessor):
         value_range: Literal["0_1", "-1_1"] = "0_1",
         background: int = 255,
     ):
-        given = {"image_size": image_size, "resize": resize, "value_range": value_range, "background": background}
-        check_values(given, _ALLOWED)
-        if isinstance(num_channels, bool) or num_channels not in (1, 3):
-            raise ValueError(f"`num_channels` must be 1 (grey) or 3 (colour), got {num_channels!r}.")
+        given = {"image_size": image_size, "num_channels": num_channels, "resize": resize}
+        check_values({**given, "value_range": value_range, "background": background}, _ALLOWED)
         super().__init__()
         self.image_size = int(image_size)  # NumPy's too: a processor is saved as JSON
         self.num_channels = int(num_channels)

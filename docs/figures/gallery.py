@@ -1,0 +1,274 @@
+"""Makes the gallery: what each checkpoint gives, uncurated, with fixed seeds.
+
+    python docs/figures/gallery.py --yelp $YELP --gifford $GIFFORD --gfp $GFP --fashion $FASHION
+
+The folders hold the held-out data; the digits come with scikit-learn. Pictures go to docs/_static/gallery, and a page
+for each checkpoint to docs/gallery. A checkpoint whose data are not named is left as it is.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import torch
+from PIL import Image
+
+from hf_eddpm import EDDPMPipeline, plot_grid
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.modalities.image.data import ImageData, load_images
+from hf_eddpm.modalities.image.files import DIGITS
+from hf_eddpm.modalities.protein.data import load_proteins
+from hf_eddpm.modalities.text.data import load_text
+from hf_eddpm.plots import plot_latents, plot_scores
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "docs" / "_static" / "gallery"
+PAGES = ROOT / "docs" / "gallery"
+SHOWN = 8  # data in a table or a row
+MAPPED = 1000  # data on a map of the latents, and in a histogram
+
+
+def load(name: str) -> EDDPMPipeline:
+    """Return a shipped checkpoint that shows no progress."""
+    pipe = EDDPMPipeline.from_pretrained(ROOT / "model_cards" / name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seed(number: int = 0) -> torch.Generator:
+    """Return a generator with that seed."""
+    return torch.Generator().manual_seed(number)
+
+
+class Page:
+    """A page of the gallery, and its pictures.
+
+    Args:
+        name: The checkpoint.
+        lead: What it is, in a sentence.
+    """
+
+    def __init__(self, name: str, lead: str):
+        self.name = name
+        self.parts = [f"# {name}", f"{lead} Its card: {{doc}}`../models/{name}`."]
+
+    def table(self, title: str, rows: list[dict[str, Any]], text: str = "") -> None:
+        """Add a table of data, each in a code literal so that nothing in it is taken for markup."""
+        cells = [{key: f"`{value}`" for key, value in row.items()} for row in rows]
+        self.parts += [f"## {title}", *([text] if text else []), markdown_table(cells)]
+
+    def picture(self, title: str, kind: str, draw: Any, text: str = "") -> None:
+        """Add a picture: a matplotlib figure or a PIL image."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{self.name}-{kind}.png"
+        if isinstance(draw, Image.Image):
+            draw.save(path, optimize=True)
+        else:
+            draw.savefig(path, dpi=90)
+        self.parts += [f"## {title}", *([text] if text else []), f"![{title}](../_static/gallery/{path.name})"]
+
+    def write(self) -> None:
+        """Write the page."""
+        PAGES.mkdir(parents=True, exist_ok=True)
+        (PAGES / f"{self.name}.md").write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
+
+
+def as_it_is(datum: str) -> str:
+    """Return a datum as a table shows it."""
+    return datum
+
+
+def changes_from(wild_type: str) -> Callable[[str], str]:
+    """Return a function that says by which mutations a variant differs, for example A39W; "wild type" for none."""
+
+    def changes(variant: str) -> str:
+        if len(variant) != len(wild_type):
+            return f"{len(variant)} residues"
+        pairs = enumerate(zip(wild_type, variant, strict=True), start=1)
+        return " ".join(f"{old}{place}{new}" for place, (old, new) in pairs if old != new) or "wild type"
+
+    return changes
+
+
+def nearest(
+    pipe: EDDPMPipeline, queries: list[str], pool: list[str], show: Callable[[str], str]
+) -> list[dict[str, str]]:
+    """Return each query's nearest neighbours among others, by the cosine of the embeddings."""
+    a, b = (torch.nn.functional.normalize(pipe.encode(data).embeddings, dim=1) for data in (queries, pool))
+    order = (a @ b.T).argsort(1, descending=True)
+    return [
+        {"query": show(query), **{f"neighbour {place + 1}": show(pool[int(row[place])]) for place in range(2)}}
+        for query, row in zip(queries, order, strict=True)
+    ]
+
+
+def shuffled(data: Sequence[str], by_word: bool) -> list[str]:
+    """Return the data with their words, or letters, in a random order."""
+    generator = seed(1)
+    pieces = [datum.split() if by_word else list(datum) for datum in data]
+    orders = [torch.randperm(len(each), generator=generator).tolist() for each in pieces]
+    joiner = " " if by_word else ""
+    return [joiner.join(each[place] for place in order) for each, order in zip(pieces, orders, strict=True)]
+
+
+def sequences(
+    page: Page,
+    pipe: EDDPMPipeline,
+    held_out: list[str],
+    labels: Sequence[Any],
+    by_word: bool,
+    show: Callable[[str], str] = as_it_is,
+) -> None:
+    """Add what sentences and proteins have in common."""
+    samples = pipe(num_samples=MAPPED, generator=seed()).samples
+    page.table("Samples", [{"sample": show(sample)} for sample in samples[:SHOWN]], "The first of seed 0.")
+    originals = held_out[:SHOWN]
+    plain, refined = pipe.reconstruct(originals), pipe.reconstruct(originals, refinement_steps=10)
+    page.table(
+        "Reconstructions",
+        [
+            {"held-out datum": show(a), "one pass": show(b), "10 refinement steps": show(c)}
+            for a, b, c in zip(originals, plain, refined, strict=True)
+        ],
+    )
+    path = pipe.interpolate(held_out[0], held_out[1], num_steps=7)[0]
+    page.table("From one to another", [{"point": str(at), "datum": show(datum)} for at, datum in enumerate(path)])
+    latents = pipe.encode(held_out[:MAPPED]).latents
+    figure = plot_latents(latents, list(labels[:MAPPED]))
+    page.picture("A map of the latents", "latents", figure, "Held-out data in the plane in which they vary most.")
+    page.table("Nearest neighbours", nearest(pipe, held_out[:SHOWN], held_out[SHOWN:2000], show))
+    few = held_out[:300]
+    kinds = {"held-out data": few, "samples": samples[:300], "shuffled": shuffled(few, by_word)}
+    scores = {name: pipe.score(data, num_timesteps=16, generator=seed()).bits_per_unit for name, data in kinds.items()}
+    figure = plot_scores(scores, label="bits per token, by the bound")
+    page.picture("Scores", "scores", figure, "Fewer bits: the model finds it likelier.")
+
+
+def yelp(folder: Path) -> None:
+    """The gallery of the review sentences."""
+    pipe = load("eddpm-yelp-mini")
+    data = load_text([f"{folder}/dev.0.txt.gz=0", f"{folder}/dev.1.txt.gz=1"]).sample(3000, 0)
+    labels = ["complaint" if label == 0 else "praise" for label in data.labels or []]
+    order = torch.randperm(len(data), generator=seed()).tolist()
+    sentences, labels = [data.sentences[row] for row in order], [labels[row] for row in order]
+    page = Page("eddpm-yelp-mini", "Restaurant reviews, lower case.")
+    sequences(page, pipe, sentences, labels, by_word=True)
+    praise, complaints = (
+        [sentence for sentence, label in zip(sentences, labels, strict=True) if label == kind][:200]
+        for kind in ("praise", "complaint")
+    )
+    direction = pipe.direction(praise, complaints)
+    rows = [{"complaint": sentence} for sentence in complaints[200 - SHOWN :]]
+    for scale in (1.0, 1.5, 2.0):
+        edits = pipe.edit([row["complaint"] for row in rows], direction=direction, scale=scale, refinement_steps=10)
+        for row, edit in zip(rows, edits, strict=True):
+            row[f"towards praise, scale {scale:g}"] = edit
+    page.table("Edits", rows)
+    page.write()
+
+
+def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_it_is, **reading: Any) -> None:
+    """The gallery of a family of proteins."""
+    pipe = load(name)
+    data = load_proteins(str(table), **reading)
+    order = torch.randperm(len(data.sequences), generator=seed()).tolist()
+    held_out = [data.sequences[row] for row in order]
+    values = [float(data.properties[row][0]) for row in order]
+    page = Page(name, lead)
+    sequences(page, pipe, held_out, values, False, show)
+    low = [row for row, value in enumerate(values) if value < sorted(values)[len(values) // 2]][:SHOWN]
+    better = pipe.optimize([held_out[row] for row in low], method="guided", max_mutations=3, generator=seed())
+    page.table(
+        "Optimised, at most three mutations",
+        [
+            {
+                "start": show(held_out[row]),
+                "measured": f"{values[row]:.2f}",
+                "found": show(found),
+                "predicted": f"{float(value[0]):.2f}",
+            }
+            for row, found, value in zip(low, better.samples, better.predictions, strict=True)
+        ],
+        "What is predicted is the model's own opinion of what it found.",
+    )
+    page.write()
+
+
+def images(name: str, lead: str, data: ImageData, scale: int, class_names: Sequence[str]) -> None:
+    """The gallery of an image checkpoint."""
+    pipe = load(name)
+    pictures = [Image.fromarray(image[..., 0]) for image in data.images]
+    labels = data.labels("label").tolist()
+    order = torch.randperm(len(pictures), generator=seed()).tolist()
+    pictures, labels = [pictures[row] for row in order], [labels[row] for row in order]
+    page = Page(name, lead)
+    samples = pipe(num_samples=100, generator=seed()).samples
+    page.picture("Samples", "samples", plot_grid(samples, num_columns=20, scale=scale), "A hundred of seed 0.")
+    originals = pictures[:16]
+    once = pipe.reconstruct(originals, generator=seed())
+    exact = pipe.reconstruct(originals, invert_noise=True)
+    text = "Originals; decoded from the latents and fresh noise; decoded from the latents and the images' own noise."
+    page.picture("Reconstructions", "reconstructions", plot_grid([originals, once, exact], scale=scale), text)
+    firsts = [labels.index(label) for label in range(len(class_names))]
+    pairs = list(zip(firsts, firsts[1:], strict=False))[::2]
+    paths = pipe.interpolate(
+        [pictures[a] for a, _ in pairs],
+        [pictures[b] for _, b in pairs],
+        num_steps=9,
+        space="latents",
+        invert_noise=True,
+    )
+    page.picture("From one to another", "interpolation", plot_grid(paths, scale=scale))
+    rows = [
+        pipe(
+            num_samples=len(class_names),
+            class_labels=list(range(len(class_names))),
+            guidance_scale=weight,
+            generator=seed(),
+        ).samples
+        for weight in (0.0, 1.0, 2.0, 4.0)
+    ]
+    text = f"Asked for {', '.join(class_names)}; `guidance_scale` 0, 1, 2, 4 from top to bottom, the same noise."
+    page.picture("Classes, from no guidance to strong", "guidance", plot_grid(rows, scale=scale), text)
+    latents = pipe.encode(pictures[:MAPPED]).latents
+    figure = plot_latents(latents, [class_names[label] for label in labels[:MAPPED]])
+    page.picture("A map of the latents", "latents", figure, "Data in the plane in which they vary most.")
+    page.write()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the pages of the checkpoints whose data are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("yelp", "gifford", "gfp", "fashion"):
+        parser.add_argument(f"--{name}", type=Path, help="folder of its data")
+    arguments = parser.parse_args(words)
+    digits = load_images(DIGITS)
+    jobs: list[Callable[[], None]] = [
+        lambda: images("eddpm-digits", "Handwritten digits of 8 x 8 pixels.", digits, 5, [str(n) for n in range(10)])
+    ]
+    if arguments.yelp:
+        jobs.append(lambda: yelp(arguments.yelp))
+    if arguments.gifford:
+        table, columns = arguments.gifford / "validation.csv.gz", ["fitness"]
+        lead = "Antibody loops (CDR-H3)."
+        jobs.append(lambda: proteins("eddpm-gifford", lead, table, property_columns=columns, padding_symbol="J"))
+    if arguments.gfp:
+        variants, lead_gfp = arguments.gfp / "validation.csv.gz", "Variants of green fluorescent protein."
+        wild_type = load_proteins(str(arguments.gfp / "wild_type.csv.gz")).sequences[0]
+        changes = changes_from(wild_type)
+        jobs.append(lambda: proteins("eddpm-gfp", lead_gfp, variants, changes, property_columns=["fitness"]))
+    if arguments.fashion:
+        clothes = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
+        data = load_images(str(arguments.fashion / "train-images-idx3-ubyte.gz"))
+        held_out = data.take(slice(len(data) - 6000, None))  # as in configs/image_fashion.json
+        jobs.append(lambda: images("eddpm-fashion", "Clothes of 28 x 28 pixels.", held_out, 2, clothes))
+    for job in jobs:
+        job()
+
+
+if __name__ == "__main__":
+    main()
