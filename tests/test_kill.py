@@ -125,12 +125,13 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_no_more_than_one_save_inte
 
 # Loads two pipelines once, then again and again forks a process that saves one over the other, and kills it.
 SAVES = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys, threading, time
 from pathlib import Path
-import torch
+import torch, tqdm
 from hf_eddpm import EDDPMPipeline
 
 torch.set_num_threads(1)
+tqdm.tqdm.set_lock(threading.RLock())  # its own one is shared with forks: a killed one would keep it for ever
 folder, num_kills = Path(sys.argv[1]), int(sys.argv[2])
 target = folder / "parent" / "target"
 pipes = {name: EDDPMPipeline.from_pretrained(folder / name) for name in ("first", "second")}
