@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -98,6 +99,26 @@ def test_a_killed_run_goes_on_where_it_was(encode, tmp_path, monkeypatch):
     assert all((out / name).stat().st_mtime_ns == time for name, time in before.items())
     assert _read(out) == _read(tmp_path / "whole")
     assert encode() == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: b"", lambda content: bytes(len(content))]
+)
+def test_a_part_without_its_footer_is_made_anew(encode, tmp_path, damage):
+    encode()
+    rows, part = _read(tmp_path / "out"), tmp_path / "out" / "part-000001.parquet"
+    part.write_bytes(damage(part.read_bytes()))
+    assert encode() == 5  # the rows of that part
+    assert _read(tmp_path / "out") == rows
+
+
+def test_a_part_is_on_the_disk_before_it_has_its_name(encode, tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(corpus_parts.os, "fsync", lambda descriptor: steps.append("fsync") or fsync(descriptor))
+    monkeypatch.setattr(corpus_parts.os, "replace", lambda *paths: steps.append("replace") or replace(*paths))
+    encode()
+    assert steps == ["fsync", "replace", "fsync"] * 3
 
 
 def test_parts_made_with_other_settings_are_not_mixed(encode, generate):

@@ -41,7 +41,7 @@ def moment_eigenvalues(count: float, total: torch.Tensor, products: torch.Tensor
     """
     if count < 2:
         raise ValueError(f"`count` must be at least 2: one datum has no covariance, got {count:g}.")
-    mean, products = total.double() / count, products.double() / count
+    mean, products = total.cpu().double() / count, products.cpu().double() / count
     eigenvalues = torch.linalg.eigvalsh(products - mean.outer(mean)).flip(0)
     rounding = 16 * torch.finfo(torch.float64).eps * products.trace()
     return eigenvalues.where(eigenvalues > rounding, torch.zeros_like(eigenvalues))
@@ -200,14 +200,14 @@ def _vectors(values: torch.Tensor, name: str, least: int = 2) -> torch.Tensor:
     """Return `values` as float64 `(num, size)`, checked."""
     if len(values) < least:
         raise ValueError(f"`{name}` must hold at least {least}, got {len(values)}.")
-    vectors = values.detach().flatten(1).double()
+    vectors = values.detach().flatten(1).cpu().double()
     if not bool(torch.isfinite(vectors).all()):
         raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
     return vectors
 
 
 def _checked(eigenvalues: torch.Tensor) -> torch.Tensor:
-    values = eigenvalues.double()
+    values = eigenvalues.cpu().double()
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise ValueError(f"`eigenvalues` must be finite and non-negative, got {eigenvalues}.")
     return values

@@ -62,7 +62,9 @@ class PropertyHead(nn.Module):
         Raises:
             ValueError: If the shape is another, a value is infinite, or a property has no two different values.
         """
-        properties = torch.as_tensor(properties, dtype=torch.float64)
+        properties = torch.as_tensor(
+            properties.cpu() if isinstance(properties, torch.Tensor) else properties, dtype=torch.float64
+        )
         count = len(self.target_mean)
         if properties.ndim != 2 or properties.shape[1] != count:
             raise ValueError(f"`properties` must have the shape (data, {count}), got {tuple(properties.shape)}.")

@@ -107,7 +107,7 @@ def run_chain(
     first = 0
     if start is not None and strength < 1:
         # by the timestep, as schedulers space their steps differently
-        starts = timesteps[:: scheduler.order].double()
+        starts = timesteps[:: scheduler.order].cpu().double()
         first = int((starts + 1 - strength * num_train_timesteps).abs().argmin()) * scheduler.order
         timesteps = timesteps[first:]
     if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from transformers.utils import logging
 
 from ..extras import needs_extra
+from ..hub.saving import flush
 
 with needs_extra("Writing parquet files"):
     import pyarrow
     import pyarrow.parquet as parquet
+
+logger = logging.get_logger(__name__)
 
 SETTINGS_FILE = "settings.json"
 
@@ -71,7 +75,9 @@ def write_part(folder: Path, part: int, columns: dict[str, Any]) -> None:
     """
     partial = folder / f".{part_path(folder, part).name}.{os.getpid()}"
     parquet.write_table(pyarrow.table(columns), partial)
+    flush(partial)
     os.replace(partial, part_path(folder, part))
+    flush(folder)
 
 
 def rows_of_parts(
@@ -121,6 +127,18 @@ def make_parts(
 
 
 def missing_here(folder: Path) -> Callable[[int], bool]:
-    """Returns the function that says whether a part is this process's and not there yet."""
+    """Returns the function that says whether a part is this process's and not there yet, whole."""
     rank, world_size = process_place()
-    return lambda part: part % world_size == rank and not part_path(folder, part).exists()
+    return lambda part: part % world_size == rank and not is_whole(part_path(folder, part))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a part is there with the footer that ends a parquet file; of one that is damaged a warning says so."""
+    if not path.exists():
+        return False
+    try:
+        parquet.read_metadata(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        logger.warning(f"{path.name} is damaged and is made anew: {error}")
+        return False
+    return True

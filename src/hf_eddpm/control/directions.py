@@ -37,15 +37,15 @@ def linear_direction(
             "`positives` and `negatives` must each hold latents of the same shape, got "
             f"{tuple(positives.shape)} and {tuple(negatives.shape)}."
         )
-    features = torch.cat([positives, negatives]).flatten(1).double()
+    features = torch.cat([positives, negatives]).flatten(1).cpu().double()
     if not bool(torch.isfinite(features).all()):
         raise ValueError("`positives` and `negatives` must be finite, got NaN or infinity.")
     scale = features.std(0, correction=0).clamp(min=1e-8)
     features = (features - features.mean(0)) / scale
-    signs = torch.ones(len(features), dtype=torch.float64, device=features.device)
+    signs = torch.ones(len(features), dtype=torch.float64)
     signs[len(positives) :] = -1
     shares = torch.where(signs > 0, 0.5 / len(positives), 0.5 / len(negatives))
-    weights = torch.zeros(features.shape[1] + 1, dtype=torch.float64, device=features.device, requires_grad=True)
+    weights = torch.zeros(features.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -65,7 +65,7 @@ def linear_direction(
             "`positives` and `negatives` must differ, and `weight_decay` leave something: no direction leads from one "
             "to the other."
         )
-    return (normal / norm).float().view(positives.shape[1:])
+    return (normal / norm).float().view(positives.shape[1:]).to(positives.device)
 
 
 @checked
@@ -86,14 +86,14 @@ def orthogonalize(direction: FloatTensor, others: Sequence[FloatTensor]) -> torc
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
     if wrong := [tuple(other.shape) for other in others if other.shape != direction.shape]:
         raise ValueError(f"`others` must all have the shape of `direction`, {tuple(direction.shape)}, got {wrong[0]}.")
-    span = torch.stack([other.flatten() for other in others], dim=1).to(direction.device, torch.float64)
+    span = torch.stack([other.flatten() for other in others], dim=1).cpu().double()
     basis, singular, _ = torch.linalg.svd(span, full_matrices=False)
     basis = basis[:, singular > 1e-8 * singular.max().clamp(min=1e-300)]
-    flat = direction.flatten().double()
+    flat = direction.flatten().cpu().double()
     rest = flat - basis @ (basis.T @ flat)
     if not rest.norm() > 1e-6 * flat.norm():
         raise ValueError("`others` must leave something of the direction, which lies in their span.")
-    return rest.to(direction.dtype).view_as(direction)
+    return rest.to(direction.dtype).view_as(direction).to(direction.device)
 
 
 def principal_directions(
@@ -120,7 +120,7 @@ def principal_directions(
         raise ValueError(f"`num_directions` must be at most {size}, the size of the latents, got {num_directions}.")
     if len(latents) < 2:
         raise ValueError("`data` must hold at least two data.")
-    embeddings = latents.flatten(1).double().cpu()  # (data, latent_size)
+    embeddings = latents.flatten(1).cpu().double()  # (data, latent_size)
     centred = embeddings - embeddings.mean(0)
     covariance = centred.T @ centred / (len(latents) - 1)
     matrix = covariance if sensitivity is None else sensitivity
@@ -153,7 +153,7 @@ def fisher_information(model: EDDPMModel, batches: Iterable[dict[str, Any]]) -> 
         with torch.enable_grad():
             latents = model.encode(**inputs).mean.detach().requires_grad_()
             nats, _ = model.decoder(latents, **targets)
-            slopes = torch.autograd.grad(nats.sum(), latents)[0].flatten(1).double().cpu()
+            slopes = torch.autograd.grad(nats.sum(), latents)[0].flatten(1).cpu().double()
         total += slopes.T @ slopes
         count += len(slopes)
     return total / count

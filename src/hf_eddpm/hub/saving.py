@@ -46,10 +46,10 @@ def replacing(target: Path) -> Iterator[Path]:
         parts = sorted(path.name for path in staging.iterdir())
         (staging / _PARTS_FILE).write_text(json.dumps(parts), encoding="utf-8")
         for path in staging.rglob("*"):
-            _flush(path)
-        _flush(staging)
+            flush(path)
+        flush(staging)
         os.replace(staging, target / _NEW)  # from here on the new pipeline is the one
-        _flush(target)
+        flush(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         if made:
@@ -79,7 +79,7 @@ def finish_save(target: Path) -> None:
             if (target / name).is_dir():
                 shutil.rmtree(target / name)
             os.replace(new / name, target / name)
-    _flush(target)
+    flush(target)
     (new / _PARTS_FILE).unlink()
     new.rmdir()
 
@@ -134,7 +134,7 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make sure that a file, or the names in a folder, outlive a power cut, where the system can do that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -3,6 +3,8 @@
 import torch
 from transformers import LogitsProcessor
 
+from ..double_precision import as_double
+
 
 class DrawnToken(LogitsProcessor):
     """Draws the next token from given generators, where `generate()` would draw it from torch's global one.
@@ -27,7 +29,7 @@ class DrawnToken(LogitsProcessor):
         else:
             device = self.generator.device
             uniform = torch.rand(len(scores), generator=self.generator, device=device).to(scores.device)
-        sums = scores.float().softmax(-1).double().cumsum(-1)
-        tokens = torch.searchsorted(sums, (uniform.double() * sums[:, -1])[:, None], right=True)
-        tokens = tokens.clamp(max=scores.shape[-1] - 1)
+        sums = as_double(scores.float().softmax(-1)).cumsum(-1)
+        tokens = torch.searchsorted(sums, (as_double(uniform) * sums[:, -1])[:, None], right=True)
+        tokens = tokens.clamp(max=scores.shape[-1] - 1).to(scores.device)
         return torch.full_like(scores, float("-inf")).scatter(1, tokens, 0.0)

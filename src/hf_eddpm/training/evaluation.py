@@ -223,4 +223,4 @@ def reach_statistics(sampled: torch.Tensor, unseen: torch.Tensor, real: torch.Te
 
 def as_embeddings(latents: torch.Tensor) -> NDArray[np.float64]:
     """Latents (num, num_latents, latent_dim) as vectors (num, num_latents * latent_dim)."""
-    return latents.flatten(1).double().cpu().numpy()
+    return latents.flatten(1).cpu().double().numpy()

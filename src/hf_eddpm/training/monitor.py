@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from ..diagnostics import moment_eigenvalues, spectrum_statistics
+from ..double_precision import as_double
 from ..outputs import EDDPMOutput
 
 _ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
@@ -25,7 +26,7 @@ class TrainingMonitor:
     def update(self, output: EDDPMOutput) -> None:
         """Add a batch, in float64 and without gradient."""
         assert output.posterior_mean is not None
-        mean = output.posterior_mean.detach().double().flatten(1)  # (batch, latent_size)
+        mean = as_double(output.posterior_mean.detach()).flatten(1)  # (batch, latent_size)
         batch = len(mean)
         values = {
             "count": torch.tensor(batch, dtype=torch.float64, device=mean.device),
@@ -37,7 +38,7 @@ class TrainingMonitor:
             values["products"] = mean.T @ mean
         for name in ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss"):
             if output.get(name) is not None:
-                values[name] = output[name].detach().double() * batch
+                values[name] = as_double(output[name].detach()) * batch
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 

@@ -169,7 +169,7 @@ def _fitness(
     result: dict[str, dict[str, Any]] = {name: {} for name in train.property_names}
     if pipe.model.property_head is not None:
         with stopwatch("predict"):
-            predictions = pipe.predict(dev.sequences, batch_size=settings.batch_size).double().cpu().numpy()
+            predictions = pipe.predict(dev.sequences, batch_size=settings.batch_size).cpu().double().numpy()
         for column, name in enumerate(train.property_names):
             result[name]["model"] = regression_metrics(predictions[:, column], dev.properties[:, column])
     if settings.no_baselines:

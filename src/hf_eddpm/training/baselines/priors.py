@@ -34,7 +34,7 @@ class PriorPipeline(EDDPMPipeline):
 
     def fit(self, latents: torch.Tensor) -> None:
         """Takes mean and covariance of latents `(num, num_latents, latent_dim)`, and the encoder's noise besides."""
-        flat = latents.flatten(1).double()
+        flat = latents.flatten(1).cpu().double()
         covariance = flat.T.cov() + self.model.config.encoder_noise_variance * torch.eye(flat.shape[1])
         self.mean, self.factor = flat.mean(0).float(), torch.linalg.cholesky(covariance).float()
 
