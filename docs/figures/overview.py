@@ -42,7 +42,7 @@ def seed(number: int = 0) -> torch.Generator:
 def text_row() -> dict[str, Any]:
     """What the text model makes of a sentence."""
     pipe = load("eddpm-yelp-mini")
-    sentence = "the pizza was cold ."
+    sentence, bland = "the pizza was cold .", "the food is bland ."
     praise = pipe.direction(
         ["the food was great .", "i love it here .", "the staff was friendly ."],
         ["the food was awful .", "i hate it here .", "the staff was rude ."],
@@ -54,9 +54,9 @@ def text_row() -> dict[str, Any]:
         "latents": pipe.encode([sentence]).latents[0],
         "output": pipe.reconstruct([sentence])[0],
         "verbs": {
-            "sample": pipe(num_samples=2, noise_scale=0.7, generator=seed(1)).samples,
+            "sample": pipe(num_samples=4, noise_scale=0.7, generator=seed(1)).samples,
             "interpolate": [path[0], path[2], path[-1]],
-            "edit": pipe.edit(["the food is bland ."], direction=praise, scale=1.5, refinement_steps=10),
+            "edit": [bland, *pipe.edit([bland], direction=praise, scale=1.5, refinement_steps=10)],
         },
     }
 
@@ -100,7 +100,7 @@ def image_row() -> dict[str, Any]:
     }
 
 
-def show(axes: Axes, value: Any, size: int = 11) -> None:
+def show(axes: Axes, value: Any, size: int = 12) -> None:
     """Put a string, several strings, an image or a strip of images into a box."""
     axes.set_axis_off()
     several = value if isinstance(value, list) else [value]
@@ -110,13 +110,13 @@ def show(axes: Axes, value: Any, size: int = 11) -> None:
     arrays = [np.asarray(image, dtype=float) for image in several]
     gap = np.full((arrays[0].shape[0], 1), arrays[0].min())
     strip = np.hstack([part for array in arrays for part in (array, gap)][:-1])
-    axes.imshow(strip, cmap="gray_r" if len(several) == 1 else "gray_r", interpolation="nearest")
+    axes.imshow(strip, cmap="gray_r", interpolation="nearest")
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> plt.Figure:
     """Return the figure: a row for each kind of data."""
-    figure = plt.figure(figsize=(15, 6.2), facecolor="white")
-    widths = [2.3, 1.9, 2.3, 2.6, 2.9, 2.9]
+    figure = plt.figure(figsize=(14.5, 6.6), facecolor="white")
+    widths = [2.3, 1.5, 2.3, 2.6, 3.0, 2.7]
     grid = figure.add_gridspec(len(rows), 6, width_ratios=widths, hspace=0.45, wspace=0.22)
     for index, row in enumerate(rows):
         boxes = [figure.add_subplot(grid[index, column]) for column in range(6)]
@@ -126,12 +126,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> plt.Figure:
         boxes[1].imshow(latents.view(height, -1), cmap="RdBu", vmin=-2.5, vmax=2.5, aspect="auto")
         boxes[1].set_xticks([]), boxes[1].set_yticks([])
         show(boxes[2], row["output"])
-        boxes[0].set_title(row["kind"], fontsize=12, color=ACCENT)
-        boxes[1].set_title(f"encode: {len(latents)} numbers", fontsize=12, color=ACCENT)
-        boxes[2].set_title("decode", fontsize=12, color=ACCENT)
+        boxes[0].set_title(row["kind"], fontsize=14, color=ACCENT)
+        boxes[1].set_title(f"{len(latents)} numbers", fontsize=14, color=ACCENT)
+        boxes[2].set_title("decode", fontsize=14, color=ACCENT)
         for box, (verb, value) in zip(boxes[3:], row["verbs"].items(), strict=True):
-            box.set_title(verb, fontsize=12, color=ACCENT)
-            show(box, value, size=10)
+            box.set_title(verb, fontsize=14, color=ACCENT)
+            show(box, value, size=11)
     return figure
 
 
