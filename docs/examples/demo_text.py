@@ -1,7 +1,8 @@
 """A tour of a text checkpoint: generate, reconstruct, interpolate, edit and compare sentences.
 
-python docs/examples/demo_text.py                                          # model_cards/eddpm-yelp-mini
-python docs/examples/demo_text.py "the soup was cold ." "i love it here ."   # your own sentences
+python docs/examples/demo_text.py                                            # model_cards/eddpm-sentences
+python docs/examples/demo_text.py "I left my keys at home." "Is it far?"     # your own sentences
+python docs/examples/demo_text.py --checkpoint model_cards/eddpm-yelp-mini --tour yelp
 python docs/examples/demo_text.py --checkpoint runs/docstrings/pipeline --tour docstrings
 """
 
@@ -16,24 +17,65 @@ from transformers.utils import logging
 
 from hf_eddpm import EDDPMPipeline
 
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "model_cards" / "eddpm-yelp-mini"
-EDIT_SCALES = (1.5, 2.0, 3.0)
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "model_cards" / "eddpm-sentences"
+EDIT_SCALES = (1.0, 1.5, 2.0)
 PATH_LENGTH = 7
 REFINEMENT_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Tour:
-    """The sentences a tour uses when none are given, and the contrast that its edits move along."""
+    """The sentences a tour uses when none are given, and the contrast that its edits move along.
+
+    `classes` are what the model's classes are called, `edited` the sentences that are edited; by default all are.
+    """
 
     sentences: tuple[str, ...]
     negative_name: str
     negatives: tuple[str, ...]
     positive_name: str
     positives: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
 
 TOURS = {
+    "sentences": Tour(
+        sentences=(
+            "I left my keys on the kitchen table.",
+            "A woman is riding a bike in the park.",
+            "What time does the library close?",
+            "the food was cold and the waiter was rude .",
+        ),
+        negative_name="one",
+        negatives=(
+            "A man is riding a bike.",
+            "A woman is singing a song.",
+            "A dog runs on the beach.",
+            "A boy is playing with a ball.",
+            "A girl sits on a bench.",
+            "A child is eating ice cream.",
+            "A person walks down the street.",
+            "A cat is sleeping on the sofa.",
+        ),
+        positive_name="two",
+        positives=(
+            "Two men are riding bikes.",
+            "Two women are singing a song.",
+            "Two dogs run on the beach.",
+            "Two boys are playing with a ball.",
+            "Two girls sit on a bench.",
+            "Two children are eating ice cream.",
+            "Two people walk down the street.",
+            "Two cats are sleeping on the sofa.",
+        ),
+        classes=("negative review", "positive review", "user's turn", "system's turn", "caption"),
+        edited=(
+            "A man in a red shirt is cooking.",
+            "A woman is reading a book.",
+            "A boy jumps into the water.",
+        ),
+    ),
     "yelp": Tour(
         sentences=(
             "the food was cold and the waiter was rude .",
@@ -173,20 +215,29 @@ def show_model(pipe: EDDPMPipeline, checkpoint: str) -> None:
 
 
 def show_generation(
-    pipe: EDDPMPipeline, num_samples: int, num_inference_steps: int, noise_scale: float, seed: int
+    pipe: EDDPMPipeline,
+    num_samples: int,
+    num_inference_steps: int,
+    noise_scale: float,
+    seed: int,
+    classes: Sequence[str] = (),
 ) -> None:
     heading(
         "Generate",
         f"random noise of scale {noise_scale}, {num_inference_steps} denoising steps, then the decoder: new sentences",
     )
-    out = pipe(
-        num_samples=num_samples,
-        num_inference_steps=num_inference_steps,
-        noise_scale=noise_scale,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for sample in out.samples:
-        print(f"  {sample}")
+    options = {"num_inference_steps": num_inference_steps, "noise_scale": noise_scale}
+    if len(classes) != pipe.model.config.num_classes or not classes:
+        for sample in pipe(num_samples, generator=torch.Generator().manual_seed(seed), **options).samples:
+            print(f"  {sample}")
+        return
+    for label, name in enumerate(classes):
+        generator = torch.Generator().manual_seed(seed)
+        count = max(1, num_samples // len(classes))
+        samples = pipe(count, class_labels=label, guidance_scale=3.0, generator=generator, **options).samples
+        print(f"  {name}:")
+        for sample in samples:
+            print(f"    {sample}")
 
 
 def show_reconstruction(pipe: EDDPMPipeline, sentences: Sequence[str]) -> None:
@@ -256,11 +307,11 @@ def main() -> None:
     parser.add_argument("sentences", nargs="*", help="your own sentences, written like the training data")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="local folder or Hub id")
     parser.add_argument(
-        "--tour", choices=TOURS, default="yelp", help="kind of sentences the checkpoint was trained on"
+        "--tour", choices=TOURS, default="sentences", help="kind of sentences the checkpoint was trained on"
     )
-    parser.add_argument("--num_samples", type=int, default=8)
-    parser.add_argument("--num_inference_steps", type=int, default=20)
-    parser.add_argument("--noise_scale", type=float, default=0.9, help="below 1: more typical, less varied samples")
+    parser.add_argument("--num_samples", type=int, default=15)
+    parser.add_argument("--num_inference_steps", type=int, default=50)
+    parser.add_argument("--noise_scale", type=float, default=0.8, help="below 1: more typical, less varied samples")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -272,11 +323,12 @@ def main() -> None:
     logging.set_verbosity_error()
     sentences = arguments.sentences or tour.sentences
     show_model(pipe, arguments.checkpoint)
-    show_generation(pipe, arguments.num_samples, arguments.num_inference_steps, arguments.noise_scale, arguments.seed)
+    sampling = (arguments.num_samples, arguments.num_inference_steps, arguments.noise_scale, arguments.seed)
+    show_generation(pipe, *sampling, tour.classes)
     show_reconstruction(pipe, sentences)
     first, second, *_ = *sentences, *tour.sentences
     show_interpolation(pipe, first, second)
-    show_edit(pipe, sentences, tour)
+    show_edit(pipe, arguments.sentences or tour.edited or tour.sentences, tour)
     show_neighbours(pipe, sentences, tour.negatives + tour.positives)
     print(f"\nThe whole tour took {time.perf_counter() - start:.0f} seconds.")
 
