@@ -85,6 +85,8 @@ LIMITS = {
     r"bulk\.generate": "--num_samples 20 --num_inference_steps 2",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
     r"docstring_corpus": "--limit 20",
+    r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",
+    r"sentences/(prepare|probes)|figures/(gallery|overview)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",
     r"demo_image": "--num_inference_steps 2",
 }
@@ -102,6 +104,8 @@ PIPELINES = {
     "runs/digits/pipeline": "eddpm-digits",
     "runs/fashion/pipeline": "eddpm-fashion",
 }
+# Shell variables of the documents, each a folder of that name in small letters.
+NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS")
 # Options whose folder the printed `train.py guide` or `train.py distill` with that output folder makes.
 MADE = {"--guide": "guide", "--sentiment": "guide", "--length": "guide", "--distilled": "distill"}
 
@@ -271,8 +275,47 @@ def _write_text(folder):
     train, dev = (_some(_read(captions / f"{part}.txt.gz"), 80) for part in ("train", "dev"))
     for name in ("captions.train.txt.gz", "captions.txt.gz"):
         _write(folder / name, train)
+    _write_sentences(folder)
     for name in ("captions.dev.txt.gz", "captions.dev.0.txt.gz", "held_out.txt.gz"):
         _write(folder / name, dev)
+
+
+def _write_sentences(folder):
+    """Small copies of what training/studies/sentences reads, and what it makes of them."""
+    for source, place in (("yelp", "yelp"), ("yelp", "data/yelp")):
+        for label in "01":
+            _write(
+                folder / place / f"more.{label}.txt.gz",
+                _some(_read(DATA / "text" / source / f"more.{label}.txt.gz"), 20),
+            )
+            for part in ("train", "dev"):
+                rows = _some(_read(DATA / "text" / source / f"{part}.{label}.txt.gz"), 80)
+                _write(folder / place / f"{part}.{label}.txt.gz", rows)
+    for source in ("dialogue", "captions5"):
+        for part in ("train", "dev"):
+            rows = _some(_read(DATA / "text" / source / f"{part}.tsv.gz"), 80)
+            for place in (source.removesuffix("5"), f"data/{source}"):
+                _write(folder / place / f"{part}.tsv.gz", rows)
+    for label in range(5):
+        for part in ("train", "dev"):
+            _write(
+                folder / "data" / "sentences" / f"{part}.{label}.txt",
+                [f"Sentence {n} of class {label}." for n in range(9)],
+            )
+    entry = "{'eval_reconstruction_loss': '3.4', 'epoch': '0.5'}"
+    for name in ("a", "runs/b"):
+        _write(
+            folder / f"{name}.log",
+            [
+                'model_config: {"num_classes": 5}',
+                "Num examples = 80",
+                "Instantaneous batch size per device = 8",
+                entry,
+            ],
+        )
+    _write(folder / "b.log", (folder / "a.log").read_text().splitlines())
+    for name in ("bad", "good"):
+        _write(folder / f"{name}.txt", [f"this is {name} {n} ." for n in range(40)])
 
 
 def _write_proteins(folder):
@@ -280,6 +323,8 @@ def _write_proteins(folder):
         for part in ("train", "validation"):
             header, *rows = _read(DATA / "protein" / name / f"{part}.csv.gz")
             _write(folder / name / f"{part}.csv.gz", [header, *_some(rows, 200 if part == "train" else 60)])
+    shutil.copy(DATA / "protein" / "gfp" / "wild_type.csv.gz", folder / "gfp")
+    _write(folder / "variants.csv", [header, *_some(rows, 60)])
 
 
 def _write_images(folder):
@@ -330,7 +375,7 @@ class Workplace:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            **{name: name.lower() for name in ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES")},
+            **{name: name.lower() for name in NAMED_FOLDERS},
         }
         socket = programs / "socket"
         python = f"{sys.executable} -IS {SERVER} run {socket}"

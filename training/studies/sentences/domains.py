@@ -4,10 +4,10 @@
         --output training/studies/sentences/results/domains.json
 
 `--data` is the folder that `prepare.py` wrote. Reconstruction: BLEU and exact match in one pass and after ten
-refinement steps, on held-out sentences of each domain and on `plain.txt`, forty sentences written for this test.
-Samples of each class, beside held-out sentences: perplexity under a trigram model of the training sentences, perplexity
-of held-out sentences under a trigram model of the samples, distinct bigrams, mean length. With `--captions`: how often
-a caption's nearest neighbour is one of the same picture.
+refinement steps, on held-out sentences of each domain and on `plain.txt`, forty sentences written for this
+test. Samples of each class, beside held-out sentences: perplexity under a trigram model of the training
+sentences, perplexity of held-out sentences under a trigram model of the samples, distinct bigrams, mean length.
+With `--captions`: how often a caption's nearest neighbour is one of the same picture.
 """
 
 import argparse
