@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock demo demo-image demo-train clean
+.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock app demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -63,6 +63,9 @@ test-lowest: $(VENV)/.installed-dev  ## the fast tests with the lowest direct ve
 lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges of pyproject.toml
 	UV_PYTHON_DOWNLOADS=never $(bin)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade \
 		--constraint requirements/pins.txt --custom-compile-command "make lock" pyproject.toml --output-file $(lock)
+
+app: $(VENV)/.installed-app  ## a page in the browser that tries the checkpoint in model_cards/eddpm-yelp-mini
+	$(bin)/hf-eddpm app model_cards/eddpm-yelp-mini
 
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/python docs/examples/demo_text.py

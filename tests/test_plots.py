@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_eddpm.plots import plot_front, plot_interpolation, plot_latents, plot_scores
+from hf_eddpm.plots import plot_front, plot_interpolation, plot_latents, plot_scores, project_latents
 
 
 def _drawn(figure, tmp_path):
@@ -33,6 +33,15 @@ def test_the_plane_is_the_one_in_which_latents_vary_most(labels, tmp_path):
     assert len(points) == 20
     np.testing.assert_allclose(np.sort(np.abs(points[:, 0])), np.sort(np.abs(np.linspace(-5, 5, 20))), atol=0.1)
     assert _drawn(figure, tmp_path)
+
+
+def test_points_can_be_placed_in_the_plane_of_others():
+    basis = torch.zeros(9, 3)
+    basis[:, 2] = torch.linspace(-4, 4, 9)
+    basis[0, 0], basis[1, 0] = 0.1, -0.1
+    points, shares = project_latents(torch.tensor([[0.0, 7.0, 2.0]]), basis)
+    assert points.shape == (1, 2) and abs(abs(points[0, 0]) - 2) < 0.05  # the second number is outside the plane
+    assert shares[0] > 0.99 and sum(shares) <= 1.0 + 1e-9
 
 
 def test_scores_and_fronts_are_drawn(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from .argument_types import Count, FloatTensor, checked
@@ -81,16 +82,9 @@ def plot_latents(
     Raises:
         ValueError: If there are fewer than three data, values are not finite, or labels do not fit.
     """
-    flat = latents.detach().float().cpu().flatten(1)
-    reference = flat if basis is None else basis.detach().float().cpu().flatten(1)
-    if len(reference) < 3 or not bool(flat.isfinite().all()):
-        raise ValueError("`latents` must be those of at least three data, and finite.")
-    if labels is not None and len(labels) != len(flat):
-        raise ValueError(f"`labels` must hold one label for each of {len(flat)} data, got {len(labels)}.")
-    centre = reference.mean(0)
-    _, singular, directions = torch.linalg.svd(reference - centre, full_matrices=False)
-    points = ((flat - centre) @ directions[:2].T).numpy()
-    shares = (singular.square() / singular.square().sum())[:2].tolist()
+    if labels is not None and len(labels) != len(latents):
+        raise ValueError(f"`labels` must hold one label for each of {len(latents)} data, got {len(labels)}.")
+    points, shares = project_latents(latents, basis)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     if labels is None:
@@ -110,6 +104,32 @@ def plot_latents(
     axes.set_ylabel(f"second direction ({shares[1]:.0%})")
     _tidy(axes)
     return figure
+
+
+@checked
+def project_latents(
+    latents: FloatTensor, basis: FloatTensor | None = None
+) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Return where latents lie in the plane of `plot_latents`, and the shares of the variance along its axes.
+
+    Args:
+        latents: `(data, num_latents, latent_dim)` or `(data, size)`.
+        basis: At least three latents whose plane is taken, by default these.
+
+    Returns:
+        float64 `(data, 2)`, and two shares in [0, 1].
+
+    Raises:
+        ValueError: If there are fewer than three data to take the plane from, or values are not finite.
+    """
+    flat = latents.detach().double().cpu().flatten(1)
+    reference = flat if basis is None else basis.detach().double().cpu().flatten(1)
+    if len(reference) < 3 or not bool(flat.isfinite().all()):
+        raise ValueError("`latents` must be those of at least three data, and finite.")
+    centre = reference.mean(0)
+    _, singular, directions = torch.linalg.svd(reference - centre, full_matrices=False)
+    shares = (singular.square() / singular.square().sum())[:2].tolist()
+    return ((flat - centre) @ directions[:2].T).numpy(), (shares[0], shares[1])
 
 
 @checked

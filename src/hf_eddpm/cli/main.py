@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..extras import needs_extra
 from .usual_options import USUAL_OPTIONS
 
 app = typer.Typer(
@@ -204,6 +205,33 @@ def optimize(
         generator=session.generator(seed),
     )
     session.write({"sample": result.samples, "prediction": result.predictions.cpu().numpy()})
+
+
+@app.command("app")
+def serve_app(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Folder of a saved pipeline, or its Hub id; none to load one on the page.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; this machine by default.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port; the first free one from 7860 by default.")] = None,
+    export_space: Annotated[
+        str | None,
+        typer.Option("--export_space", "--export-space", help="Write the files of a Space there, and open nothing."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Try a checkpoint on a page in the browser."""
+    with needs_extra("The app", "app"):
+        from ..app import page, space
+    if export_space is not None:
+        typer.echo(f"{export_space}: {', '.join(space.export_space(export_space, checkpoint))}")
+        return
+    is_local = host in (
+        None,
+        "127.0.0.1",
+        "localhost",
+    )  # visitors from elsewhere may not ask for this machine's folders
+    page.serve(page.build_page(checkpoint, device, "all" if is_local else "hub"), host, port)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""A page in the browser that tries a checkpoint: `hf-eddpm app`."""
