@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from hf_eddpm.hub.card import ORGANISATION
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 # What a block holds that cannot run here: a repository of the Hub, a file of the reader's, an extra, a name that is
 # the reader's. Other tests run these with stand-ins.
-NOT_HERE = re.compile(r"user/|my_sentences|import ray|reviews\.txt")
+NOT_HERE = re.compile(rf"{ORGANISATION}/|my_sentences|import ray|reviews\.txt")
 OWN_TESTS = {"adding-a-modality.md", "schedulers.md"}  # test_adding_a_modality.py; a snippet about a pipeline at hand
 ALIKE = 0.8  # share of a printed text that must be as shown: other processors round otherwise
 
@@ -72,3 +74,11 @@ def test_links_between_pages_and_to_pictures_lead_somewhere():
             if not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")
     assert missing == []
+
+
+def test_the_only_owner_of_models_in_the_documentation_is_the_placeholder():
+    owners = set()
+    for page in [*PAGES, *sorted((ROOT / "model_cards").glob("*/README.md"))]:
+        calls = r"""(?:from_pretrained\(|push_to_hub\(|hf-eddpm push \S+ )["']?([\w.-]+)/"""
+        owners |= set(re.findall(calls, page.read_text(encoding="utf-8")))
+    assert owners - {"model_cards", "runs"} == {ORGANISATION}
