@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock demo demo-image demo-train clean
+.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock package release demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -35,6 +35,9 @@ quality: $(VENV)/.installed-dev  ## check the style, change nothing
 	$(bin)/ruff format --check .
 	$(bin)/lint-imports
 	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[bf]*.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 types: $(VENV)/.installed-dev
 	$(bin)/mypy
@@ -63,6 +66,13 @@ test-lowest: $(VENV)/.installed-dev  ## the fast tests with the lowest direct ve
 lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges of pyproject.toml
 	UV_PYTHON_DOWNLOADS=never $(bin)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade \
 		--constraint requirements/pins.txt --custom-compile-command "make lock" pyproject.toml --output-file $(lock)
+
+package: $(VENV)/.installed-dev $(VENV)/.installed-build  ## wheel and sdist in dist/, tried in a fresh environment
+	.ci/package.sh $(PYTHON) $(bin)/python
+
+release: $(VENV)/.installed-dev  ## check that CHANGELOG.md describes the version, then package it; uploads nothing
+	$(bin)/python .ci/check_changelog.py
+	$(MAKE) package
 
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/python docs/examples/demo_text.py
