@@ -87,5 +87,5 @@ demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's do
 	$(bin)/python docs/examples/demo_text.py --checkpoint $(docstrings)/pipeline --tour docstrings
 
 clean:  ## the environments and every cache; trained models in runs/ stay
-	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .import_linter_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests training docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -62,7 +62,8 @@ def test_every_page_is_reached_from_the_first():
             names = [line for line in body.splitlines() if line and not line.startswith(":")]
             listed |= {(index.parent / name).relative_to(docs).as_posix() for name in names}
     written = {"models/index", "reference/command-line"}  # by conf.py
-    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
+    sources = [*docs.rglob("*.md"), *(docs / "notebooks").glob("*.ipynb")]
+    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in sources}
     generated = {page for page in pages if page.startswith("models/")} | written
     assert listed - generated == pages - generated - {"index"} - {p for p in pages if p.startswith("_build/")}
 

@@ -31,7 +31,7 @@ def _script(name):
         ("# C\n\n## [1.0.0] - unreleased\n\n- New.\n", "must end with the date, got `unreleased`"),
         ("# C\n\n## [1.0.0] - 2030-01-02\n\n## [0.1.0] - 2029-01-01\n\n- Old.\n", "says nothing of 1.0.0"),
         (
-            "# C\n\n## [1.1.0] - 2030-01-02\n\n- x\n\n## [1.0.0] - 2029-01-01\n\n- y\n",
+            "# C\n\n## [1.1.0] - 2030-01-02\n\n- x\n\n## [1.0.0] - 2029-01-01\n\n- y",
             "newest release in CHANGELOG.md is",
         ),
     ],
