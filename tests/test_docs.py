@@ -13,6 +13,7 @@ from hf_eddpm.hub.card import ORGANISATION
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BENCHMARKS = [page for page in sorted((ROOT / "docs" / "benchmarks").glob("*.md")) if page.stem != "index"]
 # What a block holds that cannot run here: a repository of the Hub, a file of the reader's, an extra, a name that is
 # the reader's. Other tests run these with stand-ins.
 NOT_HERE = re.compile(rf"{ORGANISATION}/|my_sentences|import ray|reviews\.txt")
@@ -83,3 +84,14 @@ def test_the_only_owner_of_models_in_the_documentation_is_the_placeholder():
         calls = r"""(?:from_pretrained\(|push_to_hub\(|hf-eddpm push \S+ )["']?([\w.-]+)/"""
         owners |= set(re.findall(calls, page.read_text(encoding="utf-8")))
     assert owners - {"model_cards", "runs"} == {ORGANISATION}
+
+
+@pytest.mark.parametrize("page", BENCHMARKS, ids=lambda page: page.stem)
+def test_a_benchmark_starts_with_a_question_and_an_answer_that_its_numbers_are_in(page):
+    title, question, answer, rest = page.read_text(encoding="utf-8").split("\n\n", 3)
+    assert title.startswith("# ") and re.fullmatch(r"\*\*Question\.\*\* .*\?", question, re.S)
+    assert answer.startswith("**Answer.** ") and len(answer.split()) < 110
+    measured = set(re.findall(r"\d+(?:\.\d+)?", rest.replace(",", "")))
+    stated = re.findall(r"(?<![\w.])\d+\.\d+", answer)
+    rounded = {f"{float(number):.{places}f}" for number in measured for places in (1, 2, 3)}
+    assert [number for number in stated if number not in measured | rounded] == []
