@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock app demo demo-image demo-train clean
+.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock package release app demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -35,6 +35,9 @@ quality: $(VENV)/.installed-dev  ## check the style, change nothing
 	$(bin)/ruff format --check .
 	$(bin)/lint-imports
 	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[bf]*.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 types: $(VENV)/.installed-dev
 	$(bin)/mypy
@@ -67,6 +70,13 @@ lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges o
 app: $(VENV)/.installed-app  ## a page in the browser that tries the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/hf-eddpm app model_cards/eddpm-yelp-mini
 
+package: $(VENV)/.installed-dev $(VENV)/.installed-build  ## wheel and sdist in dist/, tried in a fresh environment
+	.ci/package.sh $(PYTHON) $(bin)/python
+
+release: $(VENV)/.installed-dev  ## check that CHANGELOG.md describes the version, then package it; uploads nothing
+	$(bin)/python .ci/check_changelog.py
+	$(MAKE) package
+
 demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
 	$(bin)/python docs/examples/demo_text.py
 
@@ -80,5 +90,5 @@ demo-train: $(VENV)/.installed-train  ## train a tiny model on this machine's do
 	$(bin)/python docs/examples/demo_text.py --checkpoint $(docstrings)/pipeline --tour docstrings
 
 clean:  ## the environments and every cache; trained models in runs/ stay
-	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist .mypy_cache .import_linter_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests training docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,9 +22,10 @@ author = "The hf_eddpm authors"
 copyright = f"2026, {author}"
 version = release = hf_eddpm.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "examples", "figures"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "examples", "figures", "**.ipynb_checkpoints"]
+nb_execution_mode = "off"  # notebooks are stored with their output
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # the docstrings say what may be given

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from hf_eddpm.hub.card import ORGANISATION
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BENCHMARKS = [page for page in sorted((ROOT / "docs" / "benchmarks").glob("*.md")) if page.stem != "index"]
 # What a block holds that cannot run here: a repository of the Hub, a file of the reader's, an extra, a name that is
 # the reader's. Other tests run these with stand-ins.
-NOT_HERE = re.compile(r"user/|my_sentences|import ray|reviews\.txt")
+NOT_HERE = re.compile(rf"{ORGANISATION}/|my_sentences|import ray|reviews\.txt")
 OWN_TESTS = {"adding-a-modality.md", "schedulers.md"}  # test_adding_a_modality.py; a snippet about a pipeline at hand
 ALIKE = 0.8  # share of a printed text that must be as shown: other processors round otherwise
 
@@ -60,7 +63,8 @@ def test_every_page_is_reached_from_the_first():
             names = [line for line in body.splitlines() if line and not line.startswith(":")]
             listed |= {(index.parent / name).relative_to(docs).as_posix() for name in names}
     written = {"models/index", "reference/command-line"}  # by conf.py
-    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
+    sources = [*docs.rglob("*.md"), *(docs / "notebooks").glob("*.ipynb")]
+    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in sources}
     generated = {page for page in pages if page.startswith("models/")} | written
     assert listed - generated == pages - generated - {"index"} - {p for p in pages if p.startswith("_build/")}
 
@@ -72,3 +76,22 @@ def test_links_between_pages_and_to_pictures_lead_somewhere():
             if not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")
     assert missing == []
+
+
+def test_the_only_owner_of_models_in_the_documentation_is_the_placeholder():
+    owners = set()
+    for page in [*PAGES, *sorted((ROOT / "model_cards").glob("*/README.md"))]:
+        calls = r"""(?:from_pretrained\(|push_to_hub\(|hf-eddpm push \S+ )["']?([\w.-]+)/"""
+        owners |= set(re.findall(calls, page.read_text(encoding="utf-8")))
+    assert owners - {"model_cards", "runs"} == {ORGANISATION}
+
+
+@pytest.mark.parametrize("page", BENCHMARKS, ids=lambda page: page.stem)
+def test_a_benchmark_starts_with_a_question_and_an_answer_that_its_numbers_are_in(page):
+    title, question, answer, rest = page.read_text(encoding="utf-8").split("\n\n", 3)
+    assert title.startswith("# ") and re.fullmatch(r"\*\*Question\.\*\* .*\?", question, re.S)
+    assert answer.startswith("**Answer.** ") and len(answer.split()) < 110
+    measured = set(re.findall(r"\d+(?:\.\d+)?", rest.replace(",", "")))
+    stated = re.findall(r"(?<![\w.])\d+\.\d+", answer)
+    rounded = {f"{float(number):.{places}f}" for number in measured for places in (1, 2, 3)}
+    assert [number for number in stated if number not in measured | rounded] == []

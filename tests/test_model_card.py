@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.hub.card import build_model_card, markdown_table, save_model_card
+from hf_eddpm.hub.card import ORGANISATION, build_model_card, markdown_table, save_model_card
 from hf_eddpm.training import runs, train_text
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.text_card import markdown_tables, write_text_card
@@ -105,9 +105,11 @@ def test_tables_hold_the_numbers_of_the_facts(pipe, folder):
         assert re.search(rf"\| {part} \|.*\| {count:,} \|", text)
 
 
-def test_snippet_runs_beside_the_folder(pipe, folder, monkeypatch, capsys):
+def test_snippet_runs_beside_a_copy_under_the_hub_id(pipe, folder, monkeypatch, capsys):
     text = write_text_card(pipe, folder).read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    (folder.parent / ORGANISATION).mkdir()
+    (folder.parent / ORGANISATION / "my-model").symlink_to(folder)
     monkeypatch.chdir(folder.parent)
     exec(compile(snippet, "snippet", "exec"), {})
     assert "torch.Size([2, 16])" in capsys.readouterr().out

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_eddpm.plots import plot_front, plot_interpolation, plot_latents, plot_scores, project_latents
+from hf_eddpm.plots import plot_curves, plot_front, plot_interpolation, plot_latents, plot_scores, project_latents
 
 
 def _drawn(figure, tmp_path):
@@ -70,3 +70,31 @@ def test_scores_and_fronts_are_drawn(tmp_path):
 def test_what_cannot_be_drawn_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_curves_show_terms_of_training_and_held_out_data_and_the_rank(tmp_path):
+    history = []
+    for step in (1, 2, 3):
+        terms = {"reconstruction_loss": 2 / step, "diffusion_loss": 1 / step, "loss": 3 / step, "effective_rank": step}
+        history += [{"step": step, "learning_rate": 0.1, **terms}]
+        history += [{"step": step, "eval_runtime": 1.0, **{f"eval_{name}": value for name, value in terms.items()}}]
+    history += [{"train_runtime": 2.0, "train_loss": 1.0, "step": 3}]
+    figure = plot_curves(history)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["training", "held-out", "effective rank"]
+    for axes in figure.axes[:2]:
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert set(lines) == {"reconstruction loss", "diffusion loss", "loss"}
+        assert lines["loss"] == [[1, 3], [2, 1.5], [3, 1]]
+    assert [line.get_label() for line in figure.axes[2].lines] == ["training", "held-out"]
+    assert _drawn(figure, tmp_path)
+
+
+def test_each_evaluation_set_has_curves_of_its_own():
+    figure = plot_curves([{"step": 1, "eval_short_loss": 1.0, "eval_long_loss": 2.0, "eval_long_effective_rank": 3.0}])
+    assert [line.get_label() for line in figure.axes[0].lines] == ["short loss", "long loss"]
+    assert [line.get_label() for line in figure.axes[1].lines] == ["long"]
+
+
+def test_a_history_without_losses_is_refused():
+    with pytest.raises(ValueError, match="`log_history` must hold entries with `step` and"):
+        plot_curves([{"train_runtime": 1.0}])

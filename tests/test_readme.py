@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_eddpm.hub.card import ORGANISATION
+
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
 CHECKPOINTS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
@@ -83,7 +85,9 @@ def test_the_card_parses_and_states_licence_results_and_metadata(folder):
 @each_checkpoint
 def test_the_snippet_of_the_card_runs_where_the_checkpoint_lies(folder, request, tmp_path, monkeypatch, capsys):
     (snippet, *_) = _blocks(ModelCard.load(folder / "README.md").text, "python")
-    (tmp_path / folder.name).symlink_to(folder)
+    assert f'"{ORGANISATION}/{folder.name}"' in snippet
+    (tmp_path / ORGANISATION).mkdir()
+    (tmp_path / ORGANISATION / folder.name).symlink_to(folder)
     if (folder / "adapter").is_dir():  # beside the models it was made from
         for owner in request.getfixturevalue("pretrained_models").iterdir():
             (tmp_path / owner.name).symlink_to(owner)

@@ -1,4 +1,4 @@
-"""Figures of what a model does: paths, latents, scores, fronts. They need matplotlib, which the extra `train` brings.
+"""Figures of what a model does, and of its training. They need matplotlib, which the extra `train` brings.
 
 Each function returns a `matplotlib.figure.Figure`, which knows no window and no state: save it with `savefig`.
 """
@@ -19,6 +19,7 @@ with needs_extra("Plotting"):
     from matplotlib.figure import Figure
 
 _COLOURS = tuple(f"C{number}" for number in range(10))  # those of matplotlib
+_LOSSES = ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss", "loss")
 
 
 @checked
@@ -186,6 +187,60 @@ def plot_front(points: Mapping[str, Sequence[tuple[float, float]]], x_label: str
     axes.legend(frameon=False)
     _tidy(axes)
     return figure
+
+
+@checked
+def plot_curves(log_history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the course of a training: the loss and its terms, on training and on held-out data, and the effective rank.
+
+    Args:
+        log_history: `trainer.state.log_history`, or "log" of a checkpoint's `training.json`.
+
+    Raises:
+        ValueError: If no entry has a step and a loss.
+    """
+    training: dict[str, list[tuple[float, float]]] = {}
+    held_out: dict[str, list[tuple[float, float]]] = {}
+    ranks: dict[str, list[tuple[float, float]]] = {}
+    for entry in log_history:
+        for name, value in entry.items() if "step" in entry else ():
+            point = (float(entry["step"]), value)
+            if name in _LOSSES:
+                training.setdefault(name, []).append(point)
+            elif name == "effective_rank":
+                ranks.setdefault("training", []).append(point)
+            elif name.startswith("eval_") and name.endswith("_effective_rank"):
+                ranks.setdefault(_of_set(name, "effective_rank"), []).append(point)
+            elif name.startswith("eval_") and (term := next((each for each in _LOSSES if name.endswith(each)), None)):
+                held_out.setdefault(f"{_of_set(name, term)} {term}", []).append(point)
+    if not training and not held_out:
+        raise ValueError("`log_history` must hold entries with `step` and `loss` or `eval_loss`.")
+    panels = [
+        (title, lines)
+        for title, lines in (("training", training), ("held-out", held_out), ("effective rank", ranks))
+        if lines
+    ]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for number, (title, lines) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        for row, (name, line) in enumerate(lines.items()):
+            values = np.asarray(line, float)
+            colour = _COLOURS[row % len(_COLOURS)]
+            marker = "o" if len(line) < 20 else None
+            label = name.removeprefix("held-out ").replace("_", " ")
+            axes.plot(values[:, 0], values[:, 1], marker=marker, markersize=3, color=colour, label=label)
+        if all(value > 0 for line in lines.values() for _, value in line) and title != "effective rank":
+            axes.set_yscale("log")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("step")
+        axes.legend(fontsize=8, frameon=False)
+        _tidy(axes)
+    return figure
+
+
+def _of_set(name: str, measure: str) -> str:
+    """Return "held-out", or the name of the evaluation set that a measure in the log is of."""
+    return name.removeprefix("eval_").removesuffix(measure).removesuffix("_") or "held-out"
 
 
 def _show(axes: Axes, image: Image.Image) -> None:

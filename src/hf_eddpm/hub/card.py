@@ -1,6 +1,7 @@
 """Model cards: the README.md of a checkpoint, made from what its training and its evaluation measured."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..modeling_eddpm import EDDPMModel
 CARD_FILE = "README.md"
 TRAINING_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
+ORGANISATION = "your-org"  # owner of the models in cards and documentation, until an upload puts the real one there
 
 # Not "diffusers", although the folder is one of its pipelines: the code that the Hub shows for that library loads
 # the pipeline without importing this package, and fails.
@@ -56,7 +58,7 @@ def build_model_card(
 
     Args:
         model: The model that the card describes.
-        name: The model's name; the snippet loads it from a folder of that name, or from the Hub.
+        name: The model's name, with or without its owner on the Hub; see `hub_id`.
         training: Facts of the training run: `command`, `data` (for each split a dictionary of counts and names),
             `settings`, `seed`, `steps`, `batch_size`, `wall_time_seconds`, `hardware`, `versions`, `metrics` (of the
             last evaluation, names as in the log) and `log` (entries of the trainer's log). `None` if not known.
@@ -120,6 +122,33 @@ _EVALUATION_FACTS = ("command", "wall_time_seconds", "hardware", "versions")
 _TRAINING_FACTS = (*_EVALUATION_FACTS, "data", "settings", "seed", "steps", "batch_size", "metrics", "log")
 
 
+def hub_id(name: str) -> str:
+    """Return the Hub id that a card gives for a model: "owner/name", the placeholder's where no owner is named.
+
+    Args:
+        name: The model's name, or its Hub id.
+    """
+    return name if "/" in name else f"{ORGANISATION}/{name}"
+
+
+def name_repository(folder: str | os.PathLike, repo_id: str, subfolder: str | None = None) -> None:
+    """Put a repository's own id in the place of the placeholder of the card in a folder, if there is one.
+
+    Args:
+        folder: A folder that will be the repository.
+        repo_id: "owner/name".
+        subfolder: Where in the repository the folder goes.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    place = f'"{repo_id}"' + (f', subfolder="{subfolder}"' if subfolder else "")
+    named = re.sub(rf'(?<=EDDPMPipeline\.from_pretrained\()"{re.escape(ORGANISATION)}/[^"]*"', place, text)
+    if named != text:
+        path.write_text(named, encoding="utf-8")
+
+
 def _check_facts(name: str, facts: dict[str, Any] | None, required: Iterable[str]) -> None:
     if facts is not None and (missing := sorted(set(required) - set(facts))):
         raise ValueError(f"`{name}` lacks {missing}: write it anew with the script of this version.")
@@ -147,7 +176,7 @@ def _usage(name: str, snippet: str) -> str:
         "",
         "from hf_eddpm import EDDPMPipeline",
         "",
-        f'pipe = EDDPMPipeline.from_pretrained("{name}")  # a local copy of this folder, or its Hub id',
+        f'pipe = EDDPMPipeline.from_pretrained("{hub_id(name)}")  # its Hub id, or a copy of this folder',
         "print(pipe(num_samples=4, generator=torch.Generator().manual_seed(0)).samples)",
         *snippet.strip().splitlines(),
     ]

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from ..adapter_files import find_base_models
 from ..modeling_eddpm import EDDPMModel
-from .card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, save_model_card
+from .card import CARD_FILE, EVALUATION_FILE, TRAINING_FILE, build_model_card, name_repository, save_model_card
 from .remote_code import write_code
 
 # Nothing else leaves this machine: no pickles, no logs, no checkpoints of the optimiser.
@@ -69,6 +69,8 @@ def upload_pipeline(
 def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_message: str | None, **kwargs: Any) -> Any:
     """Upload what a checkpoint consists of, safetensors and text, and return the commit's data (or a future of it).
 
+    Its card names the repository from then on.
+
     Args:
         api: The client, which holds the token.
         folder: The checkpoint.
@@ -76,6 +78,7 @@ def upload_checkpoint(api: HfApi, folder: str | Path, repo_id: str, commit_messa
         commit_message: Message of the commit.
         **kwargs: As for `HfApi.upload_folder`.
     """
+    name_repository(folder, repo_id, kwargs.get("path_in_repo"))
     return api.upload_folder(
         repo_id=repo_id,
         folder_path=folder,

@@ -1,6 +1,5 @@
-"""What happens in a training beside its steps: the clock, the average of the weights, previews."""
+"""What happens in a training beside its steps: the clock, the average of the weights, its curves."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +11,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ..pipeline_eddpm import EDDPMPipeline
 from .monitor import TrainingMonitor
 
 logger = logging.get_logger(__name__)
+
+CURVES_FILE = "curves.png"
 
 
 class Clock(TrainerCallback):
@@ -99,35 +99,25 @@ class AverageStep(TrainerCallback):
         self.ema.step(self.parameters())
 
 
-class Preview(TrainerCallback):
-    """Shows what the model generates and reconstructs at each evaluation."""
+class Curves(TrainerCallback):
+    """Draws the training into `output_dir/curves.png` at each evaluation, where matplotlib is installed."""
 
-    def __init__(self, build_pipeline: Callable[[], EDDPMPipeline], data: list[Any], num_samples: int):
-        self.build_pipeline = build_pipeline
-        self.data = data
-        self.num_samples = num_samples
+    def __init__(self) -> None:
+        self.told = False
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write and log the preview."""
-        if not state.is_world_process_zero:
+        """Draw what has been logged so far."""
+        if not state.is_world_process_zero or not any("loss" in entry for entry in state.log_history):
             return
-        pipe = self.build_pipeline()
-        pipe.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(args.seed)
-        preview = {
-            "step": state.global_step,
-            "samples": pipe(num_samples=self.num_samples, generator=generator, return_dict=False)[0],
-            "originals": self.data,
-            "reconstructions": pipe.reconstruct(self.data),
-        }
-        path = Path(args.output_dir) / "previews.jsonl"
+        try:
+            from ..plots import plot_curves
+        except ImportError as error:
+            if not self.told:
+                logger.info(f"No curves.png: {error}")
+            self.told = True
+            return
+        path = Path(args.output_dir) / CURVES_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(preview, default=str) + "\n")
-        lines = [f"step {state.global_step}"]
-        lines += [f"  generated      {sample}" for sample in preview["samples"]]
-        for original, reconstruction in zip(self.data, preview["reconstructions"], strict=True):
-            lines += [f"  original       {original}", f"  reconstructed  {reconstruction}"]
-        logger.info("\n".join(lines))
+        plot_curves(state.log_history).savefig(path, dpi=100)

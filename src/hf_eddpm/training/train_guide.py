@@ -28,6 +28,7 @@ from transformers import HfArgumentParser
 
 from ..control.latent_guide import LatentGuide
 from ..data.raw import RawData
+from ..hub.card import hub_id
 from ..modalities.image.data import hold_out
 from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
@@ -116,8 +117,8 @@ def write_card(folder: Path, facts: dict[str, Any]) -> None:
         f"Classifies the noisy latents of `{facts['checkpoint']}` ({names or facts['num_classes']}), to guide its "
         "chain (classifier guidance, [Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)).\n",
         "```python\nfrom hf_eddpm import ClassifierGuidance, EDDPMPipeline, LatentGuide\n",
-        f'pipe = EDDPMPipeline.from_pretrained("{facts["checkpoint"]}")',
-        f'guide = LatentGuide.from_pretrained("{folder.name}")',
+        f'pipe = EDDPMPipeline.from_pretrained("{hub_id(facts["checkpoint"])}")',
+        f'guide = LatentGuide.from_pretrained("{hub_id(folder.name)}")',
         "print(pipe(num_samples=4, guidance=ClassifierGuidance(guide, target=1, scale=3.0)).samples)\n```\n",
         f"Held-out accuracy by timestep (0 is the cleanest; the largest class is {facts['largest_class']:.3f} of the "
         f"{facts['num_dev']:,} data); seed {facts['seed']}, {facts['num_steps']:,} steps, {facts['hardware']}:\n",

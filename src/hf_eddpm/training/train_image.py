@@ -5,9 +5,9 @@
         --output_dir runs/fashion
 
 The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
-`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; pictures of
-samples and reconstructions lie in `output_dir/previews`, one for each evaluation. A run that was interrupted goes on
-with `--resume_from_checkpoint auto`.
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; `output_dir` also
+gets curves.png and in `previews`, one for each evaluation, pictures of samples and reconstructions. A run that was
+interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
 import sys
@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoModel
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
 from ..data.augmented import AugmentedData
 from ..modalities.image.data import ImageData, hold_out, load_images
 from ..modalities.image.encoder import ImageEncoder
-from ..modalities.image.processing import EDDPMImageProcessor, plot_grid
+from ..modalities.image.processing import EDDPMImageProcessor
 from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.pixels import UnconditionalDiffusion
 from .baselines.vae import VariationalAutoencoder
 from .batching import data_seed
+from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import finish_denoiser
@@ -51,7 +52,6 @@ from .trainer import EDDPMTrainer
 
 logger = logging.get_logger(__name__)
 
-PREVIEW_STEPS = 20
 FINISH_EMA_DECAY = 0.998
 _OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
 
@@ -87,34 +87,6 @@ class LabelledImages(AugmentedData):
         return example
 
 
-class _Pictures(TrainerCallback):
-    """Writes a picture at each evaluation: samples above, images beside their reconstructions below."""
-
-    def __init__(self, images: NDArray[np.uint8]):
-        self.images = list(images)
-        self.trainer: EDDPMTrainer | None = None
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or self.trainer is None:
-            return
-        pipe = self.trainer.build_pipeline()
-        pipe.set_progress_bar_config(disable=True)
-        steps: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"num_decoder_steps": PREVIEW_STEPS}
-        rows = []
-        if not isinstance(pipe.model, (VariationalAutoencoder, UnconditionalDiffusion)):  # which have no latent chain
-            generator = torch.Generator().manual_seed(args.seed)
-            count = len(self.images)
-            out: Any = pipe(count, num_inference_steps=PREVIEW_STEPS, generator=generator, **steps)
-            rows.append(out.samples)
-        generator = torch.Generator().manual_seed(args.seed)
-        drawn: dict[str, Any] = {} if pipe.decoder_scheduler is None else {"generator": generator}
-        originals = pipe.processor.postprocess(pipe.processor(self.images)["pixel_values"])
-        rows += [originals, pipe.reconstruct(self.images, **steps, **drawn)]
-        folder = Path(args.output_dir) / "previews"
-        folder.mkdir(parents=True, exist_ok=True)
-        plot_grid(rows, scale=max(1, 64 // pipe.processor.image_size)).save(folder / f"step-{state.global_step}.png")
-
-
 def main(args: list[str] | None = None) -> Path:
     """Runs the training and returns the pipeline's folder."""
     words = list(sys.argv[1:] if args is None else args)
@@ -141,7 +113,8 @@ def main(args: list[str] | None = None) -> Path:
         warn_of_unused_labels("the images", data_args.label_column)
     labels = [class_labels(data, data_args.label_column, model.config.num_classes) for data in (train, dev)]
     watched = np.random.default_rng(training_args.seed).permutation(len(dev))[: data_args.max_dev_images]
-    pictures = _Pictures(dev.images[watched[: training_args.num_previews]])
+    previews = list(dev.images[watched[: training_args.num_previews]])
+    has_chain = not isinstance(model, (VariationalAutoencoder, UnconditionalDiffusion))
     trainer = EDDPMTrainer(
         model=model,
         args=training_args,
@@ -149,9 +122,10 @@ def main(args: list[str] | None = None) -> Path:
         ema_decay=training_args.ema_decay,
         train_dataset=LabelledImages(train.images, labels[0], data_args.flip, data_seed(training_args)),
         eval_dataset=LabelledImages(dev.images[watched], None if labels[1] is None else labels[1][watched]),
-        callbacks=[pictures] if training_args.num_previews else None,
+        callbacks=[Curves()],
+        preview_data=previews or None,
+        num_preview_samples=len(previews) if has_chain else 0,
     )
-    pictures.trainer = trainer
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
     finishing = _finish(trainer, model_args, train, labels[0])
     metrics = trainer.evaluate()

@@ -4,8 +4,9 @@
         --dev validation.csv.gz --output_dir runs/gifford
 
 The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
-`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from. A run that was
-interrupted goes on with `--resume_from_checkpoint auto`.
+`output_dir/pipeline` with its model card and `training.json`, the facts that the card is made from; `output_dir` also
+gets curves.png, and previews.jsonl with samples and reconstructions of each evaluation. A run that was interrupted
+goes on with `--resume_from_checkpoint auto`.
 """
 
 import sys
@@ -26,6 +27,7 @@ from ..modeling_eddpm import EDDPMModel
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
+from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
@@ -83,6 +85,7 @@ def main(args: list[str] | None = None) -> Path:
         eval_dataset=MeasuredProteins(dev.sample(data_args.max_dev_sequences, training_args.seed)),
         preview_data=None if model_args.baseline else previews,  # those have no chain to generate with
         num_preview_samples=training_args.num_previews,
+        callbacks=[Curves()],
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
     metrics = trainer.evaluate()

@@ -5,8 +5,9 @@
 
 The configuration file is optional and each of its values can be given on the command line. The pipeline is saved in
 `output_dir/pipeline` with its model card, which quotes a few held-out sentences, and `training.json`, the facts that
-the card is made from. A run that was interrupted goes on with `--resume_from_checkpoint auto`; one that has taken all
-its steps is only evaluated and saved again by it.
+the card is made from; `output_dir` also gets curves.png, and previews.jsonl with samples and reconstructions of each
+evaluation. A run that was interrupted goes on with `--resume_from_checkpoint auto`; one that has taken all its steps
+is only evaluated and saved again by it.
 """
 
 import sys
@@ -36,6 +37,7 @@ from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
 from .batching import data_seed
+from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
@@ -86,6 +88,7 @@ def main(args: list[str] | None = None) -> Path:
         eval_dataset=dev.sentences if dev_labels is None else with_classes(dev.sentences, dev_labels),
         preview_data=dev.sentences[: training_args.num_previews] if previewed else None,
         num_preview_samples=training_args.num_previews,
+        callbacks=[Curves()],
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
     metrics = trainer.evaluate()

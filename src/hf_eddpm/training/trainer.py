@@ -25,11 +25,12 @@ from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
-from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise, Preview
+from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
 from .monitor import TrainingMonitor
 from .ordered import OrderedTrainer
+from .previews import Preview
 from .refusals import check_options
 
 logger = logging.get_logger(__name__)
@@ -55,7 +56,7 @@ class EDDPMTrainer(OrderedTrainer):
             also batches the data, so that data sets may simply be lists of raw data (see `RawDataCollator`).
         ema_decay: Decay of the average, in (0, 1); `None` for no average.
         preview_data: Data reconstructed at each evaluation; `None` for no previews.
-        num_preview_samples: Samples generated at each evaluation.
+        num_preview_samples: Samples generated at each evaluation; 0 for none.
         **kwargs: As for `Trainer`.
 
     Raises:
@@ -108,7 +109,11 @@ class EDDPMTrainer(OrderedTrainer):
             self.ema = EMAModel(self.ema_parameters(), decay=ema_decay, foreach=True)
             self.add_callback(AverageStep(self.ema_parameters, self.ema))
         if preview_data is not None:
-            self.add_callback(Preview(self.build_pipeline, preview_data, num_preview_samples))
+            self.add_callback(
+                Preview(
+                    self.build_pipeline, preview_data, num_preview_samples, lambda: self.callback_handler.callbacks
+                )
+            )
 
     def _check_options(self) -> None:
         check_options(self.args, self._eddpm, self.train_dataset, self.compute_metrics, self.compute_loss_func)
