@@ -184,6 +184,7 @@ def test_lines_fasta_and_uploads_become_data(loaded):
     photo = random_images(1, channels=3, size=60)[0].resize((90, 60))
     uploads = [(photo, "a caption"), photo.convert("RGBA"), random_images(1)[0]]
     assert [each.size for each in read_data(image, "image", uploads, "Data")] == [(8, 8)] * 3
+    assert {each.mode for each in read_data(image, "image", uploads, "Data")} == {"L"}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,6 @@ def default_attributes(
     ]
     if all(texts) and all(map(takes, texts)):
         with_it, without_it = (min(side, key=len) for side in reversed(texts))
-        name = f"label 1 (“{with_it}”) rather than 0 (“{without_it}”)"
+        name = f"like “{with_it}”, not “{without_it}”"
         attributes[name] = Attribute(positives=texts[1], negatives=texts[0])
     return attributes

@@ -69,7 +69,7 @@ def unwrapped(text: str) -> str:
 
 
 def read_images(processor: Any, images: Sequence[Any], name: str) -> list[Image.Image]:
-    """Return images in the size and the colours that the processor takes, the middle square of each.
+    """Return images as the model sees them: the middle square of each, in its size, grey if it knows no colours.
 
     Args:
         processor: An image processor.
@@ -94,4 +94,4 @@ def read_images(processor: Any, images: Sequence[Any], name: str) -> list[Image.
             image = image.convert("RGBA") if image.mode in ("P", "LA", "PA") else image  # keeps what is transparent
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         fitted.append(image)
-    return fitted
+    return processor.postprocess(processor(fitted)["pixel_values"]) if fitted else []

@@ -22,6 +22,7 @@ _CSS = """
 .words [role=grid] *, .sequences [role=columnheader] * { font-family: var(--font); }
 .sequences textarea, .sequences [role=gridcell] * { font-family: var(--font-mono); overflow-wrap: anywhere; }
 footer { display: none !important; }
+@media (max-width: 640px) { .pixels .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; } }
 """
 
 

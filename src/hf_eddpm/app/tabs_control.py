@@ -119,7 +119,9 @@ def add_predict(checkpoint: Checkpoint, examples: list[Any]) -> None:
             start = button("Predict", "predict-run")
         with gr.Column(scale=3, min_width=320):
             headers = ["datum", *checkpoint.property_names]
-            table = table_output(headers, "Predictions", "predict-result", checkpoint.modality)
+            table = table_output(
+                headers, "Predictions", "predict-result", checkpoint.modality, [3] + [1] * (len(headers) - 1)
+            )
             (download,) = csv_button()
 
     def run(value: Any) -> Any:
@@ -163,7 +165,7 @@ def add_optimize(checkpoint: Checkpoint, examples: list[Any]) -> None:
             start = button("Optimize", "optimize-run")
         with gr.Column(scale=3, min_width=320):
             headers = ["start", "before", "best found", "after", "edits"]
-            result = grid_output(checkpoint, headers, "Results", "optimize-result")
+            result = grid_output(checkpoint, headers, "Results", "optimize-result", [3, 1.5, 3, 1.5, 1])
             gr.Markdown(
                 "These are the model's own predictions, no measurements: a search makes the most of their errors."
             )
@@ -202,7 +204,9 @@ def add_design(checkpoint: Checkpoint) -> None:
             seed = seed_input()
             start = button("Design", "design-run")
         with gr.Column(scale=3, min_width=320):
-            result = grid_output(checkpoint, ["sample", checkpoint.property_names[0]], "Best first", "design-result")
+            result = grid_output(
+                checkpoint, ["sample", checkpoint.property_names[0]], "Best first", "design-result", [3, 1]
+            )
             gr.Markdown("The values are the model's own predictions, no measurements.")
             downloads = [] if is_image else download_buttons(checkpoint)
 

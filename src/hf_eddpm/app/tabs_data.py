@@ -58,7 +58,7 @@ def add_generate(checkpoint: Checkpoint) -> None:
                 value=2,
                 step=0.1,
                 label="Guidance scale",
-                info="Weight of the class: more makes samples more typical of it.",
+                info="Weight of the class: more is more typical.",
                 visible=bool(names),
                 interactive=True,
             )
@@ -132,7 +132,7 @@ def add_interpolate(checkpoint: Checkpoint, examples: list[Any]) -> None:
             seed = seed_input()
             start = button("Interpolate", "interpolate-run")
         with gr.Column(scale=3, min_width=320):
-            result = grid_output(checkpoint, ["way", "datum"], "Path", "interpolate-result")
+            result = grid_output(checkpoint, ["way", "path"], "Path", "interpolate-result", [1, 6])
 
     def run(first: Any, last: Any, points: int, space: Any, invert: bool, seed: int) -> Any:
         sides = read(checkpoint, first, "From"), read(checkpoint, last, "To")
@@ -140,7 +140,7 @@ def add_interpolate(checkpoint: Checkpoint, examples: list[Any]) -> None:
             raise ValueError("“From” and “To” hold a single datum each.")
         (path,) = actions.interpolate(checkpoint.pipe, *sides, points, space, invert, seed)
         shares = [f"{place / (points - 1):.0%}" for place in range(points)]
-        return show_grid(checkpoint, Grid(["way", "datum"], [list(row) for row in zip(shares, path, strict=True)]))
+        return show_grid(checkpoint, Grid(["way", "path"], [list(row) for row in zip(shares, path, strict=True)]))
 
     on_click(start, run, [first, last, points, space, invert, seed], result)
 
@@ -164,7 +164,7 @@ def add_score(checkpoint: Checkpoint, examples: list[Any]) -> None:
             start = button("Score", "score-run")
         with gr.Column(scale=3, min_width=320):
             headers = ["datum", "bits per unit", "bound, nats", "of it, reconstruction"]
-            table = table_output(headers, "Scores", "score-result", checkpoint.modality)
+            table = table_output(headers, "Scores", "score-result", checkpoint.modality, [2, 1, 1, 1.4])
             figure = figure_output("Scores beside those of samples", "score-figure")
             (download,) = csv_button()
 

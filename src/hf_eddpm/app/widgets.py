@@ -31,6 +31,7 @@ def data_input(checkpoint: Checkpoint, label: str, value: Sequence[Any], lines: 
             label=label,
             type="pil",
             format="png",
+            file_types=["image"],
             interactive=True,
             columns=4,
             height=185,
@@ -68,7 +69,7 @@ def datum_input(checkpoint: Checkpoint, label: str, value: Any, elem_id: str) ->
             interactive=True,
         )
     classes = "sequences" if checkpoint.modality == "protein" else None
-    return gr.Textbox(value=value, label=label, lines=2, elem_id=elem_id, elem_classes=classes, interactive=True)
+    return gr.Textbox(value=value, label=label, lines=3, elem_id=elem_id, elem_classes=classes, interactive=True)
 
 
 def read(checkpoint: Checkpoint, value: Any, name: str) -> list[Any]:
@@ -77,11 +78,13 @@ def read(checkpoint: Checkpoint, value: Any, name: str) -> list[Any]:
     return read_data(checkpoint.pipe.processor, checkpoint.modality, value, name)
 
 
-def grid_output(checkpoint: Checkpoint, headers: Sequence[str], label: str, elem_id: str) -> Any:
+def grid_output(
+    checkpoint: Checkpoint, headers: Sequence[str], label: str, elem_id: str, widths: Sequence[float] = ()
+) -> Any:
     """Make the widget that shows a grid: a table, or a picture of images."""
     if checkpoint.modality == "image":
         return figure_output(label, elem_id)
-    return table_output(headers, label, elem_id, checkpoint.modality)
+    return table_output(headers, label, elem_id, checkpoint.modality, widths)
 
 
 def figure_output(label: str, elem_id: str) -> Any:
@@ -91,14 +94,17 @@ def figure_output(label: str, elem_id: str) -> Any:
     )
 
 
-def table_output(headers: Sequence[str], label: str, elem_id: str, modality: str = "text") -> Any:
-    """Make a table that shows results."""
+def table_output(
+    headers: Sequence[str], label: str, elem_id: str, modality: str = "text", widths: Sequence[float] = ()
+) -> Any:
+    """Make a table that shows results; without `widths`, all columns are as wide."""
+    shares = widths or [1] * len(headers)
     return gr.Dataframe(
         headers=list(headers),
         label=label,
         interactive=False,
         wrap=True,
-        column_widths=[f"{100 // len(headers)}%"] * len(headers),
+        column_widths=[f"{100 * share / sum(shares):.1f}%" for share in shares],
         elem_id=elem_id,
         elem_classes="sequences" if modality == "protein" else "words",
         buttons=["copy"],
@@ -136,7 +142,7 @@ def _picture(grid: Grid) -> Figure:
         for place in shown:
             lines.append([row[place] for row in grid.rows[start : start + _COLUMNS]])
             titles.append(grid.headers[place])
-    return plot_interpolation(lines, titles if len(shown) > 1 else None)
+    return plot_interpolation(lines, titles)
 
 
 def on_click(button: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any] | Any) -> None:
