@@ -67,8 +67,8 @@ lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges o
 	UV_PYTHON_DOWNLOADS=never $(bin)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade \
 		--constraint requirements/pins.txt --custom-compile-command "make lock" pyproject.toml --output-file $(lock)
 
-app: $(VENV)/.installed-app  ## a page in the browser that tries the checkpoint in model_cards/eddpm-yelp-mini
-	$(bin)/hf-eddpm app model_cards/eddpm-yelp-mini
+app: $(VENV)/.installed-app  ## a page in the browser that tries the checkpoint in model_cards/eddpm-sentences
+	$(bin)/hf-eddpm app model_cards/eddpm-sentences
 
 package: $(VENV)/.installed-dev $(VENV)/.installed-build  ## wheel and sdist in dist/, tried in a fresh environment
 	.ci/package.sh $(PYTHON) $(bin)/python
@@ -77,7 +77,7 @@ release: $(VENV)/.installed-dev  ## check that CHANGELOG.md describes the versio
 	$(bin)/python .ci/check_changelog.py
 	$(MAKE) package
 
-demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-yelp-mini
+demo: $(VENV)/.installed  ## a tour of the checkpoint in model_cards/eddpm-sentences
 	$(bin)/python docs/examples/demo_text.py
 
 demo-image: $(VENV)/.installed-train  ## a tour of model_cards/eddpm-digits, whose pictures go to runs/demo_image

@@ -1,9 +1,11 @@
 """Makes the gallery: what each checkpoint gives, uncurated, with fixed seeds.
 
-    python docs/figures/gallery.py --yelp $YELP --gifford $GIFFORD --gfp $GFP --fashion $FASHION
+    python docs/figures/gallery.py --sentences data/sentences --yelp $YELP --gifford $GIFFORD --gfp $GFP \\
+        --fashion $FASHION
 
-The folders hold the held-out data; the digits come with scikit-learn. Pictures go to docs/_static/gallery, and a page
-for each checkpoint to docs/gallery. A checkpoint whose data are not named is left as it is.
+The folders hold the held-out data (the first is what training/studies/sentences/prepare.py made); the digits
+come with scikit-learn. Pictures go to docs/_static/gallery, and a page for each checkpoint to docs/gallery. A
+checkpoint whose data are not named is left as it is.
 """
 
 import argparse
@@ -171,6 +173,52 @@ def yelp(folder: Path) -> None:
     page.write()
 
 
+def everyday(folder: Path) -> None:
+    """The gallery of everyday English."""
+    pipe = load("eddpm-sentences")
+    classes = ("negative review", "positive review", "user's turn", "system's turn", "caption")
+    held_out = [
+        (line, name)
+        for label, name in enumerate(classes)
+        for line in (folder / f"dev.{label}.txt").read_text(encoding="utf-8").splitlines()[:1000]
+    ]
+    order = torch.randperm(len(held_out), generator=seed()).tolist()
+    sentences, labels = [held_out[row][0] for row in order], [held_out[row][1] for row in order]
+    page = Page("eddpm-sentences", "Reviews, task dialogue and captions.")
+    rows: list[dict[str, Any]] = [{} for _ in range(SHOWN)]
+    for label, name in enumerate(classes):
+        options = {"class_labels": label, "guidance_scale": 3.0, "noise_scale": 0.8}
+        for row, sample in zip(rows, pipe(num_samples=SHOWN, generator=seed(), **options).samples, strict=True):
+            row[name] = sample
+    text = "The first of seed 0, `guidance_scale` 3 and `noise_scale` 0.8."
+    page.table("Samples of a class", [{"class": name, **_numbered(rows, name)} for name in classes], text)
+    sequences(page, pipe, sentences, labels, by_word=True)
+    one = (
+        "A man is riding a bike.",
+        "A woman is singing a song.",
+        "A dog runs on the beach.",
+        "A girl sits on a bench.",
+    )
+    two = (
+        "Two men are riding bikes.",
+        "Two women are singing.",
+        "Two dogs run on the beach.",
+        "Two girls sit on a bench.",
+    )
+    direction = pipe.direction(list(two), list(one))
+    edited = [{"one": text} for text in ("A woman is reading a book.", "A boy jumps into the water.", "A cat sleeps.")]
+    for scale in (1.0, 1.5, 2.0):
+        options = {"direction": direction, "scale": scale, "refinement_steps": 10}
+        for row, edit in zip(edited, pipe.edit([row["one"] for row in edited], **options), strict=True):
+            row[f"towards two, scale {scale:g}"] = edit
+    page.table("Edits", edited, "The direction comes from four pairs of sentences.")
+    page.write()
+
+
+def _numbered(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return {str(number + 1): row[name] for number, row in enumerate(rows[:4])}
+
+
 def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_it_is, **reading: Any) -> None:
     """The gallery of a family of proteins."""
     pipe = load(name)
@@ -243,13 +291,15 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the pages of the checkpoints whose data are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("yelp", "gifford", "gfp", "fashion"):
+    for name in ("sentences", "yelp", "gifford", "gfp", "fashion"):
         parser.add_argument(f"--{name}", type=Path, help="folder of its data")
     arguments = parser.parse_args(words)
     digits = load_images(DIGITS)
     jobs: list[Callable[[], None]] = [
         lambda: images("eddpm-digits", "Handwritten digits of 8 x 8 pixels.", digits, 5, [str(n) for n in range(10)])
     ]
+    if arguments.sentences:
+        jobs.append(lambda: everyday(arguments.sentences))
     if arguments.yelp:
         jobs.append(lambda: yelp(arguments.yelp))
     if arguments.gifford:

@@ -28,6 +28,15 @@ class Checkpoint:
 
 CHECKPOINTS = (
     Checkpoint(
+        "eddpm-sentences",
+        "461,000 English sentences",
+        "reconstructing, editing, sampling by kind",
+        lambda r: (
+            f"BLEU {r['reconstruction']['bleu']:.0f}, with 10 refinement steps "
+            f"{r['refined_reconstruction']['10']['bleu']:.0f}"
+        ),
+    ),
+    Checkpoint(
         "eddpm-gifford",
         "59,000 antibody loops",
         "generating, predicting, designing",
