@@ -25,6 +25,7 @@ import demo_image
 import few_steps.images as benchmark_image_steps
 import image_front.run as benchmark_image
 from hf_eddpm import EDDPMPipeline, ImageConvDecoder, ImageDiffusionDecoder
+from hf_eddpm.hub.card import ORGANISATION
 from hf_eddpm.modalities.image.data import load_images
 from hf_eddpm.modalities.image.metrics import (
     extract,
@@ -185,8 +186,8 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
             assert low < high and name in card
     (snippet, *_) = [block.split("```")[0] for block in card.split("```python\n")[1:]]
     name = ModelCard.load(folder / "README.md").data.model_name
-    (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / name).symlink_to(folder)
+    (tmp_path / "cards" / ORGANISATION).mkdir(parents=True)
+    (tmp_path / "cards" / ORGANISATION / name).symlink_to(folder)
     monkeypatch.chdir(tmp_path / "cards")
     snippet = snippet.replace("pipe(num_samples", "pipe(num_inference_steps=2, num_decoder_steps=2, num_samples")
     exec(compile(snippet.replace("invert_noise=True", "num_decoder_steps=2"), "card", "exec"), {})

@@ -14,6 +14,7 @@ from hub_server import HubServer
 from transformers import TrainingArguments
 
 from hf_eddpm import EDDPMPipeline, EDDPMTrainer, model_for_data
+from hf_eddpm.hub.card import hub_id
 from hf_eddpm.training.defaults import default_arguments, default_steps
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def test_the_snippet_of_the_readme_trains_and_uploads(tmp_path):
             [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         assert result.returncode == 0, result.stderr[-3000:]
-        files = set(hub.files("user/my-sentences"))
+        files = set(hub.files(hub_id("my-sentences")))
     assert {"model_index.json", "model/config.json", "model/model.safetensors", "README.md"} <= files
 
 
