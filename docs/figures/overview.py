@@ -6,6 +6,7 @@ Everything in it comes from the checkpoints in model_cards/, with fixed seeds; t
 """
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,24 +42,35 @@ def seed(number: int = 0) -> torch.Generator:
 
 def text_row() -> dict[str, Any]:
     """What the text model makes of a sentence."""
-    pipe = load("eddpm-yelp-mini")
-    sentence, bland = "the pizza was cold .", "the food is bland ."
-    praise = pipe.direction(
-        ["the food was great .", "i love it here .", "the staff was friendly ."],
-        ["the food was awful .", "i hate it here .", "the staff was rude ."],
-    )
-    path = pipe.interpolate(sentence, "the staff is very friendly .", num_steps=7)[0]
+    pipe = load("eddpm-sentences")
+    sentence, single = "The train was late again.", "A man in a red shirt is cooking."
+    two = [
+        "Two men are riding bikes.",
+        "Two dogs run on the beach.",
+        "Two girls sit on a bench.",
+        "Two cats are sleeping.",
+    ]
+    one = ["A man is riding a bike.", "A dog runs on the beach.", "A girl sits on a bench.", "A cat is sleeping."]
+    direction = pipe.direction(two, one)
+    path = pipe.interpolate("A man is riding a bike.", "A woman is reading a book.", num_steps=7)[0]
+    edits = pipe.edit([single], direction=direction, scale=1.0, refinement_steps=10)
+    options = {"class_labels": 4, "guidance_scale": 3.0, "noise_scale": 0.7}
     return {
         "kind": "a sentence",
         "input": sentence,
         "latents": pipe.encode([sentence]).latents[0],
         "output": pipe.reconstruct([sentence])[0],
         "verbs": {
-            "sample": pipe(num_samples=4, noise_scale=0.7, generator=seed(1)).samples,
-            "interpolate": [path[0], path[2], path[-1]],
-            "edit": [bland, *pipe.edit([bland], direction=praise, scale=1.5, refinement_steps=10)],
+            "sample a caption": [shorten(text) for text in pipe(num_samples=2, generator=seed(), **options).samples],
+            "interpolate": [shorten(path[place]) for place in (0, 3, 6)],
+            "edit": [shorten(single), *map(shorten, edits)],
         },
     }
+
+
+def shorten(text: str, width: int = 26) -> str:
+    """Return a text in lines of that width."""
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def protein_row() -> dict[str, Any]:
@@ -100,7 +112,7 @@ def image_row() -> dict[str, Any]:
     }
 
 
-def show(axes: Axes, value: Any, size: int = 12) -> None:
+def show(axes: Axes, value: Any, size: int = 11) -> None:
     """Put a string, several strings, an image or a strip of images into a box."""
     axes.set_axis_off()
     several = value if isinstance(value, list) else [value]
@@ -131,7 +143,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> plt.Figure:
         boxes[2].set_title("decode", fontsize=14, color=ACCENT)
         for box, (verb, value) in zip(boxes[3:], row["verbs"].items(), strict=True):
             box.set_title(verb, fontsize=14, color=ACCENT)
-            show(box, value, size=11)
+            show(box, value, size=10)
     return figure
 
 
