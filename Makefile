@@ -70,7 +70,7 @@ lock: $(VENV)/.installed-dev  ## renew requirements/lock.txt within the ranges o
 app: $(VENV)/.installed-app  ## a page in the browser that tries the checkpoint in model_cards/eddpm-sentences
 	$(bin)/hf-eddpm app model_cards/eddpm-sentences
 
-package: $(VENV)/.installed-dev $(VENV)/.installed-build  ## wheel and sdist in dist/, tried in a fresh environment
+package: $(VENV)/.installed-dev $(VENV)/.installed-release  ## wheel and sdist in dist/, tried in a fresh environment
 	.ci/package.sh $(PYTHON) $(bin)/python
 
 release: $(VENV)/.installed-dev  ## check that CHANGELOG.md describes the version, then package it; uploads nothing
