@@ -13,6 +13,7 @@ import torch
 from deprecations import Deprecations
 from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMScheduler, EDDPMTextProcessor
 from hf_eddpm.modalities.text.fitting import train_tokenizer
@@ -106,6 +107,14 @@ def enable_checkpointing(model) -> None:
         model.activation_checkpointing_enable()
     else:
         model.gradient_checkpointing_enable()
+
+
+@pytest.fixture
+def quiet_again():
+    """Scripts set transformers' verbosity, which outlives them."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(autouse=True)

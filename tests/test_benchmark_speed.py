@@ -6,17 +6,11 @@ import pytest
 import torch
 from conftest import SENTENCES
 from test_prior_baselines import TINY
-from transformers.utils import logging
 
 import speed.text as benchmark_speed
 from speed import roofline
 
-
-@pytest.fixture(autouse=True)
-def _quiet_again():
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
+pytestmark = pytest.mark.usefixtures("quiet_again")
 
 
 def test_operations_of_matrix_products_are_twice_their_multiplications():

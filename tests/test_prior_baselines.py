@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from conftest import SENTENCES, tiny_model
-from transformers.utils import logging
 
 import text_front.run as benchmark_text
 from hf_eddpm import EDDPMPipeline
@@ -39,11 +38,7 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quiet_again():
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
+pytestmark = pytest.mark.usefixtures("quiet_again")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from images import NET, SIZE
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import VALUES
-from transformers.utils import logging
 
 from hf_eddpm.training import train_image, train_text
 from hf_eddpm.training.trackers import report_image
@@ -20,12 +19,7 @@ DIAGNOSTICS = {"latent_std", "active_dims", "latent_norm", "kl_per_dim", "effect
 TERMS = {"reconstruction_loss", "diffusion_loss", "alignment_loss"}
 
 
-@pytest.fixture(autouse=True)
-def _quiet_again():
-    """The script sets transformers' verbosity, which outlives it."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
+pytestmark = pytest.mark.usefixtures("quiet_again")
 
 
 @pytest.fixture

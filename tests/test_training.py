@@ -13,7 +13,6 @@ from diffusers import DPMSolverMultistepScheduler
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
-from transformers.utils import logging
 
 import demo_text
 import text_front.plot as plot_front
@@ -55,12 +54,7 @@ VALUES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quiet_again():
-    """The script sets transformers' verbosity, which outlives it."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
+pytestmark = pytest.mark.usefixtures("quiet_again")
 
 
 @pytest.fixture

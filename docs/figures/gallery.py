@@ -26,24 +26,12 @@ from hf_eddpm.modalities.image.files import DIGITS
 from hf_eddpm.modalities.protein.data import load_proteins
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.plots import plot_latents, plot_scores
+from shipped import ROOT, load, seed
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "docs" / "_static" / "gallery"
 PAGES = ROOT / "docs" / "gallery"
 SHOWN = 8  # data in a table or a row
 MAPPED = 1000  # data on a map of the latents, and in a histogram
-
-
-def load(name: str) -> EDDPMPipeline:
-    """Return a shipped checkpoint that shows no progress."""
-    pipe = EDDPMPipeline.from_pretrained(ROOT / "model_cards" / name)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def seed(number: int = 0) -> torch.Generator:
-    """Return a generator with that seed."""
-    return torch.Generator().manual_seed(number)
 
 
 class Page:

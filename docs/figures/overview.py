@@ -16,28 +16,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from hf_eddpm import EDDPMPipeline
 from hf_eddpm.modalities.image.data import load_images
 from hf_eddpm.modalities.image.files import DIGITS
+from shipped import ROOT, load, seed
 
-ROOT = Path(__file__).resolve().parents[2]
-INK, ACCENT, PALE = "#1f2933", "#2f6f8f", "#eef3f6"
-
-
-def load(name: str) -> EDDPMPipeline:
-    """Return a shipped checkpoint that shows no progress."""
-    pipe = EDDPMPipeline.from_pretrained(ROOT / "model_cards" / name)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def seed(number: int = 0) -> torch.Generator:
-    """Return a generator with that seed."""
-    return torch.Generator().manual_seed(number)
+INK, ACCENT = "#1f2933", "#2f6f8f"
 
 
 def text_row() -> dict[str, Any]:

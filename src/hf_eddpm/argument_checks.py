@@ -17,6 +17,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def is_column(value: Any) -> bool:
+    """Whether a value is a list of data: a list, a tuple, or a column of NumPy, pandas, torch or `datasets`."""
+    if isinstance(value, (str, bytes, dict)) or getattr(value, "ndim", 1) != 1:
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__iter__")
+
+
 def check_count(value: Any, name: str, minimum: int = 1) -> None:
     """Raise a ValueError unless `value` is an integer of at least `minimum`."""
     if not is_integer(value) or value < minimum:
@@ -48,12 +55,12 @@ def check_class_labels(class_labels: torch.Tensor, batch: int, num_classes: int,
         raise ValueError(f"`class_labels` must be in [{lowest}, {num_classes}), got {low} to {high}.")
 
 
-def check_generators(generator: Any, num_samples: int) -> None:
-    """Raise an error unless `generator` is None, one generator, or a list with one for each sample."""
+def check_generators(generator: Any, count: int, each: str = "sample", all_of_them: str = "samples") -> None:
+    """Raise an error unless `generator` is None, one generator, or a list with one for each of `count` samples."""
     generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
-    if not all(isinstance(each, torch.Generator) for each in generators):
-        raise TypeError("`generator` must be a torch.Generator or a list of them, one for each sample.")
-    if isinstance(generator, list) and len(generator) != num_samples:
+    if not all(isinstance(one, torch.Generator) for one in generators):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, one for each {each}.")
+    if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
-            f"`generator` must hold one generator for each of {num_samples} samples, got {len(generator)}."
+            f"`generator` must hold one generator for each of {count} {all_of_them}, got {len(generator)}."
         )

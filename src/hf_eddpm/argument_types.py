@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import numpy as np
 import torch
 
-from .argument_checks import is_integer, is_number
+from .argument_checks import is_column, is_integer, is_number
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SHOWN = 80  # most characters of a value in an error
@@ -181,18 +181,12 @@ def _accepts(value: Any, annotation: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_accepts(each, inner[0]) for each in value)
     if origin in (collections.abc.Sequence, tuple):
-        return _is_column(value) and all(_accepts(each, inner[0]) for each in value)
+        no_list = isinstance(value, (set, frozenset, torch.Tensor))  # tensors have annotations of their own
+        return is_column(value) and not no_list and all(_accepts(each, inner[0]) for each in value)
     if origin is collections.abc.Callable or annotation is Callable:
         return callable(value)
     plain = origin if isinstance(origin, type) else annotation
     return isinstance(value, plain) if isinstance(plain, type) else True
-
-
-def _is_column(value: Any) -> bool:
-    """Return whether a value is a list, a tuple, a range, or a column of NumPy, pandas or `datasets`."""
-    if isinstance(value, (str, bytes, dict, set, frozenset, torch.Tensor)):
-        return False
-    return hasattr(value, "__len__") and hasattr(value, "__iter__") and getattr(value, "ndim", 1) == 1
 
 
 def _describe(annotation: Any) -> str:

@@ -55,8 +55,8 @@ class EDDPMOutput(ModelOutput):
         property_loss: Mean squared error of the known properties in standard deviations; None without a head.
         properties: Their predictions from `latents` in the unit of the data, `(batch, num_properties)`; None
             without a head.
-        encoder_hidden_states: With `output_hidden_states`, those of the encoder's embeddings and of each of its
-            layers, `(batch, seq, hidden)`.
+        encoder_hidden_states: With `output_hidden_states`, the states after the encoder's embeddings and after each
+            of its layers, `(batch, seq, hidden)`.
         encoder_attentions: With `output_attentions`, those of each layer, `(batch, heads, seq, seq)`.
         decoder_hidden_states: The decoder's; with latents as a prefix these come first in `seq`.
         decoder_attentions: The decoder's.

@@ -162,8 +162,8 @@ class PipelineParts:
                 "num_decoder_steps": self.config.default_num_decoder_steps,
             }
             arguments = {**own, **arguments}
-            if arguments["scheduler"] is not None:
-                check_scheduler(arguments["scheduler"], self.model.decoder.scheduler)
+            if decode_arguments.get("scheduler") is not None:
+                check_scheduler(decode_arguments["scheduler"], self.model.decoder.scheduler)
             if len(latents) <= batch_size:  # otherwise the batches' own
                 arguments["progress_bar"] = self.progress_bar
         as_type = {} if output_type == "data" else {"output_type": output_type}

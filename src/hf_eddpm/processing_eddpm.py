@@ -7,6 +7,7 @@ from typing import Any
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .argument_checks import is_column
 from .configuration_eddpm import EDDPMConfig
 
 
@@ -15,8 +16,7 @@ def listed(data: Any) -> Any:
 
     What is no such column comes back as it is.
     """
-    one = isinstance(data, (str, bytes, dict)) or not hasattr(data, "__len__") or not hasattr(data, "__iter__")
-    return data if one or getattr(data, "ndim", 1) != 1 else list(data)
+    return list(data) if is_column(data) else data
 
 
 class EDDPMProcessor(ProcessorMixin):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..argument_checks import check_count
+from ..argument_checks import check_count, check_generators
 from ..modeling_eddpm import EDDPMModel
 from ..modeling_property import PropertyHead
 from ..outputs import EDDPMOptimization
@@ -62,7 +62,7 @@ def optimize(
     if head is None:
         raise ValueError("`optimize` needs a model with a property head (`num_properties` > 0), got one without.")
     starts = processor.as_list(data)
-    _check_generator(generator, len(starts))
+    check_generators(generator, len(starts), "datum", "data")
     objective = property_objective(head, target, property_index, len(starts))
     limits = _make_limits(space.model, processor, starts, max_mutations, frozen_positions)
 
@@ -209,11 +209,3 @@ def _accepted(processor: EDDPMProcessor, samples: list[Any]) -> list[bool]:
         if len(samples) == 1:
             return [False]
         return [_accepted(processor, [sample])[0] for sample in samples]
-
-
-def _check_generator(generator: Any, batch: int) -> None:
-    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
-    if not all(isinstance(each, torch.Generator) for each in generators):
-        raise TypeError("`generator` must be a torch.Generator or a list of them, one for each datum.")
-    if isinstance(generator, list) and len(generator) != batch:
-        raise ValueError(f"`generator` must hold one generator for each of {batch} data, got {len(generator)}.")

@@ -16,7 +16,7 @@ class RecordedStates:
         attentions: Whether to record the attention weights.
 
     Attributes:
-        hidden_states: Those of the embeddings and of each layer, or None.
+        hidden_states: The states after the embeddings and after each layer, or None.
         attentions: Those of each layer, or None.
     """
 

@@ -197,8 +197,8 @@ class CausalDecoder(ModalityDecoder):
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             labels: int64 `(batch, seq)`, -100 where ignored (padding on the right).
-            record: Takes the backbone's hidden states and attention weights, those of the latents before the first
-                token among them.
+            record: Takes the backbone's hidden states and attention weights, also at the latents before the first
+                token.
         """
         counted = labels != -100
         # In training the output layer is much of the cost, and there is one call at a time.
