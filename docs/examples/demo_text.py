@@ -28,6 +28,7 @@ class Tour:
     """The sentences a tour uses when none are given, and the contrast that its edits move along.
 
     `classes` are what the model's classes are called, `edited` the sentences that are edited; by default all are.
+    `bank` is searched for neighbours; by default the two sides of the contrast.
     """
 
     sentences: tuple[str, ...]
@@ -37,6 +38,7 @@ class Tour:
     positives: tuple[str, ...]
     classes: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
+    bank: tuple[str, ...] = ()
 
 
 TOURS = {
@@ -47,7 +49,7 @@ TOURS = {
             "What time does the library close?",
             "the food was cold and the waiter was rude .",
         ),
-        negative_name="one",
+        negative_name='"A man ..."',
         negatives=(
             "A man is riding a bike.",
             "A woman is singing a song.",
@@ -58,7 +60,7 @@ TOURS = {
             "A person walks down the street.",
             "A cat is sleeping on the sofa.",
         ),
-        positive_name="two",
+        positive_name='"Two men ..."',
         positives=(
             "Two men are riding bikes.",
             "Two women are singing a song.",
@@ -74,6 +76,20 @@ TOURS = {
             "A man in a red shirt is cooking.",
             "A woman is reading a book.",
             "A boy jumps into the water.",
+        ),
+        bank=(
+            "I forgot my keys at home.",
+            "The keys are on the table.",
+            "A man is riding his bike through the park.",
+            "A woman is walking her dog in the park.",
+            "When does the museum open?",
+            "What time does the train leave?",
+            "the waiter was rude and the food was cold .",
+            "the staff was friendly and the food was great .",
+            "I would like to book a table for two.",
+            "Two dogs run on the beach.",
+            "It will rain tomorrow.",
+            "He plays the guitar very well.",
         ),
     ),
     "yelp": Tour(
@@ -329,7 +345,7 @@ def main() -> None:
     first, second, *_ = *sentences, *tour.sentences
     show_interpolation(pipe, first, second)
     show_edit(pipe, arguments.sentences or tour.edited or tour.sentences, tour)
-    show_neighbours(pipe, sentences, tour.negatives + tour.positives)
+    show_neighbours(pipe, sentences, tour.bank or tour.negatives + tour.positives)
     print(f"\nThe whole tour took {time.perf_counter() - start:.0f} seconds.")
 
 

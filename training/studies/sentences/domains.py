@@ -87,6 +87,21 @@ def search(pipe: EDDPMPipeline, path: Path) -> dict[str, float]:
     }
 
 
+def reconstruction_table(result: dict[str, Any]) -> str:
+    """Return what comes back, one row for each domain."""
+    rows = [
+        {
+            "data": name,
+            "BLEU, one pass": f"{value['0']['bleu']:.1f}",
+            "exact": f"{value['0']['exact_match']:.2f}",
+            "BLEU, 10 refinement steps": f"{value['10']['bleu']:.1f}",
+            "exact ": f"{value['10']['exact_match']:.2f}",
+        }
+        for name, value in result["reconstruction"].items()
+    ]
+    return markdown_table(rows)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -124,17 +139,7 @@ def main(words: Sequence[str] | None = None) -> None:
     result |= describe_environment(pipe.device, ("sacrebleu",))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    rows = [
-        {
-            "data": name,
-            "BLEU, one pass": f"{value['0']['bleu']:.1f}",
-            "exact": f"{value['0']['exact_match']:.2f}",
-            "BLEU, 10 refinement steps": f"{value['10']['bleu']:.1f}",
-            "exact ": f"{value['10']['exact_match']:.2f}",
-        }
-        for name, value in result["reconstruction"].items()
-    ]
-    print(markdown_table(rows))
+    print(reconstruction_table(result))
 
 
 if __name__ == "__main__":
