@@ -141,7 +141,7 @@ REFUSED = {
     "hub_always_push": ({"hub_always_push": True}, "`hub_always_push` must be False"),
     "parallelism_config": ({}, "`parallelism_config` must have cp_size 1"),
     "debug": ({"debug": "underflow_overflow"}, "`debug` must be without 'underflow_overflow'"),
-    "fsdp": ({"fsdp": "full_shard"}, "fsdp"),
+    "fsdp": ({"fsdp": True}, "fsdp"),
     "deepspeed": ({"deepspeed": {"train_batch_size": 4}}, "(?i)deepspeed"),
 }
 # The same of values of options that otherwise work.
