@@ -1,11 +1,11 @@
-"""Writes the numbers of README.md and of docs/benchmarks/index.md from the files that were measured.
+"""Writes the numbers of README.md and of the documentation from the files that were measured.
 
-    python training/studies/readme_tables/run.py            # rewrites both pages between their markers
+    python training/studies/readme_tables/run.py            # rewrites the pages between their markers
     python training/studies/readme_tables/run.py --check    # fails if that would change one
 
-None of them is typed. README.md has the table of the checkpoints, the other page all numbers. There a row of the table
-is an entry of `ROWS`: what the number is, the file that has it, how it reads in that file, and the script that wrote
-the file. A file that is not there yet leaves its rows out.
+None of them is typed. README.md has the table of the checkpoints, guides have small ones, and docs/benchmarks/index.md
+all numbers. There a row of the table is an entry of `ROWS`: what the number is, the file that has it, how it reads in
+that file, and the script that wrote the file. A file that is not there yet leaves its rows out.
 """
 
 import argparse
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 
 from readme_tables.checkpoints import checkpoints
 from readme_tables.comparison import compare
+from readme_tables.guides import anomaly_table, search_table, step_table
 
 ROOT = Path(__file__).resolve().parents[3]
 BEGIN, END = "<!-- results: written by training/studies/readme_tables/run.py -->", "<!-- end of results -->"
@@ -440,7 +441,13 @@ def results(root: Path = ROOT) -> str:
     return "\n\n".join([*parts, compare(root), textwrap.fill(more, WIDTH)])
 
 
-PAGES: dict[str, Callable[[Path], str]] = {"README.md": checkpoints, "docs/benchmarks/index.md": results}
+PAGES: dict[str, Callable[[Path], str]] = {
+    "README.md": checkpoints,
+    "docs/benchmarks/index.md": results,
+    "docs/guides/search.md": search_table,
+    "docs/guides/anomalies.md": anomaly_table,
+    "docs/guides/few-steps.md": step_table,
+}
 
 
 def rewrite(text: str, page: str, root: Path = ROOT) -> str:
