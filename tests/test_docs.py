@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_eddpm import EDDPMConfig
 from hf_eddpm.hub.card import ORGANISATION
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,14 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page, monkeypatch):
 
 def test_pages_with_output_are_among_them():
     assert {page.name for page in PAGES if any(shown for _, shown in blocks(page))} >= {"README.md", "start.md"}
+
+
+def test_every_value_of_a_model_is_listed_with_its_default():
+    text = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \| \S", text, re.M))
+    own = {name: value for name, value in vars(EDDPMConfig).items() if name in EDDPMConfig.__annotations__}
+    defaults = {name: value for name, value in own.items() if name not in ("sub_configs_defaults", "model_type")}
+    assert listed == {name: repr(value).replace("'", '"') for name, value in defaults.items()}
 
 
 def test_every_page_is_reached_from_the_first():

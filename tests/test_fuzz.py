@@ -237,7 +237,7 @@ def text_targets():
     yield "direction", pipe.direction, sides, facing, shape
     found = {"data": words_or_none, "num_directions": count(1, 16), "method": choice("pca", "jacobian"), **SIZES}
     yield "directions", pipe.directions, data, found, shape
-    walk = {"data": words, "directions": either_tensor, "scales": numbers}
+    walk = {"data": words, "directions": either_tensor, "scales": numbers, "invert_noise": not_true}
     yield "traverse", pipe.traverse, {**data, "directions": torch.ones(2, 8), "scales": [0.0]}, walk, shape
     yield "aggregate", pipe.aggregate, data, {"data": words, "refinement_steps": count(0, 20)}, shape
     yield "similarity", pipe.similarity, {"a": SENTENCES[:2], "b": SENTENCES[2:4]}, {"a": words_of(2), **SIZES}, shape

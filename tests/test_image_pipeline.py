@@ -181,6 +181,15 @@ def test_paths_between_inverted_noises_end_at_the_images(trained):
     assert _error([path[0], path[-1]], [*a, *b]) < 0.3 * _error(drawn, [*a, *b])
 
 
+def test_a_walk_from_inverted_noise_begins_at_the_image(trained):
+    images = random_images(2)
+    walks = trained.traverse(images, torch.ones(2, 1, 6), (0.0, 2.0), invert_noise=True, num_decoder_steps=20)
+    drawn = trained.reconstruct(images, num_decoder_steps=20, generator=torch.Generator().manual_seed(0))
+    starts = [walk[0] for walks_of_one in walks for walk in walks_of_one]
+    assert _error(starts, [image for image in images for _ in range(2)]) < 0.3 * _error(drawn, images)
+    assert _error([walks[0][0][1]], images[:1]) > _error(starts[:1], images[:1])
+
+
 def test_edits_move_the_image_and_none_leaves_it(trained):
     images = random_images(2)
     direction = trained.direction(images[:1], images[1:])

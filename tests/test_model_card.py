@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.hub.card import ORGANISATION, build_model_card, markdown_table, save_model_card
+from hf_eddpm.hub.card import ORGANISATION, build_model_card, markdown_table, save_model_card, show_gallery
 from hf_eddpm.training import runs, train_text
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.text_card import markdown_tables, write_text_card
@@ -156,6 +156,29 @@ def test_core_takes_any_data_and_writes_what_it_is_given(pipe, tmp_path):
     assert loaded.data.base_model == ["user/base"]
     assert "| a | b |\n| --- | --- |\n| 1 |  |\n|  | 2 |" in loaded.text
     assert "- Small." in loaded.text
+
+
+def test_a_gallery_is_shown_once_and_outlives_the_cards_that_follow(pipe, tmp_path):
+    card = build_model_card(pipe.model, name="m", training=None, evaluation=None)
+    save_model_card(card, tmp_path)
+    plain = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "gallery").mkdir()
+    for name in ("samples.png", "edits.png"):
+        (tmp_path / "gallery" / name).write_bytes(b"")
+    show_gallery(tmp_path, {"samples.png": "Old."})
+    show_gallery(tmp_path, {"samples.png": "A hundred.", "edits.png": "Changed."})
+    shown = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (
+        shown.count("## Gallery") == 1 and "![edits](gallery/edits.png)\n\nChanged." in shown and "Old." not in shown
+    )
+    save_model_card(card, tmp_path)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == shown
+    show_gallery(tmp_path, {})
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == plain
+    with pytest.raises(ValueError, match=r"`captions` names pictures that are not in 'gallery': \['none.png'\]"):
+        show_gallery(tmp_path, {"none.png": "Nothing."})
+    with pytest.raises(ValueError, match=r"`folder` must hold a README.md"):
+        show_gallery(tmp_path / "gallery", {})
 
 
 def test_facts_of_another_version_are_refused(pipe, tmp_path):

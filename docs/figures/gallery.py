@@ -4,8 +4,8 @@
         --fashion $FASHION
 
 The folders hold the held-out data (the first is what training/studies/sentences/prepare.py made); the digits
-come with scikit-learn. Pictures go to docs/_static/gallery, and a page for each checkpoint to docs/gallery. A
-checkpoint whose data are not named is left as it is.
+come with scikit-learn. A page for each checkpoint goes to docs/gallery. Its pictures go to the folder `gallery`
+beside the checkpoint's card, which gets a section with them. A checkpoint whose data are not named is left as it is.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from hf_eddpm import EDDPMPipeline, plot_grid
-from hf_eddpm.hub.card import markdown_table
+from hf_eddpm import EDDPMPipeline, PropertyGuidance, SimilarityGuidance, plot_grid
+from hf_eddpm.hub.card import markdown_table, show_gallery
 from hf_eddpm.modalities.image.data import ImageData, load_images
 from hf_eddpm.modalities.image.files import DIGITS
 from hf_eddpm.modalities.protein.data import load_proteins
@@ -28,7 +29,7 @@ from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.plots import plot_latents, plot_scores
 from shipped import ROOT, load, seed
 
-PICTURES = ROOT / "docs" / "_static" / "gallery"
+CARDS = ROOT / "model_cards"
 PAGES = ROOT / "docs" / "gallery"
 SHOWN = 8  # data in a table or a row
 MAPPED = 1000  # data on a map of the latents, and in a histogram
@@ -45,25 +46,31 @@ class Page:
     def __init__(self, name: str, lead: str):
         self.name = name
         self.parts = [f"# {name}", f"{lead} Its card: {{doc}}`../models/{name}`."]
+        self.captions: dict[str, str] = {}
 
     def table(self, title: str, rows: list[dict[str, Any]], text: str = "") -> None:
         """Add a table of data, each in a code literal so that nothing in it is taken for markup."""
         cells = [{key: f"`{value}`" for key, value in row.items()} for row in rows]
         self.parts += [f"## {title}", *([text] if text else []), markdown_table(cells)]
 
-    def picture(self, title: str, kind: str, draw: Any, text: str = "") -> None:
-        """Add a picture: a matplotlib figure or a PIL image."""
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        path = PICTURES / f"{self.name}-{kind}.png"
+    def picture(self, title: str, kind: str, draw: Any, text: str = "", in_card: bool = True) -> None:
+        """Add a picture: a matplotlib figure or a PIL image. Some cards have one like it among their results."""
+        path = CARDS / self.name / "gallery" / f"{kind}.png"
+        path.parent.mkdir(exist_ok=True)
         if isinstance(draw, Image.Image):
-            draw.save(path, optimize=True)
+            draw.quantize(256).save(path, optimize=True)
         else:
             draw.savefig(path, dpi=90)
-        self.parts += [f"## {title}", *([text] if text else []), f"![{title}](../_static/gallery/{path.name})"]
+            plt.close(draw)
+        place = path.relative_to(ROOT).as_posix()
+        self.parts += [f"## {title}", *([text] if text else []), f"![{title}](../../{place})"]
+        if in_card:
+            self.captions[path.name] = f"{title}. {text}" if text else f"{title}."
 
     def write(self) -> None:
-        """Write the page."""
+        """Write the page, and the section of the card."""
         PAGES.mkdir(parents=True, exist_ok=True)
+        show_gallery(CARDS / self.name, self.captions)
         (PAGES / f"{self.name}.md").write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
 
 
@@ -125,8 +132,28 @@ def sequences(
             for a, b, c in zip(originals, plain, refined, strict=True)
         ],
     )
-    path = pipe.interpolate(held_out[0], held_out[1], num_steps=7)[0]
-    page.table("From one to another", [{"point": str(at), "datum": show(datum)} for at, datum in enumerate(path)])
+    first, second = [datum for datum in held_out if not by_word or 6 <= len(datum.split()) <= 14][:2]
+    path = pipe.interpolate(first, second, num_steps=7)[0]
+    text = "The first two held-out sentences of 6 to 14 words." if by_word else "The first two held-out sequences."
+    rows = [{"point": str(at), "datum": show(datum)} for at, datum in enumerate(path)]
+    page.table("From one to another", rows, text)
+    directions = pipe.directions(held_out[:MAPPED], num_directions=3)
+    walks = pipe.traverse(first, directions, scales=(-2.0, -1.0, 0.0, 1.0, 2.0))[0]
+    rows = [
+        {"direction": f"{number}", **{f"{at:+d}": show(datum) for at, datum in zip(range(-2, 3), walk, strict=True)}}
+        for number, walk in enumerate(walks, start=1)
+    ]
+    text = (
+        "The first held-out datum, moved along the directions in which the latents vary most, in standard deviations."
+    )
+    page.table("Traversals", rows, text)
+    rows = []
+    for scale in (0.0, 0.3, 1.0, 3.0):
+        guidance = SimilarityGuidance(second, scale=scale)
+        found = pipe(num_samples=2, guidance=guidance, generator=seed()).samples
+        rows.append({"scale": f"{scale:g}", "first": show(found[0]), "second": show(found[1])})
+    text = f"Samples of seed 0, drawn towards `{show(second)}`."
+    page.table("Guidance from weak to strong", rows, text)
     latents = pipe.encode(held_out[:MAPPED]).latents
     figure = plot_latents(latents, list(labels[:MAPPED]))
     page.picture("A map of the latents", "latents", figure, "Held-out data in the plane in which they vary most.")
@@ -216,6 +243,13 @@ def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_
     values = [float(data.properties[row][0]) for row in order]
     page = Page(name, lead)
     sequences(page, pipe, held_out, values, False, show)
+    rows = []
+    for scale in (0.0, 1.0, 3.0, 10.0):
+        found = pipe(num_samples=100, guidance=PropertyGuidance("higher", scale=scale), generator=seed()).samples
+        mean = float(pipe.predict(found).mean())
+        rows.append({"scale": f"{scale:g}", "mean prediction": f"{mean:.2f}", "the first": show(found[0])})
+    text = "A hundred samples of seed 0, and what the model's own head says of them."
+    page.table("Towards a higher value, from weak to strong", rows, text)
     low = [row for row, value in enumerate(values) if value < sorted(values)[len(values) // 2]][:SHOWN]
     better = pipe.optimize([held_out[row] for row in low], method="guided", max_mutations=3, generator=seed())
     page.table(
@@ -234,6 +268,47 @@ def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_
     page.write()
 
 
+def images_control(
+    page: Page,
+    pipe: EDDPMPipeline,
+    pictures: list[Image.Image],
+    labels: list[int],
+    scale: int,
+    class_names: Sequence[str],
+) -> None:
+    """Add edits, traversals, neighbours and scores of images."""
+    one, two = (
+        [picture for picture, label in zip(pictures, labels, strict=True) if label == kind][:200] for kind in (7, 9)
+    )
+    direction = pipe.direction(two, one)
+    shown = one[-SHOWN:]
+    rows = [shown]
+    for strength in (0.5, 1.0, 1.5):
+        rows.append(pipe.edit(shown, direction=direction, scale=strength, invert_noise=True))
+    text = f"From {class_names[7]} to {class_names[9]}: originals, then scales 0.5, 1 and 1.5 along the direction."
+    page.picture("Edits", "edits", plot_grid(rows, scale=scale), text)
+    directions = pipe.directions(pictures[:MAPPED], num_directions=4)
+    walks = pipe.traverse(pictures[0], directions, invert_noise=True)[0]
+    text = (
+        "One image moved along the four directions in which the latents vary most, from -3 to 3 standard deviations."
+    )
+    page.picture("Traversals", "traversals", plot_grid(walks, scale=scale), text)
+    a, b = (
+        torch.nn.functional.normalize(pipe.encode(each).embeddings, dim=1)
+        for each in (pictures[:SHOWN], pictures[SHOWN:])
+    )
+    order = (a @ b.T).argsort(1, descending=True)[:, :4].tolist()
+    columns = [[pictures[place], *(pictures[SHOWN + found] for found in order[place])] for place in range(SHOWN)]
+    text = "In each row an image, then the four whose latents are nearest."
+    page.picture("Nearest neighbours", "neighbours", plot_grid(columns, scale=scale), text)
+    few = pictures[:100]
+    upside_down = [picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for picture in few]
+    kinds = {"held-out data": few, "samples": pipe(100, generator=seed()).samples, "upside down": upside_down}
+    scores = {name: pipe.score(data, num_timesteps=8, generator=seed()).reconstruction for name, data in kinds.items()}
+    figure = plot_scores(scores, label="reconstruction term of the bound, nats")
+    page.picture("Scores", "scores", figure, "Fewer nats: the model restores it more easily.")
+
+
 def images(name: str, lead: str, data: ImageData, scale: int, class_names: Sequence[str]) -> None:
     """The gallery of an image checkpoint."""
     pipe = load(name)
@@ -243,12 +318,12 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
     pictures, labels = [pictures[row] for row in order], [labels[row] for row in order]
     page = Page(name, lead)
     samples = pipe(num_samples=100, generator=seed()).samples
-    page.picture("Samples", "samples", plot_grid(samples, num_columns=20, scale=scale), "A hundred of seed 0.")
+    page.picture("Samples", "samples", plot_grid(samples, num_columns=20, scale=scale), "A hundred of seed 0.", False)
     originals = pictures[:16]
     once = pipe.reconstruct(originals, generator=seed())
     exact = pipe.reconstruct(originals, invert_noise=True)
     text = "Originals; decoded from the latents and fresh noise; decoded from the latents and the images' own noise."
-    page.picture("Reconstructions", "reconstructions", plot_grid([originals, once, exact], scale=scale), text)
+    page.picture("Reconstructions", "reconstructions", plot_grid([originals, once, exact], scale=scale), text, False)
     firsts = [labels.index(label) for label in range(len(class_names))]
     pairs = list(zip(firsts, firsts[1:], strict=False))[::2]
     paths = pipe.interpolate(
@@ -258,7 +333,7 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
         space="latents",
         invert_noise=True,
     )
-    page.picture("From one to another", "interpolation", plot_grid(paths, scale=scale))
+    page.picture("From one to another", "interpolation", plot_grid(paths, scale=scale), in_card=False)
     rows = [
         pipe(
             num_samples=len(class_names),
@@ -269,7 +344,8 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
         for weight in (0.0, 1.0, 2.0, 4.0)
     ]
     text = f"Asked for {', '.join(class_names)}; `guidance_scale` 0, 1, 2, 4 from top to bottom, the same noise."
-    page.picture("Classes, from no guidance to strong", "guidance", plot_grid(rows, scale=scale), text)
+    page.picture("Classes, from no guidance to strong", "guidance", plot_grid(rows, scale=scale), text, False)
+    images_control(page, pipe, pictures, labels, scale, class_names)
     latents = pipe.encode(pictures[:MAPPED]).latents
     figure = plot_latents(latents, [class_names[label] for label in labels[:MAPPED]])
     page.picture("A map of the latents", "latents", figure, "Data in the plane in which they vary most.")

@@ -150,6 +150,7 @@ class ControlMixin:
         data: Any,
         directions: FloatTensor,
         scales: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
+        invert_noise: bool = False,
         **decode_arguments: Any,
     ) -> list[list[list[Any]]]:
         """Walk from data along directions and decode on the way.
@@ -158,6 +159,7 @@ class ControlMixin:
             data: One datum or a list of them.
             directions: `(num_directions, num_latents, latent_dim)`, for example from `directions()`, or one of them.
             scales: Multiples of the direction at which is decoded, at least one.
+            invert_noise: As for `reconstruct`; at scale 0 the datum itself comes back.
             **decode_arguments: Passed to the decoder.
 
         Returns:
@@ -172,6 +174,8 @@ class ControlMixin:
         if not len(scales):
             raise ValueError("`scales` must hold at least one number, got none.")
         latents = self.encode(data).latents
+        if invert_noise:
+            decode_arguments |= self._inverted(data, latents, 256, decode_arguments)
         steps = torch.tensor(scales, dtype=torch.float32, device=latents.device)
         moves = several.to(latents)[:, None] * steps[:, None, None]  # (directions, scales, num_latents, latent_dim)
         points = latents[:, None, None] + moves

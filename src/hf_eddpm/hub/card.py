@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def build_model_card(
     sections = [f"# {name}", _introduction(model, summary), "## Use", _usage(name, snippet)]
     if evaluation is not None:
         sections += ["## Results", results, _measured_with(evaluation)]
-    sections += ["## What it is made of", _parts_table(model)]
+    sections += [_PARTS_TITLE, _parts_table(model)]
     if training is not None:
         sections += ["## Training", *_training(training)]
     sections += ["## Limits", *_bullets([*limits, *_general_limits(training, evaluation)])]
@@ -112,12 +112,52 @@ def save_model_card(card: ModelCard, folder: str | os.PathLike) -> Path:
     if not Path(folder).is_dir():
         raise ValueError(f"`folder` must be an existing folder, got {os.fspath(folder)!r}.")
     path = Path(folder) / CARD_FILE
+    if path.is_file() and (shown := _gallery_of(path.read_text(encoding="utf-8"))):
+        card = ModelCard(_with_gallery(str(card), shown))
     partial = path.with_name(f".{CARD_FILE}.partial")
     card.save(partial)
     os.replace(partial, path)
     return path
 
 
+def show_gallery(folder: str | os.PathLike, captions: Mapping[str, str]) -> None:
+    """Give the card in a folder a section with the pictures of the folder `gallery` beside it.
+
+    A section that is there is replaced; a card that is written anew later keeps it.
+
+    Args:
+        folder: A checkpoint's folder, with a card.
+        captions: What each picture shows, by its file name.
+
+    Raises:
+        ValueError: If there is no card, or a picture is not there.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        raise ValueError(f"`folder` must hold a {CARD_FILE}, got {os.fspath(folder)!r}.")
+    if missing := [name for name in captions if not (path.parent / GALLERY_FOLDER / name).is_file()]:
+        raise ValueError(f"`captions` names pictures that are not in {GALLERY_FOLDER!r}: {missing}.")
+    pictures = [f"![{Path(name).stem}]({GALLERY_FOLDER}/{name})\n\n{caption}" for name, caption in captions.items()]
+    section = "\n\n".join([_GALLERY_TITLE, *pictures]) if captions else ""
+    text = _with_gallery(path.read_text(encoding="utf-8"), section)
+    path.write_text(text, encoding="utf-8")
+
+
+def _gallery_of(text: str) -> str:
+    """Return the gallery's section of a card, or nothing."""
+    found = re.search(rf"^{_GALLERY_TITLE}\n.*?(?=^## |\Z)", text, re.M | re.S)
+    return found[0].strip() if found else ""
+
+
+def _with_gallery(text: str, section: str) -> str:
+    """Return a card with another section of its gallery, before what the model is made of."""
+    if old := _gallery_of(text):
+        text = text.replace(f"{old}\n\n", "")
+    return text.replace(_PARTS_TITLE, f"{section}\n\n{_PARTS_TITLE}", 1) if section else text
+
+
+GALLERY_FOLDER = "gallery"
+_GALLERY_TITLE, _PARTS_TITLE = "## Gallery", "## What it is made of"
 _EVALUATION_FACTS = ("command", "wall_time_seconds", "hardware", "versions")
 _TRAINING_FACTS = (*_EVALUATION_FACTS, "data", "settings", "seed", "steps", "batch_size", "metrics", "log")
 
