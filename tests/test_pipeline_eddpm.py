@@ -37,6 +37,7 @@ from hf_eddpm import (
 )
 from hf_eddpm.hub import saving, storage
 from hf_eddpm.modalities.text.fitting import train_tokenizer
+from hf_eddpm.pipeline_parts import batches_of_like_size
 from hf_eddpm.sampling import slerp
 
 FEW = {"num_inference_steps": 5}
@@ -1312,3 +1313,33 @@ def test_refinement_is_the_same_for_a_batch_and_for_its_items_and_off_by_default
 def test_impossible_refinement_steps_are_refused(pipe, steps):
     with pytest.raises(ValueError, match="`refinement_steps`"):
         pipe.encode(SENTENCES[0], refinement_steps=steps)
+
+
+def test_data_of_like_length_are_encoded_together_and_come_back_in_their_order(pipe, monkeypatch):
+    sentences = [" ".join(["the"] * (1 + number % 12)) for number in range(60)]
+    one_by_one = torch.cat([pipe.encode(sentence).latents for sentence in sentences])
+    shapes = []
+    prepare = type(pipe.processor).__call__
+
+    def watched(self, *args, **kwargs):
+        batch = prepare(self, *args, **kwargs)
+        shapes.append(tuple(batch["input_ids"].shape))
+        return batch
+
+    monkeypatch.setattr(type(pipe.processor), "__call__", watched)
+    torch.testing.assert_close(pipe.encode(sentences).latents, one_by_one, atol=1e-5, rtol=1e-5)
+    assert len(shapes) > 1 and all(rows <= 60 for rows, _ in shapes)
+    assert sum(rows * length for rows, length in shapes) < 60 * 12
+    refined = pipe.encode(sentences[:20], batch_size=7, refinement_steps=1).latents
+    alone = torch.cat([pipe.encode(sentence, refinement_steps=1).latents for sentence in sentences[:20]])
+    torch.testing.assert_close(refined, alone, atol=1e-4, rtol=1e-4)
+
+
+@given(sizes=st.lists(st.integers(0, 50), min_size=1, max_size=100), batch_size=st.integers(1, 40))
+def test_every_datum_is_in_one_batch_of_like_size(sizes, batch_size):
+    batches = batches_of_like_size(sizes, batch_size)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(sizes)))
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    ordered = [sizes[place] for batch in batches for place in batch]
+    assert ordered == sorted(ordered, reverse=True)
+    assert all(sizes[batch[-1]] >= 0.75 * sizes[batch[0]] for batch in batches if len(batch) > 16)

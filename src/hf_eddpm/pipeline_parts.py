@@ -15,10 +15,13 @@ from .argument_checks import check_generators
 from .argument_types import Count, FloatTensor, Generators, GuidanceScale, StepsOrZero, check_values, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
+from .packed_weights import pack_weights, unpack_weights
 from .processing_eddpm import EDDPMProcessor, listed
 from .sampling import check_scheduler, run_chain, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
+# A batch pays from this many data on, and is cut where the next datum is smaller than this share of the first.
+_FEWEST, _ALIKE = 16, 0.75
 _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more samples would not need
 
 
@@ -59,8 +62,24 @@ class PipelineParts:
         settings = {"delay": 1.0, "leave": False} | getattr(self, "_progress_bar_config", {})
         return tqdm(iterable, total=total, **settings)
 
-    def _batch_bar(self, starts: range) -> Iterable[int]:
-        return self.progress_bar(starts) if len(starts) > 1 else starts  # within a single batch the chain has its own
+    def enable_packed_weights(self) -> None:
+        """Compute on a CPU from weights in oneDNN's own layout: faster in float32, about twice on an AMD EPYC.
+
+        Results are equal but for rounding. The packed weights take as much memory again, and are packed anew when the
+        weights change. On other devices and in other types nothing changes.
+
+        Raises:
+            RuntimeError: If this torch was built without oneDNN.
+        """
+        pack_weights(self.model)
+
+    def disable_packed_weights(self) -> None:
+        """Compute from the weights as they are again."""
+        unpack_weights(self.model)
+
+    def _batch_bar(self, batches: Sequence[Any]) -> Iterable[Any]:
+        # within a single batch the chain has its own
+        return self.progress_bar(batches) if len(batches) > 1 else batches
 
     @property
     def guidance_scale(self) -> float:
@@ -137,10 +156,15 @@ class PipelineParts:
             "where they would be gone. `enable_model_cpu_offload` moves the model as a whole."
         )
 
-    def _batches(self, items: list[Any], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        for start in self._batch_bar(range(0, len(items), batch_size)):
-            batch = self.processor(items[start : start + batch_size])
-            yield {name: tensor.to(self._execution_device) for name, tensor in batch.items()}
+    def _batches(
+        self, items: list[Any], batch_size: int, places: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the tensors of data, in their order or of the places given for each batch."""
+        if places is None:
+            places = [range(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
+        for batch in self._batch_bar(places):
+            tensors = self.processor([items[place] for place in batch])
+            yield {name: tensor.to(self._execution_device) for name, tensor in tensors.items()}
 
     def _decode(
         self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
@@ -335,3 +359,22 @@ class PipelineParts:
     def _ddim(self) -> EDDPMScheduler:
         """Return the scheduler whose steps can be inverted, whatever scheduler generates."""
         return EDDPMScheduler(**self.model.config.scheduler_config)
+
+
+def batches_of_like_size(sizes: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Divide data into batches in which little is padded, the largest data first; each place is in one of them.
+
+    A batch ends early where the next datum is much smaller than its first one, but not below a number of data at
+    which a batch pays.
+
+    Args:
+        sizes: What each datum costs.
+        batch_size: The most data of a batch.
+    """
+    batches: list[list[int]] = [[]]
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        batch = batches[-1]
+        if len(batch) >= batch_size or (len(batch) >= _FEWEST and sizes[place] < _ALIKE * sizes[batch[0]]):
+            batches.append(batch := [])
+        batch.append(place)
+    return batches

@@ -74,6 +74,10 @@ class EDDPMProcessor(ProcessorMixin):
         """Return what each datum costs, in its modality's own unit; 1 where all cost the same."""
         return [1] * len(self.as_list(data))
 
+    def sizes(self, data: list[Any]) -> list[int]:
+        """Return numbers that rank data, as `as_list` returned them, by what they cost, without preparing them."""
+        return [len(datum) if isinstance(datum, str) else 1 for datum in data]
+
     @property
     def decode_arguments(self) -> dict[str, Any]:
         """Arguments of `EDDPMModel.decode` that suit what this processor feeds, overridden by the caller's."""
