@@ -36,6 +36,7 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = f"hf_eddpm {version}"
 html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 # Images of measurements lie beside their data, outside this folder, and names of the Hub's models are no links.
 linkcheck_ignore = [r"https://(huggingface\.co|doi\.org)/.*"]
 nitpicky = False
