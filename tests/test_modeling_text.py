@@ -7,7 +7,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 
 from hf_eddpm import EDDPMModel
-from hf_eddpm.modalities.tokens import cache_argument
+from hf_eddpm.modalities.tokens import _nats, cache_argument
 
 CONDITIONINGS = ["prefix", "memory"]
 MAMBA = {
@@ -103,6 +103,17 @@ def test_greedy_decoding_with_the_cache_equals_decoding_without(decoder, conditi
     assert generated.tolist() == expected.tolist()
     assert len({tuple(row) for row in generated.tolist()}) > 1  # the latents matter
     assert max(len(set(row)) for row in generated.tolist()) > 3  # and so does what came before
+
+
+def test_padded_labels_cost_nothing_on_other_devices_either():
+    """What runs where the host must not wait for the device, on the CPU."""
+    logits, labels = torch.randn(3, 5, 11), torch.randint(0, 11, (3, 5))
+    labels[0, 3:] = labels[2, 1:] = -100
+    nats = _nats(logits, labels)
+    counted = labels != -100
+    assert torch.equal(nats[~counted], torch.zeros(int((~counted).sum())))
+    expected = nn.functional.cross_entropy(logits[counted], labels[counted], reduction="none")
+    torch.testing.assert_close(nats[counted], expected)
 
 
 @every_decoder

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -1215,6 +1216,26 @@ def test_a_cpu_generator_gives_the_same_noise_on_the_gpu(trained_model, make_pip
     pipe.to("cuda")
     on_gpu = pipe(num_samples=2, generator=torch.Generator().manual_seed(0), **FEW, **LATENT).latents
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_training_step_does_not_wait_for_the_gpu(pipe):
+    model = pipe.model.to("cuda").train()
+    batch = {name: tensor.to("cuda") for name, tensor in pipe.processor(SENTENCES).items()}
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(loss)
+    waits = [f"{warning.filename}:{warning.lineno}" for warning in caught if "hf_eddpm" in warning.filename]
+    assert not waits, waits  # transformers looks whether a mask is full
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "file", "missing", "other pipeline", "only a model"])

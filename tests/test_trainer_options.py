@@ -73,7 +73,7 @@ WORKS = {
     "logging_strategy": [{"logging_strategy": "epoch", "max_steps": 3}],
     "logging_steps": [{"logging_steps": 2}],
     "logging_first_step": [{"logging_first_step": True}],
-    "logging_nan_inf_filter": [{"logging_nan_inf_filter": False}],
+    "logging_nan_inf_filter": [{"logging_nan_inf_filter": True}],
     "include_num_input_tokens_seen": [
         {"include_num_input_tokens_seen": "all"},
         {"include_num_input_tokens_seen": "non_padding"},

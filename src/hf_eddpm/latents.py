@@ -69,7 +69,7 @@ class LatentNormalization(nn.Module):
             else:
                 mean_of_all = total / count
                 squares = (latents - mean_of_all).square().sum(0)
-            if count > 1:
+            if len(latents) > 1 or has_processes():  # each process has at least a row
                 mean, var = mean_of_all, squares / count
                 with torch.no_grad():
                     self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

@@ -378,6 +378,11 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             ValueError: If one is not in [0, T).
         """
         timesteps = torch.as_tensor(timesteps).long()
+        if timesteps.is_cuda:  # not waited for: a training step would stop the GPU for it
+            torch._assert_async(
+                ((timesteps >= 0) & (timesteps < len(self))).all(), f"`{name}` outside [0, {len(self)})"
+            )
+            return timesteps
         if timesteps.numel() and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < len(self):
             raise ValueError(
                 f"`{name}` must be in [0, {len(self)}), got {int(timesteps.min())} to {int(timesteps.max())}."

@@ -201,6 +201,9 @@ class CausalDecoder(ModalityDecoder):
                 token.
         """
         counted = labels != -100
+        if labels.device.type != "cpu":  # to count first would make the host wait for the device
+            logits = self._run(latents, labels, record).logits[:, -labels.shape[1] :]
+            return _nats(logits, labels).sum(1), counted.sum(1)
         # In training the output layer is much of the cost, and there is one call at a time.
         with self._logits_only_at(counted) if self.training else contextlib.nullcontext():
             output = self._run(latents, labels, record)
@@ -391,6 +394,11 @@ class CausalDecoder(ModalityDecoder):
             keys, values = layer.permute(2, 0, 3, 1, 4)  # both (batch, heads, num_latents, width)
             cache.update(keys, values, index)
         return cache
+
+
+def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return -log p of each label, 0 where it is ignored, `(batch, seq)`, from logits `(batch, seq, vocabulary)`."""
+    return nn.functional.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
 
 
 def _backbone_from_config(config: PreTrainedConfig) -> PreTrainedModel:

@@ -56,6 +56,10 @@ class EDDPMTrainingArguments(TrainingOptions, TrainingArguments):
 
     bf16: bool | None = field(default=None, metadata={"help": "The same as `precision` bf16; false rules it out."})
     fp16: bool | None = field(default=None, metadata={"help": "The same as `precision` fp16."})
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Log the mean of before where the loss is not finite; it makes a GPU wait at every step."},
+    )
 
     def __post_init__(self) -> None:
         chosen = self._choose_precision()
