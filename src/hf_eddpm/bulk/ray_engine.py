@@ -43,17 +43,18 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
         """Make parts, and yield the number of rows of each once it is written."""
-        if self.maker is None:  # not in `__init__`: what fails here comes to the driver as what it is
-            self.maker = PartMaker(self.job, self.device)
         for part in batch["part"]:
-            tries = self.maker.folder / f"{_TRIES}{part}"
-            with tries.open("a") as file:
-                file.write(".")
-            if tries.stat().st_size > LOSSES + 1:
-                raise RuntimeError(
-                    f"Part {part} lost its worker {LOSSES + 1} times, as one that needs more memory than its node has "
-                    "does: lower `batch_size` or `part_size`."
-                )
+            tries = Path(self.job.output_dir) / f"{_TRIES}{part}"
+            if tries.parent.is_dir():
+                with tries.open("a") as file:
+                    file.write(".")
+                if tries.stat().st_size > LOSSES + 1:
+                    raise RuntimeError(
+                        f"Part {part} lost its worker {LOSSES + 1} times, as one that needs more memory than its node "
+                        "has does: lower `batch_size` or `part_size`."
+                    )
+            if self.maker is None:  # not in `__init__`: what fails here comes to the driver as what it is
+                self.maker = PartMaker(self.job, self.device)
             rows = self.maker.make(int(part))
             tries.unlink(missing_ok=True)
             yield {"rows": [rows]}
@@ -76,7 +77,10 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address is not None:
         _check_answers(address)
-    ray.init(address="local" if address is None else address, logging_level=logging.WARNING)
+    start: dict[str, Any] = (
+        {"address": "local", "include_dashboard": False} if address is None else {"address": address}
+    )
+    ray.init(**start, logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -134,7 +138,7 @@ def make_parts(job: BulkJob, parts: Sequence[int], num_workers: int | None) -> I
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts rows
     context.execution_no_progress_timeout_s = -1  # a part may take hours
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, without the engine's own stack
     dataset = ray_data.from_items(
         [{"part": part} for part in parts], override_num_blocks=min(len(parts), _MOST_BLOCKS)
     )
