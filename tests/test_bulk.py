@@ -165,7 +165,7 @@ def test_a_part_is_on_the_disk_before_it_has_its_name(job, tmp_path, monkeypatch
     monkeypatch.setattr(parts.os, "replace", lambda *paths: steps.append("replace") or replace(*paths))
     run_bulk(job())
     count = len(list((tmp_path / "out").glob("part-*.parquet")))
-    assert steps == ["fsync", "replace", "fsync"] * count + ["replace"]  # the list of skipped rows
+    assert steps == ["replace", *["fsync", "replace", "fsync"] * count, "replace"]  # settings, parts, skipped rows
 
 
 def test_parts_made_with_other_settings_are_not_mixed(job, samples):

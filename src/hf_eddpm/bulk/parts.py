@@ -39,21 +39,18 @@ def open_output(folder: str | Path, settings: dict[str, Any]) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / SETTINGS_FILE, json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    partial = _aside(path)
-    partial.write_text(text, encoding="utf-8")
-    try:
-        os.link(partial, path)  # fails where the file exists: one process writes it, the others read it
-    except FileExistsError:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        after = json.loads(text)
-        if different := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
-            raise ValueError(
-                f"`output_dir` {str(folder)!r} was begun with another {different}: "
-                f"{[before.get(key) for key in different]}, got {[after.get(key) for key in different]}."
-            ) from None
-    finally:
-        partial.unlink()
+    path = folder / SETTINGS_FILE
+    after = json.loads(json.dumps(settings))
+    if not path.exists():
+        partial = _aside(path)
+        partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} was begun with another {different}: "
+            f"{[before.get(key) for key in different]}, got {[after.get(key) for key in different]}."
+        )
     return folder
 
 

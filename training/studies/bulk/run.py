@@ -1,6 +1,6 @@
 """Bulk jobs: what a million rows cost, and whether the memory stays flat.
 
-python training/studies/bulk/run.py cost --checkpoint model_cards/eddpm-sentences --data dev.txt.gz
+python training/studies/bulk/run.py cost --checkpoint model_cards/eddpm-yelp-mini --data train.0.txt.gz
 python training/studies/bulk/run.py memory --checkpoint model_cards/eddpm-gifford --num_samples 1000000
 """
 
@@ -107,6 +107,7 @@ def main() -> None:
         facts = {"cost": cost, "memory": memory}[arguments.what](arguments, Path(folder))
     facts["machine"] = {"processor": platform.processor() or platform.machine(), "cores": psutil.cpu_count()}
     output = arguments.output or RESULTS / f"{arguments.what}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
