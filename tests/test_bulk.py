@@ -282,8 +282,10 @@ def test_a_datum_that_is_too_large_for_the_memory_is_an_error(job, monkeypatch):
     ("values", "message"),
     [
         ({"task": "translate"}, "`task` must be one of encode, score, generate, optimize, got 'translate'"),
-        ({"part_size": 0}, "`part_size` must be at least 1, got 0"),
-        ({"limit": -1}, "`limit` must be at least 1, got -1"),
+        ({"part_size": 0}, "`part_size` must be an integer of at least 1, got 0"),
+        ({"limit": -1}, "`limit` must be an integer of at least 1, got -1"),
+        ({"batch_size": 2.5}, "`batch_size` must be an integer of at least 1, got 2.5"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
         ({"dtype": "int8"}, "`dtype` must be one of float32, float16, bfloat16, got 'int8'"),
         ({"on_error": "ignore"}, "`on_error` must be one of raise, skip, got 'ignore'"),
         ({"data": ()}, "`data` must name files or a Hub data set"),
@@ -300,7 +302,7 @@ def test_samples_need_a_number_and_no_data(samples):
     for values in ({"num_samples": None}, {"data": ["x.txt"]}):
         with pytest.raises(ValueError, match="'generate' takes `num_samples` and no `data`"):
             samples(**values)
-    with pytest.raises(ValueError, match="`num_samples` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_samples` must be an integer of at least 1, got 0"):
         samples(num_samples=0)
 
 
@@ -309,7 +311,7 @@ def test_samples_need_a_number_and_no_data(samples):
     [
         ({"engine": "spark"}, "`engine` must be one of local, ray, got 'spark'"),
         ({"address": "auto"}, "`address` needs `engine` ray beside it, got 'auto' and 'local'"),
-        ({"engine": "ray", "num_workers": 0}, "`num_workers` must be at least 1, got 0"),
+        ({"engine": "ray", "num_workers": 0}, "`num_workers` must be an integer of at least 1, got 0"),
     ],
 )
 def test_engines_are_checked(job, values, message):

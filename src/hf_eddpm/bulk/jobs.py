@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
 
+from ..argument_checks import check_count
+
 TASKS = ("encode", "score", "generate", "optimize")
 DTYPES = ("float32", "float16", "bfloat16")
 ON_ERROR = ("raise", "skip")
@@ -72,9 +74,12 @@ class BulkJob:
         for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("on_error", ON_ERROR)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("batch_size", "part_size", "limit", "num_samples", "num_threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("batch_size", "part_size"):
+            check_count(getattr(self, name), name)
+        for name in ("limit", "num_samples", "num_threads"):
+            if (value := getattr(self, name)) is not None:
+                check_count(value, name)
+        check_count(self.seed, "seed", minimum=0)
         self.data = [self.data] if isinstance(self.data, str) else list(self.data)
         if self.has_data and not self.data:
             raise ValueError(f"`data` must name files or a Hub data set for {self.task!r}.")

@@ -1,10 +1,12 @@
 """Runs bulk jobs: in this process, or on a Ray cluster."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..argument_checks import check_count
 from .jobs import BulkJob
 from .making import PartMaker
 from .parts import SKIPPED_FILE, is_whole, list_skipped, open_output, remove_leftovers
@@ -44,30 +46,21 @@ def run_bulk(job: BulkJob, engine: str = "local", address: str | None = None, nu
     for name, value in (("address", address), ("num_workers", num_workers)):
         if value is not None and engine != "ray":
             raise ValueError(f"`{name}` needs `engine` ray beside it, got {value!r} and {engine!r}.")
-    if num_workers is not None and num_workers < 1:
-        raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
+    if num_workers is not None:
+        check_count(num_workers, "num_workers")
     if job.has_data:
         ending_of(job)
-    if engine == "ray":
-        done = _count(_on_ray(job, address, num_workers), job)
-    else:
-        done = _count(_here(job), job)
+    done = 0
+    with tqdm(total=job.num_samples or job.limit, unit=" rows") as bar:
+        for rows in _on_ray(job, address, num_workers, bar) if engine == "ray" else _here(job):
+            done += rows
+            bar.update(rows)
     folder = open_output(job.output_dir, job.settings())
     remove_leftovers(folder)
     skipped = list_skipped(folder) if job.has_data else 0
     logger.info(f"{done} rows made; the rest was there.")
     if skipped:
         logger.warning(f"{skipped} rows have no results: {folder / SKIPPED_FILE} says why.")
-    return done
-
-
-def _count(rows_of_parts: Iterator[int], job: BulkJob) -> int:
-    """Show the progress in rows and return their number."""
-    done = 0
-    with tqdm(total=job.num_samples or job.limit, unit=" rows") as bar:
-        for rows in rows_of_parts:
-            done += rows
-            bar.update(rows)
     return done
 
 
@@ -82,12 +75,13 @@ def _here(job: BulkJob) -> Iterator[int]:
             yield rows
 
 
-def _on_ray(job: BulkJob, address: str | None, num_workers: int | None) -> Iterator[int]:
+def _on_ray(job: BulkJob, address: str | None, num_workers: int | None, bar: Any) -> Iterator[int]:
     from . import ray_engine
 
     with ray_engine.connected(address):
         total = count_rows(job)
         folder = open_output(job.output_dir, job.settings())
         parts = [part for part in range(-(-total // job.part_size)) if not is_whole(folder, part)]
+        bar.reset(sum(min(job.part_size, total - part * job.part_size) for part in parts))
         if parts:
             yield from ray_engine.make_parts(job, parts, num_workers)
