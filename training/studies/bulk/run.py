@@ -50,7 +50,7 @@ def cost(arguments: argparse.Namespace, folder: Path) -> dict:
         for count in (few, num_rows):
             data = ["--num_samples", count] if task == "generate" else [*arguments.data, "--limit", count]
             words = [task, arguments.checkpoint, *data, "--output_dir", folder / f"{task}-{count}", "--num_threads", 1]
-            times.append(run([*map(str, words), "--device", "cpu", "--dtype", arguments.dtype]))
+            times.append(run([*map(str, words), "--device", arguments.device, "--dtype", arguments.dtype]))
         made = num_rows - few
         wall, cpu = (max(long - short, 1e-9) for short, long in zip(*times, strict=True))
         rows[task] = {
@@ -61,7 +61,7 @@ def cost(arguments: argparse.Namespace, folder: Path) -> dict:
             "cpu_hours_per_million": round(1e6 / made * cpu / 3600, 3),
         }
         print(task, rows[task])
-    return {"checkpoint": arguments.checkpoint, "dtype": arguments.dtype, "threads": 1, "tasks": rows}
+    return {"checkpoint": arguments.checkpoint, "device": arguments.device, "dtype": arguments.dtype, "threads": 1, "tasks": rows}
 
 
 def memory(arguments: argparse.Namespace, folder: Path) -> dict:
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--num_encoded", type=int, default=20_000)
     parser.add_argument("--num_scored", type=int, default=2_000)
     parser.add_argument("--num_generated", type=int, default=3_000)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--num_samples", type=int, default=1_000_000)
     parser.add_argument("--part_size", type=int, default=10_000)
