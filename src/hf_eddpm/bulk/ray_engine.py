@@ -5,6 +5,7 @@ part where it belongs, so that nothing large passes through the driver or the ob
 lost, Ray Data hands its parts out anew.
 """
 
+import builtins
 import logging
 import socket
 import subprocess
@@ -41,23 +42,33 @@ class Worker:
         self.job, self.device = job, device
         self.maker: PartMaker | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
-        """Make parts, and yield the number of rows of each once it is written."""
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        """Make parts; yield the number of rows of each once it is written, or the error that ends the job."""
         for part in batch["part"]:
-            tries = Path(self.job.output_dir) / f"{_TRIES}{part}"
-            if tries.parent.is_dir():
-                with tries.open("a") as file:
-                    file.write(".")
-                if tries.stat().st_size > LOSSES + 1:
-                    raise RuntimeError(
-                        f"Part {part} lost its worker {LOSSES + 1} times, as one that needs more memory than its node "
-                        "has does: lower `batch_size` or `part_size`."
-                    )
-            if self.maker is None:  # not in `__init__`: what fails here comes to the driver as what it is
-                self.maker = PartMaker(self.job, self.device)
-            rows = self.maker.make(int(part))
-            tries.unlink(missing_ok=True)
-            yield {"rows": [rows]}
+            try:
+                yield {"rows": [self._make(int(part))], "error": [""]}
+            except Exception as error:  # told as data: the engine would add its own words to an exception
+                if not isinstance(error, (ValueError, OSError, MemoryError)):
+                    logging.getLogger(__name__).exception(f"Part {part}")
+                kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == "builtins")
+                yield {"rows": [0], "error": [f"{kind}:{error}"]}
+                return
+
+    def _make(self, part: int) -> int:
+        tries = Path(self.job.output_dir) / f"{_TRIES}{part}"
+        if tries.parent.is_dir():
+            with tries.open("a") as file:
+                file.write(".")
+            if tries.stat().st_size > LOSSES + 1:
+                raise RuntimeError(
+                    f"Part {part} lost its worker {LOSSES + 1} times, as one that needs more memory than its node has "
+                    "does: lower `batch_size` or `part_size`."
+                )
+        if self.maker is None:
+            self.maker = PartMaker(self.job, self.device)
+        rows = self.maker.make(part)
+        tries.unlink(missing_ok=True)
+        return rows
 
 
 @contextmanager
@@ -138,7 +149,7 @@ def make_parts(job: BulkJob, parts: Sequence[int], num_workers: int | None) -> I
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts rows
     context.execution_no_progress_timeout_s = -1  # a part may take hours
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, without the engine's own stack
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     dataset = ray_data.from_items(
         [{"part": part} for part in parts], override_num_blocks=min(len(parts), _MOST_BLOCKS)
     )
@@ -152,16 +163,11 @@ def make_parts(job: BulkJob, parts: Sequence[int], num_workers: int | None) -> I
         **needed,
     )
     try:
-        for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            yield from rows["rows"].tolist()
-    except exceptions.RayTaskError as error:
-        cause: Any = error.cause
-        while isinstance(cause, exceptions.RayTaskError) or (cause.__cause__ and "UserCode" in type(cause).__name__):
-            cause = cause.cause if isinstance(cause, exceptions.RayTaskError) else cause.__cause__
-        raise cause from None
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for rows, error in zip(batch["rows"].tolist(), batch["error"].tolist(), strict=True):
+                if error:
+                    kind, _, message = error.partition(":")
+                    raise getattr(builtins, kind)(message)
+                yield rows
     except exceptions.RayError as error:
-        raise RuntimeError(f"The cluster gave up: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RuntimeError(f"The cluster gave up: {error}") from error

@@ -39,7 +39,7 @@ def count_rows(job: BulkJob) -> int:
     """
     if job.num_samples is not None:
         return job.num_samples
-    if ending_of(job) == ".parquet":
+    if ending_of(job) == ".parquet" and all(Path(path).is_file() for path in job.data):
         total = sum(open_parquet(Path(path)).metadata.num_rows for path in job.data)
     else:
         dataset = _stream(job)
@@ -86,8 +86,7 @@ class PartReader:
         assert table is not None
         if self.column not in table.column_names:
             raise ValueError(f"`column` {self.column!r} is not in the data; they have {sorted(table.column_names)}.")
-        end = None if self.job.limit is None else max(0, self.job.limit - part * self.job.part_size)
-        return [_decoded(value) for value in table[self.column][:end].to_pylist()]
+        return [_decoded(value) for value in table[self.column].to_pylist()]
 
 
 def _stream(job: BulkJob) -> Any:
@@ -99,7 +98,8 @@ def _stream(job: BulkJob) -> Any:
             options = {"sep": "\t" if ending == ".tsv" else ",", "keep_default_na": False}
         files = {"train": list(job.data)}
         dataset = load_dataset(BUILDERS[ending], data_files=files, split="train", streaming=True, **options)
-    return dataset.with_format("arrow")
+    dataset = dataset.with_format("arrow")
+    return dataset if job.limit is None else dataset.take(job.limit)
 
 
 def _decoded(value: Any) -> Any:

@@ -6,7 +6,6 @@ python training/studies/bulk/run.py memory --checkpoint model_cards/eddpm-giffor
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -15,6 +14,9 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
+
+from hf_eddpm.training.environment import describe_environment
 
 COMMAND = [sys.executable, "-c", "from hf_eddpm.cli.main import main; main()"]
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +63,13 @@ def cost(arguments: argparse.Namespace, folder: Path) -> dict:
             "cpu_hours_per_million": round(1e6 / made * cpu / 3600, 3),
         }
         print(task, rows[task])
-    return {"checkpoint": arguments.checkpoint, "device": arguments.device, "dtype": arguments.dtype, "threads": 1, "tasks": rows}
+    return {
+        "checkpoint": arguments.checkpoint,
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "threads": 1,
+        "tasks": rows,
+    }
 
 
 def memory(arguments: argparse.Namespace, folder: Path) -> dict:
@@ -106,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         facts = {"cost": cost, "memory": memory}[arguments.what](arguments, Path(folder))
-    facts["machine"] = {"processor": platform.processor() or platform.machine(), "cores": psutil.cpu_count()}
+    facts |= describe_environment(torch.device(arguments.device), ["datasets"])
     output = arguments.output or RESULTS / f"{arguments.what}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

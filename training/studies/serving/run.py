@@ -19,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
+
+from hf_eddpm.training.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = Path(__file__).parent / "results"
@@ -109,7 +112,7 @@ def main() -> None:
                     "rss_mb_by_tenth": [round(each / 2**20, 1) for each in rss],
                 }
                 print(facts["memory"], flush=True)
-    facts["machine"] = {"cores": psutil.cpu_count(), "replica_threads": 1, "network": "loopback"}
+    facts |= describe_environment(torch.device("cpu"), ["ray"])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
