@@ -76,7 +76,7 @@ class Arguments(BaseModel):
     """What `build` takes; environment variables of these names, EDDPM_CHECKPOINT for example, are the defaults."""
 
     checkpoint: str = os.environ.get("EDDPM_CHECKPOINT", "")
-    device: str = os.environ.get("EDDPM_DEVICE", "")  # by default a GPU if there is one
+    device: str = os.environ.get("EDDPM_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
     num_replicas: int = int(os.environ.get("EDDPM_NUM_REPLICAS", "1"))
     max_batch: int = int(os.environ.get("EDDPM_MAX_BATCH", str(MAX_BATCH)))
     batch_wait: float = float(os.environ.get("EDDPM_BATCH_WAIT", "0.01"))  # seconds to wait for a batch to fill
@@ -185,8 +185,7 @@ class Server:
 
     def __init__(self, arguments: Arguments):
         self.arguments = arguments
-        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(device)
+        self.pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.modality = self.pipe.model.config.modality
         self.broken: str | None = None
@@ -307,8 +306,7 @@ def build(arguments: Arguments) -> serve.Application:
     """
     if not arguments.checkpoint:
         raise ValueError("`checkpoint` must be a folder or a Hub id; or set EDDPM_CHECKPOINT.")
-    gpus = 0 if arguments.device == "cpu" else min(1, ray.cluster_resources().get("GPU", 0))
-    options = {"num_cpus": 1, "num_gpus": gpus}
+    options = {"num_cpus": 1, "num_gpus": int(arguments.device.startswith("cuda"))}
     return Server.options(num_replicas=arguments.num_replicas, ray_actor_options=options).bind(arguments)
 
 
