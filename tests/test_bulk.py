@@ -319,6 +319,14 @@ def test_engines_are_checked(job, values, message):
         run_bulk(job(), **values)
 
 
+def test_a_column_of_the_data_does_not_hide_one_of_the_output(job, folder, tmp_path):
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"row": line}) + "\n" for line in SENTENCES))
+    with pytest.raises(ValueError, match="`column` must not be one of the output's own names, .*, got 'row'"):
+        run_bulk(job(data="rows.jsonl", column="row"))
+    assert run_bulk(job("other", data="rows.jsonl", column="row", keep_data=False)) == 8
+    assert [row["row"] for row in read(tmp_path / "other")] == list(range(8))
+
+
 def test_missing_files_and_missing_rows_are_named(job, folder):
     with pytest.raises(FileNotFoundError, match="absent.txt"):
         run_bulk(job(data="absent.txt"))

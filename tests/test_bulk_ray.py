@@ -160,14 +160,13 @@ def test_a_part_that_always_loses_its_worker_is_named(folder, tmp_path, cluster)
 
 
 @pytest.mark.slow
-def test_a_row_that_is_refused_on_a_node_is_named_here(tmp_path, cluster):
+def test_a_row_that_is_refused_on_a_node_is_named_here(tmp_path, cluster, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the nodes are elsewhere
     tiny_protein_pipe().save_pretrained(tmp_path / "protein")
     (tmp_path / "proteins.csv").write_text("sequence\nACDEFGHI\nA1C\nKLMN\n")
 
     def job(**values):
-        return BulkJob(
-            "encode", str(tmp_path / "protein"), str(tmp_path / "out"), [str(tmp_path / "proteins.csv")], **values
-        )
+        return BulkJob("encode", "protein", "out", ["proteins.csv"], **values)
 
     with pytest.raises(ValueError, match=r"^Row 1 of the data: `data` must consist of .* skip\.$"):
         run_bulk(job(), "ray", cluster.address)

@@ -68,6 +68,7 @@ class PartMaker:
 
     Raises:
         OSError: If the checkpoint cannot be loaded.
+        ValueError: If the data's column has a name that the output needs.
     """
 
     def __init__(self, job: BulkJob, device: str | None = None):
@@ -85,6 +86,12 @@ class PartMaker:
             network = self.pipe.model.encoder if job.has_data else self.pipe.model.denoiser
             network.compile(dynamic=True)
         self.reader = PartReader(job, self.pipe.model.config.modality) if job.has_data else None
+        taken = {ROW, ERROR, *_TYPES.get(job.task, ())}
+        if self.reader is not None and job.keep_data and self.reader.column in taken:
+            raise ValueError(
+                f"`column` must not be one of the output's own names, {sorted(taken)}, got {self.reader.column!r}: "
+                "rename it, or leave it out by `keep_data` False."
+            )
 
     def make(self, part: int) -> int:
         """Make a part unless it is there, whole; return its rows, 0 beyond the end of the data.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def _check_answers(address: str) -> None:
     )
 
 
+def _with_whole_paths(job: BulkJob) -> BulkJob:
+    """Return the job as a process in another folder understands it; what is not there is a Hub id or a pattern."""
+    checkpoint, *data = [
+        str(Path(name).absolute()) if Path(name).exists() else name for name in (job.checkpoint, *job.data)
+    ]
+    return replace(job, checkpoint=checkpoint, data=data, output_dir=str(Path(job.output_dir).absolute()))
+
+
 def make_parts(job: BulkJob, parts: Sequence[int], num_workers: int | None) -> Iterator[int]:
     """Make parts on the cluster that is connected; yield the rows of each once it is written.
 
@@ -155,7 +164,7 @@ def make_parts(job: BulkJob, parts: Sequence[int], num_workers: int | None) -> I
     )
     dataset = dataset.map_batches(
         Worker,
-        fn_constructor_args=(job, "cuda" if on_gpu else job.device or "cpu"),
+        fn_constructor_args=(_with_whole_paths(job), "cuda" if on_gpu else job.device or "cpu"),
         batch_size=None,  # a block as it is
         compute=ray_data.ActorPoolStrategy(
             min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=1
