@@ -110,7 +110,7 @@ def _check_answers(address: str) -> None:
     command = [sys.executable, "-c", "import sys, ray; ray.init(address=sys.argv[1])", address]
     try:
         if address != "auto":  # which is known at once where nothing listens
-            socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT / 4).close()
         result = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT_TIMEOUT)
     except (subprocess.TimeoutExpired, TimeoutError):
         reason = f"nothing for {CONNECT_TIMEOUT} seconds"
