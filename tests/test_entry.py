@@ -40,15 +40,16 @@ def test_the_script_evaluate_does_not_hide_the_library_of_that_name():
 
 
 @pytest.mark.parametrize(
-    ("module", "library"),
+    ("module", "library", "extra"),
     [
-        ("modalities.text.metrics", "sklearn"),
-        ("modalities.protein.metrics", "scipy"),
-        ("modalities.image.metrics", "scipy"),
-        ("bulk.parts", "pyarrow"),
+        ("modalities.text.metrics", "sklearn", "train"),
+        ("modalities.protein.metrics", "scipy", "train"),
+        ("modalities.image.metrics", "scipy", "train"),
+        ("bulk.parts", "pyarrow", "train"),
+        ("bulk.ray_engine", "ray", "ray"),
     ],
 )
-def test_a_library_that_is_not_installed_is_asked_for_by_the_name_of_its_extra(module, library, monkeypatch):
+def test_a_library_that_is_not_installed_is_asked_for_by_the_name_of_its_extra(module, library, extra, monkeypatch):
     real = builtins.__import__
 
     def missing(name, *arguments, **others):
@@ -58,7 +59,7 @@ def test_a_library_that_is_not_installed_is_asked_for_by_the_name_of_its_extra(m
 
     monkeypatch.delitem(sys.modules, f"hf_eddpm.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=rf'{library}.*pip install "hf_eddpm\[train\]"'):
+    with pytest.raises(ImportError, match=rf'{library}.*pip install "hf_eddpm\[{extra}\]"'):
         importlib.import_module(f"hf_eddpm.{module}")
 
 

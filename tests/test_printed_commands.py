@@ -40,6 +40,8 @@ SKIPPED = {
     r"\.\.\.": "an ellipsis stands for its data",
     r"\buser/": "names a model of the Hub",
     r"pretrained_packages|smollm2": "needs packages that are not installed",
+    r"--address auto": "needs a cluster: see test_bulk_ray.py",
+    r"examples/serve\.py": "serves until it is stopped: see test_serving.py",
 }
 
 FEW_STEPS = "--max_steps 2 --per_device_train_batch_size 8 --per_device_eval_batch_size 8"
@@ -81,8 +83,12 @@ LIMITS = {
     "--few_steps 2 --many_steps 3 --seeds 0 --train_steps 2",
     r"speed/throughput": "--num_sentences 8 --num_one_by_one 2 --num_inference_steps 2",
     r"speed/protein": "--repeats 1 --num_samples 64 --many_steps 101",
-    r"bulk\.encode": "--limit 20",
-    r"bulk\.generate": "--num_samples 20 --num_inference_steps 2",
+    r"hf-eddpm encode .*--output_dir": "--limit 20",
+    r"hf-eddpm score .*--output_dir": "--limit 20 --num_timesteps 2",
+    r"hf-eddpm generate .*--output_dir": "--num_samples 20 --num_inference_steps 2",
+    r"bulk/run\.py cost": "--num_encoded 40 --num_scored 10 --num_generated 10",
+    r"bulk/run\.py memory": "--num_samples 400 --part_size 40",
+    r"serving/run": "--num_requests 40 --num_memory 40",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
     r"docstring_corpus": "--limit 20",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",

@@ -1,16 +1,16 @@
-"""Bulk inference in parts: each part of the output is one parquet file, made by one process, whole or not at all.
+"""The output of a bulk job: a folder of parts, each one parquet file, there whole or not at all.
 
-Part p covers rows p * part_size .. (p + 1) * part_size - 1 and belongs to process p % number of processes. A part that
-exists is never made again, so a run goes on after a kill, with any number of processes.
+Part p has the rows p * part_size .. (p + 1) * part_size - 1. It is written aside and renamed: one that two workers
+make, each not knowing of the other, is one part. A part that exists is never made again.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from transformers.utils import logging
 
 from ..extras import needs_extra
@@ -23,15 +23,12 @@ with needs_extra("Writing parquet files"):
 logger = logging.get_logger(__name__)
 
 SETTINGS_FILE = "settings.json"
-
-
-def process_place() -> tuple[int, int]:
-    """This process's index and the number of processes, from what `torchrun` or `accelerate launch` sets."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+SKIPPED_FILE = "skipped.jsonl"
+ROW, ERROR = "row", "error"  # columns of every part, and of every part of a job on data
 
 
 def open_output(folder: str | Path, settings: dict[str, Any]) -> Path:
-    """Makes the output's folder, or checks that it was begun with the same settings.
+    """Make the output's folder, or check that it was begun with the same settings.
 
     Args:
         folder: Where the parts go.
@@ -42,103 +39,87 @@ def open_output(folder: str | Path, settings: dict[str, Any]) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / SETTINGS_FILE, json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    partial = folder / f".{SETTINGS_FILE}.{os.getpid()}"
-    partial.write_text(text, encoding="utf-8")
-    try:
-        os.link(partial, path)  # fails where the file exists: one process writes it, the others read it
-    except FileExistsError:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        after = json.loads(text)
-        if different := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
-            raise ValueError(
-                f"`output_dir` {str(folder)!r} was begun with another {different}: "
-                f"{[before.get(key) for key in different]}, got {[after.get(key) for key in different]}."
-            ) from None
-    finally:
-        partial.unlink()
+    path = folder / SETTINGS_FILE
+    after = json.loads(json.dumps(settings))
+    if not path.exists():
+        partial = _aside(path)
+        partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} was begun with another {different}: "
+            f"{[before.get(key) for key in different]}, got {[after.get(key) for key in different]}."
+        )
     return folder
 
 
 def part_path(folder: Path, part: int) -> Path:
-    """The file of a part."""
+    """Return the file of a part."""
     return folder / f"part-{part:06d}.parquet"
 
 
 def write_part(folder: Path, part: int, columns: dict[str, Any]) -> None:
-    """Writes a part, aside at first.
+    """Write a part, aside at first.
 
     Args:
         folder: The output's folder.
         part: Its number.
         columns: Lists or arrow arrays of the same length.
     """
-    partial = folder / f".{part_path(folder, part).name}.{os.getpid()}"
+    path = part_path(folder, part)
+    partial = _aside(path)
     parquet.write_table(pyarrow.table(columns), partial)
     flush(partial)
-    os.replace(partial, part_path(folder, part))
+    os.replace(partial, path)
     flush(folder)
 
 
-def rows_of_parts(
-    rows: Iterable[Any], part_size: int, wanted: Callable[[int], bool]
-) -> Iterator[tuple[int, list[Any]]]:
-    """Cuts a stream into parts and yields those that are wanted; holds one part at a time.
-
-    Args:
-        rows: The stream.
-        part_size: Rows of a part, at least 1.
-        wanted: Whether a part is wanted, by its number.
-    """
-    part, kept, seen = 0, [], 0
-    for row in rows:
-        if wanted(part):
-            kept.append(row)
-        seen += 1
-        if seen == part_size:
-            if kept:
-                yield part, kept
-            part, kept, seen = part + 1, [], 0
-    if kept:
-        yield part, kept
-
-
-def make_parts(
-    folder: Path,
-    parts: Iterable[tuple[int, list[Any]]],
-    make: Callable[[int, list[Any]], dict[str, Any]],
-    total: int | None = None,
-) -> int:
-    """Makes and writes parts, with a progress bar in rows on the first process; returns how many rows.
-
-    Args:
-        folder: The output's folder.
-        parts: Numbers and rows.
-        make: Function of a part's number and rows that returns its columns.
-        total: Rows of this process, if known.
-    """
-    done = 0
-    with tqdm(total=total, unit=" rows", disable=process_place()[0] != 0) as bar:
-        for part, rows in parts:
-            write_part(folder, part, make(part, rows))
-            done += len(rows)
-            bar.update(len(rows))
-    return done
-
-
-def missing_here(folder: Path) -> Callable[[int], bool]:
-    """Returns the function that says whether a part is this process's and not there yet, whole."""
-    rank, world_size = process_place()
-    return lambda part: part % world_size == rank and not is_whole(part_path(folder, part))
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a part is there with the footer that ends a parquet file; of one that is damaged a warning says so."""
+def whole_rows(path: Path) -> int | None:
+    """Return the rows of a part that has the footer which ends a parquet file, else None; a warning names damage."""
     if not path.exists():
-        return False
+        return None
     try:
-        parquet.read_metadata(path)
+        return int(parquet.read_metadata(path).num_rows)
     except (pyarrow.ArrowInvalid, OSError) as error:
         logger.warning(f"{path.name} is damaged and is made anew: {error}")
-        return False
-    return True
+        return None
+
+
+def is_whole(folder: Path, part: int) -> bool:
+    """Return whether a part is there, whole."""
+    return whole_rows(part_path(folder, part)) is not None
+
+
+def list_skipped(folder: Path) -> int:
+    """Write `skipped.jsonl`, a line with row number and reason for each row without results; return how many."""
+    path, count = folder / SKIPPED_FILE, 0
+    partial = _aside(path)
+    with partial.open("w", encoding="utf-8") as file:
+        for row, error in _skipped(folder):
+            file.write(json.dumps({ROW: row, ERROR: error}, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(partial, path)
+    return count
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed workers have left; for a job that is over."""
+    for path in [*folder.glob(".part-*"), *folder.glob(".tries-*")]:
+        path.unlink(missing_ok=True)
+
+
+def _skipped(folder: Path) -> Iterator[tuple[int, str]]:
+    for path in sorted(folder.glob("part-*.parquet")):
+        with parquet.ParquetFile(path) as file:
+            if ERROR not in file.schema_arrow.names:
+                continue
+            table = file.read(columns=[ROW, ERROR])
+            if table[ERROR].null_count < len(table):
+                table = table.filter(table[ERROR].is_valid())
+                yield from zip(table[ROW].to_pylist(), table[ERROR].to_pylist(), strict=True)
+
+
+def _aside(path: Path) -> Path:
+    """Return a name beside a file that no other process of the cluster writes to."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")

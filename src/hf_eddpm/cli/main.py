@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import needs_extra
+from .bulk_options import run_job, takes_bulk_options
 from .usual_options import USUAL_OPTIONS
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ def distill(context: typer.Context) -> None:
 
 
 @app.command()
+@takes_bulk_options
 def generate(
     checkpoint: Checkpoint,
     output: Output = "-",
@@ -75,18 +77,21 @@ def generate(
     guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="Weight of the class.")] = 1.0,
     seed: Seed = 0,
     device: Device = None,
+    *,
+    bulk: dict[str, Any],
 ) -> None:
     """Draw new data."""
+    arguments = {
+        "num_inference_steps": num_inference_steps,
+        "noise_scale": noise_scale,
+        "class_labels": class_label,
+        "guidance_scale": guidance_scale,
+    }
+    if bulk:
+        run_job("generate", checkpoint, bulk, num_samples=num_samples, seed=seed, device=device, arguments=arguments)
+        return
     session = _session(checkpoint, output, ["sample"], device)
-    samples = session.pipe(
-        num_samples,
-        num_inference_steps=num_inference_steps,
-        noise_scale=noise_scale,
-        class_labels=class_label,
-        guidance_scale=guidance_scale,
-        generator=session.generator(seed),
-    ).samples
-    session.write({"sample": samples})
+    session.write({"sample": session.pipe(num_samples, generator=session.generator(seed), **arguments).samples})
 
 
 @app.command()
@@ -106,6 +111,7 @@ def reconstruct(
 
 
 @app.command()
+@takes_bulk_options
 def encode(
     checkpoint: Checkpoint,
     data: Data,
@@ -114,8 +120,15 @@ def encode(
     refinement_steps: Refinement = 0,
     batch_size: BatchSize = 256,
     device: Device = None,
+    *,
+    bulk: dict[str, Any],
 ) -> None:
     """Represent data as vectors."""
+    if bulk:
+        arguments = {"refinement_steps": refinement_steps}
+        fields = {"data": data, "column": column, "batch_size": batch_size, "device": device, "arguments": arguments}
+        run_job("encode", checkpoint, bulk, **fields)
+        return
     session = _session(checkpoint, output, ["embedding"], device, writes_images=False)
     items = session.read(data, column)
     embeddings = session.pipe.encode(items, batch_size, refinement_steps).embeddings
@@ -163,6 +176,7 @@ def edit(
 
 
 @app.command()
+@takes_bulk_options
 def score(
     checkpoint: Checkpoint,
     data: Data,
@@ -172,8 +186,15 @@ def score(
     seed: Seed = 0,
     batch_size: BatchSize = 256,
     device: Device = None,
+    *,
+    bulk: dict[str, Any],
 ) -> None:
     """Bound the negative log-likelihood of data, in nats; the higher, the stranger."""
+    if bulk:
+        arguments = {"num_timesteps": num_timesteps}
+        fields = {"data": data, "column": column, "batch_size": batch_size, "seed": seed, "device": device}
+        run_job("score", checkpoint, bulk, **fields, arguments=arguments)
+        return
     session = _session(checkpoint, output, ["bound", "reconstruction", "bits_per_unit"], device, writes_images=False)
     items = session.read(data, column)
     scores = session.pipe.score(items, num_timesteps, session.generator(seed), batch_size)
@@ -181,6 +202,7 @@ def score(
 
 
 @app.command()
+@takes_bulk_options
 def optimize(
     checkpoint: Checkpoint,
     data: Data,
@@ -192,18 +214,19 @@ def optimize(
     column: Column = None,
     seed: Seed = 0,
     device: Device = None,
+    *,
+    bulk: dict[str, Any],
 ) -> None:
     """Change data so that the model predicts a better property."""
+    arguments: dict[str, Any] = {"method": method, "num_steps": num_steps, "max_mutations": max_mutations}
+    arguments["target"] = target if target in ("higher", "lower") else _number(target, "--target")
+    if bulk:
+        fields = {"data": data, "column": column, "seed": seed, "device": device, "arguments": arguments}
+        run_job("optimize", checkpoint, bulk, **fields)
+        return
     session = _session(checkpoint, output, ["sample", "prediction"], device)
     items = session.read(data, column)
-    result = session.pipe.optimize(
-        items,
-        method=method,
-        target=target if target in ("higher", "lower") else _number(target, "--target"),
-        num_steps=num_steps,
-        max_mutations=max_mutations,
-        generator=session.generator(seed),
-    )
+    result = session.pipe.optimize(items, generator=session.generator(seed), **arguments)
     session.write({"sample": result.samples, "prediction": result.predictions.cpu().numpy()})
 
 
