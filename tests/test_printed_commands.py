@@ -40,6 +40,8 @@ SKIPPED = {
     r"\.\.\.": "an ellipsis stands for its data",
     r"\buser/": "names a model of the Hub",
     r"pretrained_packages|smollm2": "needs packages that are not installed",
+    r"diffae": "needs another project's code",
+    r"hf-eddpm app|app_tour|figures/notebooks": "test_app_browser.py and test_notebooks.py run it",
     r"--address auto": "needs a cluster: see test_bulk_ray.py",
     r"examples/serve\.py": "serves until it is stopped: see test_serving.py",
 }
@@ -48,9 +50,9 @@ FEW_STEPS = "--max_steps 2 --per_device_train_batch_size 8 --per_device_eval_bat
 EVALUATION = "--num_samples 20 --seeds 0 --num_inference_steps 2 --limit 24"
 # What makes a command short: a pattern of the command, and words to append to it; the first pattern counts.
 LIMITS = {
-    r"--help|\.(text|protein|image)_card |training\.sampler|hf-eddpm reconstruct|readme_tables|plot\.py": "",
+    r"hf-eddpm score .*--output |--help|\.(text|protein|image)_card |training\.sampler|hf-eddpm reconstruct|readme_tables|plot\.py": "",
     r"train(\.py)? text": f"{FEW_STEPS} --max_dev_sentences 8",
-    r"train\.py protein": f"{FEW_STEPS} --max_dev_sequences 8",
+    r"train(\.py)? protein": f"{FEW_STEPS} --max_dev_sequences 8",
     r"train\.py image": f"{FEW_STEPS} --max_dev_images 8",
     r"train\.py guide": "--num_steps 2 --max_train 40",
     r"train\.py distill": "--num_steps 2 --batch_size 8 --pool_size 8 --solver_steps 2",
@@ -81,6 +83,8 @@ LIMITS = {
     r"ood/run": "--num 8 --num_timesteps 2",
     r"speed/text": "--vocab_sizes 100 --num_sentences 2 --num_tokens 2 --num_layers 1 --repeats 1 --num_samples 20 "
     "--few_steps 2 --many_steps 3 --seeds 0 --train_steps 2",
+    r"speed/growth": "--rounds 1 --most 2",
+    r"speed/steps": "--rounds 1 --steps 1 2",
     r"speed/throughput": "--num_sentences 8 --num_one_by_one 2 --num_inference_steps 2",
     r"speed/protein": "--repeats 1 --num_samples 64 --many_steps 101",
     r"hf-eddpm encode .*--output_dir": "--limit 20",

@@ -85,6 +85,8 @@ class PartMaker:
         if job.compile:
             network = self.pipe.model.encoder if job.has_data else self.pipe.model.denoiser
             network.compile(dynamic=True)
+        elif torch.backends.mkldnn.is_available():
+            self.pipe.enable_packed_weights()
         self.reader = PartReader(job, self.pipe.model.config.modality) if job.has_data else None
         taken = {ROW, ERROR, *_TYPES.get(job.task, ())}
         if self.reader is not None and job.keep_data and self.reader.column in taken:

@@ -36,6 +36,8 @@ class Session:
         if device is None:
             device = str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         self.pipe = EDDPMPipeline.from_pretrained(checkpoint).to(device)
+        if torch.backends.mkldnn.is_available():
+            self.pipe.enable_packed_weights()
         self.modality = self.pipe.model.config.modality
         self.writes_images = writes_images and self.modality == "image"
         check_output(output, columns, self.writes_images)

@@ -70,8 +70,8 @@ def works(model: EDDPMModel, batch: int, length: int, steps: int) -> dict[str, C
     }
 
 
-def measure(rounds: int) -> dict[str, dict[str, dict[int, float]]]:
-    """Return milliseconds by what grows, by the work, and by its size."""
+def measure(rounds: int, most: int) -> dict[str, dict[str, dict[int, float]]]:
+    """Return milliseconds by what grows, by the work, and by its size; the first sizes of each only."""
     result: dict[str, dict[str, dict[int, float]]] = {}
     plain = make()
 
@@ -79,22 +79,22 @@ def measure(rounds: int) -> dict[str, dict[str, dict[int, float]]]:
         result.setdefault(what, {}).setdefault(name, {})[size] = milliseconds(work, data, rounds)
 
     with torch.inference_mode():
-        for batch in BATCHES:
+        for batch in BATCHES[:most]:
             for name, work in works(plain, batch, 32, 20).items():
                 note("batch size", name, batch, work, batch)
-        for length in LENGTHS:
+        for length in LENGTHS[:most]:
             for name, work in works(plain, 16, length, 20).items():
                 if name != "chain":
                     note("tokens of a sentence", name, length, work, 16)
-        for latents in LATENTS:
+        for latents in LATENTS[:most]:
             for kind in ("mlp", "transformer"):
                 chain = works(make(latents, 32, kind), 16, 32, 20)["chain"]
                 note("latents of 32 numbers", f"chain, {kind}", latents, chain, 16)
             note("latents of 32 numbers", "decode", latents, works(make(latents, 32), 16, 32, 20)["decode"], 16)
-        for steps in STEPS:
+        for steps in STEPS[:most]:
             note("steps of the chain", "chain", steps, works(plain, 64, 32, steps)["chain"], 64)
     result["rows of the data set"] = {
-        "a training step of 32": {rows: step_milliseconds(rows, rounds) for rows in ROWS}
+        "a training step of 32": {rows: step_milliseconds(rows, rounds) for rows in ROWS[:most]}
     }
     return result
 
@@ -137,13 +137,14 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON file and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    parser.add_argument("--most", type=int, default=9, help="sizes of each kind, the smallest first")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the picture goes beside it")
     arguments = parser.parse_args(words)
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     given = sys.argv[1:] if words is None else words
     result: dict[str, Any] = {"command": describe_command("training/studies/speed/growth.py", given)}
-    result |= {**describe_environment(torch.device("cpu")), "milliseconds": measure(arguments.rounds)}
+    result |= {**describe_environment(torch.device("cpu")), "milliseconds": measure(arguments.rounds, arguments.most)}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(result["milliseconds"]).savefig(arguments.output.with_suffix(".png"), dpi=80)

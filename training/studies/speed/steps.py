@@ -26,7 +26,6 @@ from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.training.environment import describe_command, describe_environment
 
 ROOT = Path(__file__).resolve().parents[3]
-FEW, MORE = 20, 80
 RANDOM, GROUPED = "random batches", "batches of like length"
 STRATEGIES = {RANDOM: "random", GROUPED: "group_by_length"}
 
@@ -66,8 +65,8 @@ def _of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(found: dict[str, tuple[str, list[str]]], rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each configuration and setting."""
+def measure(found: dict[str, tuple[str, list[str]]], rounds: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row for each configuration and setting, from trainings of two numbers of steps."""
     rows = []
     for config, (modality, train) in found.items():
         settings = STRATEGIES if modality == "text" else {"as it is": None}
@@ -75,8 +74,8 @@ def measure(found: dict[str, tuple[str, list[str]]], rounds: int) -> list[dict[s
         for _ in range(rounds):
             for name, strategy in settings.items():
                 extra = [] if strategy is None else ["--train_sampling_strategy", strategy]
-                few, more = (cpu_seconds(modality, config, train, steps, extra) for steps in (FEW, MORE))
-                seconds[name].append((more - few) / (MORE - FEW))
+                few, more = (cpu_seconds(modality, config, train, steps, extra) for steps in numbers)
+                seconds[name].append((more - few) / (numbers[1] - numbers[0]))
         batch = json.loads((ROOT / "training" / "configs" / f"{config}.json").read_text(encoding="utf-8"))
         size = batch.get("per_device_train_batch_size", 8) * batch.get("gradient_accumulation_steps", 1)
         for name, each in seconds.items():
@@ -111,11 +110,15 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in ("yelp", "sentences", "gifford", "fashion"):
         parser.add_argument(f"--{name}", type=lambda path: Path(path).resolve(), help="folder of its data")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    parser.add_argument("--steps", type=int, nargs=2, default=[20, 80], help="a few steps, and more of them")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     arguments = parser.parse_args(words)
     given = sys.argv[1:] if words is None else words
     result: dict[str, Any] = {"command": describe_command("training/studies/speed/steps.py", given)}
-    result |= {**describe_environment(torch.device("cpu")), "rows": measure(cases(arguments), arguments.rounds)}
+    result |= {
+        **describe_environment(torch.device("cpu")),
+        "rows": measure(cases(arguments), arguments.rounds, arguments.steps),
+    }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     table = report(result["rows"])
