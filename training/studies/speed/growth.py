@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import NullFormatter
 from transformers.utils import logging
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMScheduler, EDDPMTrainer, model_for_data
@@ -126,7 +127,9 @@ def draw(result: dict[str, dict[str, dict[int, float]]]) -> plt.Figure:
         for name, points in curves.items():
             panel.loglog(list(points), list(points.values()), marker="o", label=name)
         panel.set_xlabel(what)
-        panel.set_ylim(bottom=min(0.1, *(min(points.values()) for points in curves.values())))
+        values = [value for points in curves.values() for value in points.values()]
+        panel.set_ylim(min(1.0, *values) / 2, 2 * max(values))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.legend(frameon=False)
     panels[0].set_ylabel("CPU ms of one datum")
     panels[-1].set_ylabel("CPU ms of one step")
