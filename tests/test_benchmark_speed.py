@@ -8,7 +8,7 @@ from conftest import SENTENCES
 from test_prior_baselines import TINY
 
 import speed.text as benchmark_speed
-from speed import roofline
+from speed import references, roofline
 
 pytestmark = pytest.mark.usefixtures("quiet_again")
 
@@ -59,3 +59,13 @@ def test_the_report_has_every_part(pipe, tmp_path, monkeypatch, capsys):
     assert all(0 < row["share_of_rate"] < 1 for row in [*result["roofline"], *result["training"]["roofline"]])
     assert "| 4 sentences, float32 |" in capsys.readouterr().out
     assert str(tmp_path) not in result["command"]
+
+
+def test_ways_of_decoding_are_compared_on_equal_tokens(monkeypatch):
+    for name, value in {"SENTENCES": 2, "TOKENS": 3, "VOCABULARY": 60}.items():
+        monkeypatch.setattr(references, name, value)
+    result = references.measure_decoding(rounds=1)
+    assert result["times the reference"]["generate, no latents"] == 1
+    assert set(result["seconds"]) == set(result["times the reference"]) > {"ours", "ours, packed"}
+    table = references.report({"hardware": "this", "matrix rate": 1e9, "decoding": result})
+    assert table.count("| decoding |") == 4 and "1 billion operations" in table

@@ -50,7 +50,8 @@ FEW_STEPS = "--max_steps 2 --per_device_train_batch_size 8 --per_device_eval_bat
 EVALUATION = "--num_samples 20 --seeds 0 --num_inference_steps 2 --limit 24"
 # What makes a command short: a pattern of the command, and words to append to it; the first pattern counts.
 LIMITS = {
-    r"hf-eddpm score .*--output |--help|\.(text|protein|image)_card |training\.sampler|hf-eddpm reconstruct|readme_tables|plot\.py": "",
+    r"hf-eddpm (score .*--output |reconstruct)|readme_tables|plot\.py": "",
+    r"--help|\.(text|protein|image)_card |training\.sampler": "",
     r"train(\.py)? text": f"{FEW_STEPS} --max_dev_sentences 8",
     r"train(\.py)? protein": f"{FEW_STEPS} --max_dev_sequences 8",
     r"train\.py image": f"{FEW_STEPS} --max_dev_images 8",

@@ -56,3 +56,8 @@ def step_table(root: Path) -> str:
             for scheduler, steps in SHOWN_STEPS
         ]
     )
+
+
+def speed_tables(root: Path) -> str:
+    """What others' code needs for the same work."""
+    return (root / "training/studies/speed/results/references.md").read_text(encoding="utf-8").rstrip()

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 
 from readme_tables.checkpoints import checkpoints
 from readme_tables.comparison import compare
-from readme_tables.guides import anomaly_table, search_table, step_table
+from readme_tables.guides import anomaly_table, search_table, speed_tables, step_table
 
 ROOT = Path(__file__).resolve().parents[3]
 BEGIN, END = "<!-- results: written by training/studies/readme_tables/run.py -->", "<!-- end of results -->"
@@ -444,6 +444,7 @@ def results(root: Path = ROOT) -> str:
 PAGES: dict[str, Callable[[Path], str]] = {
     "README.md": checkpoints,
     "docs/benchmarks/index.md": results,
+    "docs/benchmarks/speed.md": speed_tables,
     "docs/guides/search.md": search_table,
     "docs/guides/anomalies.md": anomaly_table,
     "docs/guides/few-steps.md": step_table,
