@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import needs_extra
+from . import measured
 from .usual_options import USUAL_OPTIONS
 
 app = typer.Typer(
@@ -205,6 +206,10 @@ def optimize(
         generator=session.generator(seed),
     )
     session.write({"sample": result.samples, "prediction": result.predictions.cpu().numpy()})
+
+
+app.command("fit-property")(measured.fit_property)
+app.command()(measured.design)
 
 
 @app.command("app")
