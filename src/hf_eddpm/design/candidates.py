@@ -181,9 +181,13 @@ def _everything(limits: DesignLimits) -> Iterator[str]:
 def list_edits(sequence: str, start: str) -> list[str]:
     """Return the edits that make a sequence from a start, positions of the start counted from 1.
 
-    A substitution is `A39W`, a deletion `A39del`, an insertion `39_40insW` (between these two residues), as in the
+    Sequences of one length are compared site by site unless a shift explains them in fewer edits. A substitution is
+    `A39W`, a deletion `A39del`, an insertion `39_40insW` (between these two residues), as in the
     nomenclature of the Human Genome Variation Society.
     """
+    sites = [site for site, (old, new) in enumerate(zip(start, sequence, strict=False)) if old != new]
+    if len(start) == len(sequence) and len(sites) <= Levenshtein.distance(start, sequence):
+        return [f"{start[site]}{site + 1}{sequence[site]}" for site in sites]
     edits = []
     for edit in Levenshtein.editops(start, sequence):
         kind, at, into = edit.tag, edit.src_pos, edit.dest_pos
