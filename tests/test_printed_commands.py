@@ -81,6 +81,12 @@ LIMITS = {
     "--few_steps 2 --many_steps 3 --seeds 0 --train_steps 2",
     r"speed/throughput": "--num_sentences 8 --num_one_by_one 2 --num_inference_steps 2",
     r"speed/protein": "--repeats 1 --num_samples 64 --many_steps 101",
+    r"hf-eddpm design": "--num_candidates 20 --num_steps 2 --num_designs 4",
+    r"fit-property": "--num_steps 2 --num_members 2",
+    r"protein_design/gb1": "--budgets 20 --seeds 0 --num_rounds 1 --batch 4 --train_steps 2 --strategies ours "
+    "'greedy ridge'",
+    r"protein_design/calibration": "--num_train 30 --num_test 30 --seeds 0",
+    r"protein_design/table": "",
     r"bulk\.encode": "--limit 20",
     r"bulk\.generate": "--num_samples 20 --num_inference_steps 2",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
@@ -105,7 +111,7 @@ PIPELINES = {
     "runs/fashion/pipeline": "eddpm-fashion",
 }
 # Shell variables of the documents, each a folder of that name in small letters.
-NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS")
+NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS", "GB1")
 # Options whose folder the printed `train.py guide` or `train.py distill` with that output folder makes.
 MADE = {"--guide": "guide", "--sentiment": "guide", "--length": "guide", "--distilled": "distill"}
 
@@ -319,7 +325,7 @@ def _write_sentences(folder):
 
 
 def _write_proteins(folder):
-    for name in ("gifford", "gfp"):
+    for name in ("gb1", "gifford", "gfp"):
         for part in ("train", "validation"):
             header, *rows = _read(DATA / "protein" / name / f"{part}.csv.gz")
             _write(folder / name / f"{part}.csv.gz", [header, *_some(rows, 200 if part == "train" else 60)])
