@@ -355,7 +355,7 @@ def design_targets(shape):
         "values": lambda value: False,
         "num_designs": count(1, 9600),
         "target": target,
-        "weights": lambda value: False,
+        "weights": lambda value: None if numbers(value) is None or isinstance(value, torch.Tensor) else False,
         "wild_type": residues,
         "max_mutations": count(1),
         "frozen_positions": integers,

@@ -1,7 +1,7 @@
 """What the pipeline does with measurements: an ensemble of heads fitted to them, and the next batch to measure."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from .sampling import without_gradient
 
 Members = Annotated[int, Bounds(at_least=2, at_most=100)]
 BatchOfDesigns = Annotated[int, Bounds(at_least=1, at_most=9600)]
+Target = float | Literal["higher", "lower"]
 Candidates = Annotated[int, Bounds(at_least=1, at_most=10**6)]
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
@@ -98,18 +99,18 @@ class DesignMixin:
         measured: Any = None,
         values: Any = None,
         num_designs: BatchOfDesigns = 96,
-        target: Any = "higher",
-        weights: Any = None,
+        target: Target | Sequence[Target] = "higher",
+        weights: Sequence[NumberFromZero] | Literal["pareto"] | None = None,
         wild_type: str | None = None,
         max_mutations: CountOrZero | None = None,
-        frozen_positions: Any = None,
-        allowed_residues: Any = None,
-        forbidden_motifs: Any = (),
+        frozen_positions: Sequence[int] | None = None,
+        allowed_residues: Mapping[int, str] | None = None,
+        forbidden_motifs: Sequence[str] = (),
         min_distance: Count = 1,
         min_novelty: CountOrZero = 1,
         known_sequences: Any = None,
         library: Any = None,
-        methods: Any = None,
+        methods: Sequence[str] | None = None,
         exploration: NumberFromZero = 1.0,
         acquisition: Literal["ucb", "thompson"] = "thompson",
         num_candidates: Candidates = 2000,

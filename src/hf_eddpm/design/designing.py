@@ -108,9 +108,10 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     table = None
     if request.measured is not None:
         table = check_measurements(request.measured, request.values, model.as_list)
+    count = model.config.num_properties if table is None else table.values.shape[1]
+    goal = Goal(request.target, request.weights, max(count, 1))  # a model without a head is refused below
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     judge = _make_judge(model, table, rng)
-    goal = Goal(request.target, request.weights, judge.num_properties)
 
     ranked = [] if table is None else _rank_measured(table, judge, goal)
     starts = given_starts or ranked[:_NUM_STARTS]

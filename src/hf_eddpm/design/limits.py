@@ -8,7 +8,7 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from ..argument_checks import is_integer
+from ..argument_checks import is_column, is_integer
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 # N-X-S/T with X not P (Marshall 1972, Annual Review of Biochemistry 41, 673-702)
@@ -156,7 +156,7 @@ class DesignLimits:
 
 def _check_positions(positions: Any, length: int) -> list[int]:
     frozen = [] if positions is None else positions
-    if not isinstance(frozen, (list, tuple, range, set, frozenset)) or not all(map(is_integer, frozen)):
+    if not (is_column(frozen) or isinstance(frozen, (set, frozenset))) or not all(map(is_integer, frozen)):
         raise TypeError(f"`frozen_positions` must be a list of integers, got {positions!r}.")
     if outside := [position for position in frozen if not 0 <= position < length]:
         raise ValueError(

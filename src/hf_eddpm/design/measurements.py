@@ -96,6 +96,8 @@ def check_measurements(
 def _rows(values: Any, argument: str) -> tuple[list[list[Any]], list[str] | None]:
     if isinstance(values, Mapping) or getattr(values, "columns", None) is not None:  # a data frame
         names = [str(name) for name in values]
+        if not all(is_column(values[name]) for name in values):
+            raise TypeError(f"`{argument}` must map names to columns of numbers, got {values!r:.80}.")
         columns = [list(values[name]) for name in values]
         if not names or len({len(column) for column in columns}) > 1:
             raise ValueError(f"`{argument}` must hold columns of one length, got {[len(each) for each in columns]}.")
