@@ -27,7 +27,8 @@ def noisy_line(num, noise, seed=0):
 def line():
     config = tiny_protein_pipe(property_members=8, property_hidden_size=16).model.config
     latents, values = noisy_line(300, noise=0.5)
-    return fit_ensemble(config, latents, values.double(), 300, torch.Generator().manual_seed(0))
+    fitted = fit_ensemble(config, latents, values.double(), 300, torch.Generator().manual_seed(0))
+    return fitted.head, fitted.fit
 
 
 def test_intervals_hold_what_they_say_on_data_that_no_member_has_seen(line):
@@ -53,7 +54,7 @@ def test_the_same_generator_gives_the_same_heads():
     config = tiny_protein_pipe(property_members=3).model.config
     latents, values = noisy_line(40, 0.1)
     state = torch.random.get_rng_state()
-    a, b = (fit_ensemble(config, latents, values, 30, torch.Generator().manual_seed(3))[0] for _ in range(2))
+    a, b = (fit_ensemble(config, latents, values, 30, torch.Generator().manual_seed(3)).head for _ in range(2))
     assert torch.equal(state, torch.random.get_rng_state())
     for name, value in a.state_dict().items():
         assert torch.equal(value, b.state_dict()[name]), name

@@ -1,6 +1,7 @@
 """PropertyHead: predicts measured properties of a datum, for example a protein's fitness, from its latents."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ class PropertyHead(nn.Module):
     noise_variance: torch.Tensor
     spread_factor: torch.Tensor
 
-    def __init__(self, config: EDDPMConfig):
+    def __init__(self, config: EDDPMConfig | Any):
         super().__init__()
         self.num_members = config.property_members
         width = self.num_members * config.property_hidden_size

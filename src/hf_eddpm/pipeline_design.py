@@ -1,6 +1,5 @@
 """What the pipeline does with measurements: an ensemble of heads fitted to them, and the next batch to measure."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from .extras import needs_extra
 from .modeling_property import PropertyHead
 from .outputs import EDDPMPropertyFit
 from .processing_eddpm import EDDPMProcessor
-from .property_ensemble import fit_ensemble
+from .property_ensemble import HeadSizes, fit_ensemble
 from .sampling import without_gradient
 
 Members = Annotated[int, Bounds(at_least=2, at_most=100)]
@@ -80,16 +79,15 @@ class DesignMixin:
         from .design.measurements import check_measurements
 
         table = check_measurements(data, properties, self._as_list, arguments=("data", "properties"))
-        config = copy.deepcopy(self.model.config)
-        config.num_properties, config.property_members = len(table.names), num_members
+        config = self.model.config
+        sizes = HeadSizes(config.latent_size, len(table.names), config.property_hidden_size, num_members)
         latents = self.encode(table.sequences, batch_size).latents
-        head, fit = fit_ensemble(config, latents, torch.from_numpy(table.values), num_steps, generator)
-        self.model.property_head = head.to(self._execution_device, self.model.denoiser.output.weight.dtype)
-        self.model.config.num_properties = config.num_properties
-        self.model.config.property_members = num_members
-        fit.notes = table.notes
+        fitted = fit_ensemble(sizes, latents, torch.from_numpy(table.values), num_steps, generator)
+        self.model.property_head = fitted.head.to(self._execution_device, self.model.denoiser.output.weight.dtype)
+        config.num_properties, config.property_members = sizes.num_properties, num_members
+        fitted.fit.notes = table.notes
         self.maybe_free_model_hooks()
-        return fit
+        return fitted.fit
 
     @without_gradient
     @checked

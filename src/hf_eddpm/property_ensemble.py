@@ -1,5 +1,7 @@
 """An ensemble of property heads, fitted to measurements with the rest of the model left as it is."""
 
+from dataclasses import dataclass
+
 import torch
 
 from .configuration_eddpm import EDDPMConfig
@@ -14,13 +16,49 @@ _SPREAD = torch.cat([torch.zeros(1), torch.logspace(-1, 2, 31)])
 _INTERVALS = torch.arange(0.05, 1.0, 0.05)  # nominal coverages of the calibration error
 
 
+@dataclass(frozen=True)
+class HeadSizes:
+    """What `PropertyHead` reads of a configuration.
+
+    Args:
+        latent_size: Inputs.
+        num_properties: Outputs.
+        property_hidden_size: Width of each member's hidden layer.
+        property_members: Members.
+    """
+
+    latent_size: int
+    num_properties: int
+    property_hidden_size: int
+    property_members: int
+
+
+@dataclass
+class FittedEnsemble:
+    """An ensemble, and what it says of rows that a member has not seen.
+
+    Args:
+        head: The heads, float32.
+        fit: How well the rows out of bag are predicted.
+        mean: Of the members that have not seen a row, in standard deviations, `(data, num_properties)`.
+        std: The predicted standard deviation of a measurement around it, likewise.
+        usable: Where there are at least two such members, and a measurement.
+    """
+
+    head: PropertyHead
+    fit: EDDPMPropertyFit
+    mean: torch.Tensor
+    std: torch.Tensor
+    usable: torch.Tensor
+
+
 def fit_ensemble(
-    config: EDDPMConfig,
+    config: EDDPMConfig | HeadSizes,
     latents: torch.Tensor,
     properties: torch.Tensor,
     num_steps: int = 1000,
     generator: torch.Generator | None = None,
-) -> tuple[PropertyHead, EDDPMPropertyFit]:
+) -> FittedEnsemble:
     """Fit an ensemble of heads to measurements, all members in one pass, and its uncertainty to what they left out.
 
     Each member sees a bootstrap sample of the rows (Breiman 1996; for neural networks Osband et al. 2016, arXiv
@@ -33,9 +71,6 @@ def fit_ensemble(
         properties: Measurements, `(data, num_properties)`, NaN where missing.
         num_steps: Steps of AdamW on batches of 256.
         generator: Source of the weights and the bootstrap, on the CPU.
-
-    Returns:
-        The head in float32, and what it says of the rows out of bag.
 
     Raises:
         ValueError: If a property has no two different values, or shapes are wrong.
@@ -54,8 +89,7 @@ def fit_ensemble(
     with torch.no_grad():
         unseen = counts == 0
         members = head.predict_members(latents)  # (data, members, num_properties)
-        fit = _calibrate(head, members, unseen, targets, known)
-    return head.eval(), fit
+        return _calibrate(head.eval(), members, unseen, targets, known)
 
 
 def _bootstrap(rows: int, members: int) -> torch.Tensor:
@@ -102,7 +136,7 @@ def _train(
 
 def _calibrate(
     head: PropertyHead, members: torch.Tensor, unseen: torch.Tensor, targets: torch.Tensor, known: torch.Tensor
-) -> EDDPMPropertyFit:
+) -> FittedEnsemble:
     weights = unseen.float()[..., None]  # (data, members, 1)
     number = weights.sum(1)  # (data, 1)
     mean = (members * weights).sum(1) / number.clamp(min=1)
@@ -123,7 +157,9 @@ def _calibrate(
         rmse.append(float(residuals.mean().sqrt() * head.target_std[index]) if len(residuals) else float("nan"))
         coverage.append(interval_coverage(scaled, 0.9))
         errors.append(calibration_error(scaled))
-    return EDDPMPropertyFit(num_rows=len(targets), rmse=rmse, coverage_90=coverage, calibration_error=errors)
+    variance = head.noise_variance + head.spread_factor * spread
+    fit = EDDPMPropertyFit(num_rows=len(targets), rmse=rmse, coverage_90=coverage, calibration_error=errors)
+    return FittedEnsemble(head, fit, mean, variance.sqrt(), usable)
 
 
 def interval_coverage(scaled_errors: torch.Tensor, share: float) -> float:

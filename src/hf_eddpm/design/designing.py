@@ -1,6 +1,5 @@
 """The way from starts and measurements to a batch: candidates, judgement, selection, table."""
 
-import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from transformers.utils import logging
 from ..argument_types import refuse_without
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_property import PropertyHead
-from ..property_ensemble import fit_ensemble
+from ..property_ensemble import HeadSizes, fit_ensemble
 from .candidates import METHODS, Pool, Sources, list_edits, propose
 from .goals import Direction, Goal, Objective
 from .judges import HeadJudge, Judge, ProcessJudge, Scores
@@ -205,10 +204,11 @@ def _make_sources(
                 row for row in np.argsort(-np.nan_to_num(values).sum(1))[: _HEAD_ROWS // 4] if len(table) > len(some)
             ]
             rows = sorted({*some.tolist(), *best})
-            config = copy.deepcopy(model.config)
-            config.num_properties, config.property_members = values.shape[1], _HEAD_MEMBERS
+            sizes = HeadSizes(
+                model.config.latent_size, values.shape[1], model.config.property_hidden_size, _HEAD_MEMBERS
+            )
             latents = model.encode([table.sequences[row] for row in rows])
-            head, _ = fit_ensemble(config, latents, torch.from_numpy(values[rows]), _HEAD_STEPS, generator)
+            head = fit_ensemble(sizes, latents, torch.from_numpy(values[rows]), _HEAD_STEPS, generator).head
             head = head.to(latents.device)
         assert head is not None
         means, deviations = head.target_mean.double().cpu().numpy(), head.target_std.double().cpu().numpy()

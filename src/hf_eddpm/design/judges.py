@@ -11,7 +11,9 @@ from ..extras import needs_extra
 from ..modeling_property import PropertyHead
 from ..property_ensemble import calibration_error, interval_coverage
 from .kernel import MAX_ROWS, Inputs, SequenceProcess, spread_rows
-from .measurements import Measurements
+from .measurements import MIN_ROWS, Measurements
+from .network import MAX_COLUMNS, ResidueNetworks
+from .network import MAX_ROWS as NETWORK_ROWS
 
 with needs_extra("Designing proteins"):
     from scipy.stats import norm, rankdata
@@ -82,8 +84,60 @@ class NormalScores:
         return inside + np.maximum(scores - self.scores[-1], 0) * self._slopes[1]
 
 
+class _Blend:
+    """A process, and networks beside it where the sites are few: both predict, and errors say how sure they are.
+
+    Args:
+        inputs: Training rows.
+        targets: Standardised scores, `(num,)`.
+        counts: Measurements behind each.
+        rng: Source of chance.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Scores, counts: Scores, rng: np.random.Generator):
+        rows = spread_rows(targets, MAX_ROWS, rng)
+        self.process = SequenceProcess(inputs.take(rows), targets[rows], counts[rows], rng)
+        self.networks: ResidueNetworks | None = None
+        self.scale, self.noise = 1.0, self.process.noise
+        self.targets, self.left_out, self.errors = targets[rows], self.process.left_out, self.process.left_out_errors
+        if len(targets) < MIN_ROWS or len(ResidueNetworks.columns(inputs.frames)) > MAX_COLUMNS:
+            return
+        self.networks = ResidueNetworks(inputs.frames, targets, rng)
+        usable = self.networks.usable[rows]
+        self.left_out = ((self.process.left_out + self.networks.left_out[rows]) / 2)[usable]
+        self.targets = self.targets[usable]
+        misses = np.abs(self.targets - self.left_out)
+        own = np.abs(self.process.left_out - targets[rows]) / np.maximum(self.process.left_out_errors, 1e-12)
+        std = np.sqrt((np.square(own) + np.square(self.networks.left_out_std[rows])) / 2)[usable]
+        self.scale = float(np.clip(np.sqrt(np.mean(np.square(misses / std))), 0.5, 2.0))
+        self.noise = (self.process.noise + self.networks.noise) / 2 * self.scale**2
+        self.errors = misses / std / self.scale
+
+    def predict(self, inputs: Inputs) -> tuple[Scores, Scores]:
+        """Return means and standard deviations without noise, each `(num,)`."""
+        mean, std = self.process.predict(inputs)
+        if self.networks is None:
+            return mean, std
+        other, apart = self.networks.predict(inputs.frames)
+        return (mean + other) / 2, self.scale * np.sqrt((np.square(std) + np.square(apart)) / 2)
+
+    def draw(self, inputs: Inputs, num: int, rng: np.random.Generator) -> Scores:
+        """Return drawn functions, `(num, sequences)`, with these means and standard deviations."""
+        draws = self.process.draw(inputs, num, rng)
+        if self.networks is None:
+            return draws
+        mean = self.predict(inputs)[0]
+        # Both deviations are independent: over the root of 2 their sum has the mean of the variances
+        deviations = draws - self.process.predict(inputs)[0] + self.networks.draw(inputs.frames, num, rng)
+        drawn: Scores = mean + self.scale * deviations / np.sqrt(2)
+        return drawn
+
+
 class ProcessJudge:
-    """Gaussian processes fitted to measurements, one for each property (see `SequenceProcess`).
+    """Regressions fitted to measurements, one for each property.
+
+    A Gaussian process (see `SequenceProcess`), and where few sites vary its mean with an ensemble of networks (see
+    `ResidueNetworks`): what either misses alone the other often knows.
 
     Args:
         measurements: What was measured.
@@ -101,21 +155,21 @@ class ProcessJudge:
     ):
         self._to_frames, self._encode = to_frames, encode
         self.num_properties = measurements.values.shape[1]
-        self._processes: list[SequenceProcess] = []
+        self._processes: list[_Blend] = []
         self._transforms: list[NormalScores] = []
         notes = []
         for index, column in enumerate(measurements.values.T):
             known = np.flatnonzero(~np.isnan(column))
             transform = NormalScores(column[known])
-            used = known[spread_rows(column[known], MAX_ROWS, rng)]
+            used = known[spread_rows(column[known], NETWORK_ROWS, rng)]
             scores = transform.to_scores(column[used])
             inputs = self._inputs([measurements.sequences[row] for row in used])
-            process = SequenceProcess(inputs, scores, measurements.counts[used, index], rng)
+            process = _Blend(inputs, scores, measurements.counts[used, index], rng)
             self._processes.append(process)
             self._transforms.append(transform)
-            errors = torch.from_numpy(process.left_out_errors)
-            correlation = np.corrcoef(rankdata(process.left_out), rankdata(scores))[0, 1]
-            part = f"{len(used)} of " if len(known) > len(used) else ""
+            errors = torch.from_numpy(process.errors)
+            correlation = np.corrcoef(rankdata(process.left_out), rankdata(process.targets))[0, 1]
+            part = f"{len(process.targets)} of " if len(known) > len(process.targets) else ""
             notes.append(
                 f"{measurements.names[index]}: {part}{len(known)} sequences; left out one by one, their predictions "
                 f"have a rank correlation of {correlation:.2f} with the measurements, 90 % intervals hold "

@@ -1,7 +1,7 @@
 """How right are judges about how sure they are, near their training rows and far from them?
 
     python training/studies/protein_design/calibration.py model_cards/eddpm-gfp --data $GFP/validation.csv.gz \\
-        --wild_type $GFP/wild_type.csv.gz --output training/studies/protein_design/results/gfp.json
+        --wild_type $GFP/wild_type.csv.gz --output training/studies/protein_design/results/calibration-gfp.json
 
 All rows are held out from the checkpoint. Judges learn from `--num_train` of them: drawn at random ("all"), or, with a
 wild type, from those with at most `--near` mutations ("near"); they are tested on others, which "near" tells apart by
@@ -23,7 +23,7 @@ from hf_eddpm.design.kernel import Inputs, SequenceProcess
 from hf_eddpm.modalities.protein.data import load_proteins
 from hf_eddpm.modalities.protein.metrics import to_frames
 from hf_eddpm.modalities.protein.oracle import fit_ridge
-from hf_eddpm.property_ensemble import calibration_error, fit_ensemble, interval_coverage
+from hf_eddpm.property_ensemble import HeadSizes, calibration_error, fit_ensemble, interval_coverage
 
 BINS = ((1, 3), (4, 5), (6, 8), (9, 99))
 
@@ -46,9 +46,9 @@ def judge(name: str, data: Rows, train: np.ndarray, test: np.ndarray, seed: int)
     values = data.values[train]
     if name == "ensemble of heads":
         config = data.pipe.model.config
-        config.num_properties, config.property_members = 1, 16
+        sizes = HeadSizes(config.latent_size, 1, config.property_hidden_size, 16)
         generator = torch.Generator().manual_seed(seed)
-        head, _ = fit_ensemble(config, data.latents[train], torch.from_numpy(values)[:, None], 1000, generator)
+        head = fit_ensemble(sizes, data.latents[train], torch.from_numpy(values)[:, None], 1000, generator).head
         with torch.no_grad():
             mean, std = head.predict(data.latents[test])[:, 0], head.predict_std(data.latents[test])[:, 0]
         return mean.numpy(), ((torch.from_numpy(data.values[test]) - mean) / std).abs()
