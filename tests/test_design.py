@@ -120,6 +120,17 @@ def test_batches_keep_their_distances_from_each_other_and_from_the_known(pipe):
     assert not set(known.sequences) & set(other.sequences)
 
 
+def test_latents_may_judge_besides(pipe):
+    table = _table()
+    latents = pipe.encode(table["measured"]).latents[:, 0, 0]  # what only the encoder can tell
+    arguments = {"measured": table["measured"], "values": latents.tolist(), "num_designs": 5, **CHEAP}
+    notes = [pipe.design(**arguments, use_latents=use, generator=seeded()).notes[-1] for use in (False, True)]
+    correlations = [float(re.search(r"rank correlation of (\S+) ", note)[1]) for note in notes]
+    assert correlations[1] > max(correlations[0] + 0.1, 0.7)
+    with pytest.raises(ValueError, match="`use_latents` needs `measured`"):
+        pipe.design(use_latents=True)
+
+
 def test_only_sequences_of_a_library_are_chosen(pipe):
     library = ["WWWWAAAA", "WWWAAAAA", "KKKKKKKK"]
     result = pipe.design(**_table(), num_designs=2, library=library, exploration=0.0, generator=seeded())

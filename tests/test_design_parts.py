@@ -274,6 +274,35 @@ def test_the_judge_orders_variants_of_a_landscape():
     assert "rank correlation" in judge.note
 
 
+def _two_sites_interact(num, seed):
+    rng = np.random.default_rng(seed)
+    sequences = random_variants(num, rng, letters="ACDE")
+    values = [each.count("A") + 2.0 * (each[0] == each[5]) + 0.3 * rng.normal() for each in sequences]
+    return sequences, np.array(values)
+
+
+def test_process_and_networks_together_are_as_sure_as_they_are_right():
+    rng = np.random.default_rng(0)
+    judge = ProcessJudge(table(*_two_sites_interact(200, 0)), lambda each: to_frames(each, 6), None, rng)
+    assert judge._processes[0].networks is not None
+    sequences, values = _two_sites_interact(600, 1)
+    mean, std = judge.predict(sequences)
+    errors = np.abs(judge.to_scores(values, 0) - mean[:, 0]) / np.sqrt(std[:, 0] ** 2 + judge.noise[0])
+    assert 0.85 < (errors < 1.645).mean() < 0.96
+    draws = judge.draw(sequences[:20], 4000, rng)[..., 0]
+    np.testing.assert_allclose(draws.mean(0), mean[:20, 0], atol=1e-6)  # mirrored pairs
+    np.testing.assert_allclose(draws.std(0), std[:20, 0], rtol=0.1, atol=0.01)
+
+
+def test_proteins_of_many_sites_are_judged_by_the_process_alone():
+    rng = np.random.default_rng(0)
+    sequences = random_variants(60, rng, length=80)
+    values = [each.count("A") for each in sequences]
+    measured = check_measurements(sequences, values, EDDPMProteinProcessor(80).as_list)
+    judge = ProcessJudge(measured, lambda each: to_frames(each, 80), None, rng)
+    assert judge._processes[0].networks is None
+
+
 # ---- goals and selection
 
 

@@ -366,6 +366,7 @@ def design_targets(shape):
         "known_sequences": residues,
         "library": residues,
         "methods": lambda value: False,
+        "use_latents": flag,
         "exploration": number(0),
         "acquisition": choice("thompson", "ucb"),
         "num_candidates": count(1, 10**4),

@@ -109,6 +109,7 @@ class DesignMixin:
         known_sequences: Any = None,
         library: Any = None,
         methods: Sequence[str] | None = None,
+        use_latents: bool = False,
         exploration: NumberFromZero = 1.0,
         acquisition: Literal["ucb", "thompson"] = "thompson",
         num_candidates: Candidates = 2000,
@@ -145,6 +146,10 @@ class DesignMixin:
             library: The only proteins that may be chosen, for example those of a library that can be ordered.
             methods: Some of "gradient", "guided", "mcmc", "hill_climb", "ode" (see `optimize`), "sample",
                 "guided_sample", "mutate", "recombine" and "evolve"; by default all.
+            use_latents: Whether the judge of a table sees the latents, besides the sequences. Where the checkpoint has
+                learned from other measurements of such proteins this is far better
+                (docs/benchmarks/protein-design.md). Not for rows that the checkpoint was trained on, whose values its
+                latents know: the judge would be too sure.
             exploration: Weight of the uncertainty against the prediction; 0 for the highest predictions alone.
             acquisition: "thompson" (the best by functions drawn at random) or "ucb" (mean plus uncertainty); see
                 `hf_eddpm.design.selection`.
@@ -183,6 +188,7 @@ class DesignMixin:
             known_sequences=known_sequences,
             library=library,
             methods=methods,
+            use_latents=use_latents,
             exploration=exploration,
             acquisition=acquisition,
             num_candidates=num_candidates,

@@ -95,6 +95,9 @@ def design(
     methods: Annotated[
         list[str] | None, typer.Option("--methods", help="Where candidates come from; all by default; repeatable.")
     ] = None,
+    use_latents: Annotated[
+        bool, typer.Option("--use_latents", help="Judge by latents too; not for rows the checkpoint was trained on.")
+    ] = False,
     exploration: Annotated[float, typer.Option("--exploration", help="Weight of the uncertainty.")] = 1.0,
     acquisition: Annotated[str, typer.Option("--acquisition", help="thompson or ucb.")] = "thompson",
     num_candidates: Annotated[int, typer.Option("--num_candidates", help="Of each method, about.")] = 2000,
@@ -133,6 +136,7 @@ def design(
         known_sequences=None if not known else session.read(known, None),
         library=None if not library else session.read(library, None),
         methods=methods or None,
+        use_latents=use_latents,
         exploration=exploration,
         acquisition=acquisition,
         num_candidates=num_candidates,

@@ -16,6 +16,7 @@ from .result import COLUMNS, ROWS, EDDPMDesigns
 
 with needs_extra("The report of designs"):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 _STYLE = """body{font-family:sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:.85em}td,th{border:1px solid #ccc;padding:.2em .5em;text-align:left}
@@ -45,6 +46,7 @@ def plot_distance(designs: EDDPMDesigns, index: int = 0) -> Figure:
         elinewidth=0.6,
         alpha=0.7,
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"edits from the nearest {'known sequence' if known else 'start'}")
     axes.set_ylabel(f"predicted {designs.property_names[index]}, 90 % interval")
     return figure
