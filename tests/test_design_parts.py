@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hf_eddpm import EDDPMProteinProcessor
 from hf_eddpm.design.candidates import Pool, Sources, list_edits, mutate, propose, recombine
 from hf_eddpm.design.goals import Goal
-from hf_eddpm.design.judges import NormalScores, ProcessJudge
+from hf_eddpm.design.judges import ProcessJudge, RankScores
 from hf_eddpm.design.kernel import Inputs, SequenceProcess
 from hf_eddpm.design.limits import AMINO_ACIDS, DesignLimits
 from hf_eddpm.design.measurements import check_measurements
@@ -92,7 +92,7 @@ def test_few_rows_and_an_outlier_are_noted_and_the_outlier_does_no_harm():
     notes = table(sequences, values).notes
     assert any("12 measured sequences, fewer than 20" in note for note in notes)
     assert any("Row 5" in note and "outlier" in note for note in notes)
-    assert np.abs(NormalScores(values).to_scores(values)).max() < 3
+    assert np.abs(RankScores(values).to_scores(values)).max() < 3
 
 
 # ---- limits
@@ -195,7 +195,7 @@ def test_children_differ_from_their_parents_where_they_may():
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=40).filter(lambda values: len(set(values)) > 2))
 def test_scores_go_up_with_values_and_back(values):
-    transform = NormalScores(np.array(values))
+    transform = RankScores(np.array(values))
     different = np.unique(values)
     scores = transform.to_scores(different)
     assert (np.diff(scores) > 0).all()
@@ -266,7 +266,7 @@ def test_the_judge_orders_variants_of_a_landscape():
     rng = np.random.default_rng(0)
     sequences = random_variants(150, rng, letters="ACDE")
     values = [math.exp(each.count("A") - each.count("D")) for each in sequences]
-    judge = ProcessJudge(table(sequences, values), lambda each: to_frames(each, 6), None, rng)
+    judge = ProcessJudge(table(sequences, values), lambda each: to_frames(each, 6), None, ["higher"], rng)
     mean, std = judge.predict(["AAAAAA", "CCCCCC", "DDDDDD"])
     assert mean[0, 0] > mean[1, 0] > mean[2, 0] and (std > 0).all()
     units = judge.to_unit(mean[:, 0], 0)
@@ -283,7 +283,7 @@ def _two_sites_interact(num, seed):
 
 def test_process_and_networks_together_are_as_sure_as_they_are_right():
     rng = np.random.default_rng(0)
-    judge = ProcessJudge(table(*_two_sites_interact(200, 0)), lambda each: to_frames(each, 6), None, rng)
+    judge = ProcessJudge(table(*_two_sites_interact(200, 0)), lambda each: to_frames(each, 6), None, ["higher"], rng)
     assert judge._processes[0].networks is not None
     sequences, values = _two_sites_interact(600, 1)
     mean, std = judge.predict(sequences)
@@ -299,7 +299,7 @@ def test_proteins_of_many_sites_are_judged_by_the_process_alone():
     sequences = random_variants(60, rng, length=80)
     values = [each.count("A") for each in sequences]
     measured = check_measurements(sequences, values, EDDPMProteinProcessor(80).as_list)
-    judge = ProcessJudge(measured, lambda each: to_frames(each, 80), None, rng)
+    judge = ProcessJudge(measured, lambda each: to_frames(each, 80), None, ["higher"], rng)
     assert judge._processes[0].networks is None
 
 

@@ -110,7 +110,7 @@ class DesignMixin:
         library: Any = None,
         methods: Sequence[str] | None = None,
         use_latents: bool = False,
-        exploration: NumberFromZero = 1.0,
+        exploration: NumberFromZero = 0.5,
         acquisition: Literal["ucb", "thompson"] = "thompson",
         num_candidates: Candidates = 2000,
         num_steps: Steps = 20,

@@ -98,7 +98,7 @@ def design(
     use_latents: Annotated[
         bool, typer.Option("--use_latents", help="Judge by latents too; not for rows the checkpoint was trained on.")
     ] = False,
-    exploration: Annotated[float, typer.Option("--exploration", help="Weight of the uncertainty.")] = 1.0,
+    exploration: Annotated[float, typer.Option("--exploration", help="Weight of the uncertainty.")] = 0.5,
     acquisition: Annotated[str, typer.Option("--acquisition", help="thompson or ucb.")] = "thompson",
     num_candidates: Annotated[int, typer.Option("--num_candidates", help="Of each method, about.")] = 2000,
     num_steps: Annotated[int, typer.Option("--num_steps", help="Steps of the searches in the latents.")] = 20,

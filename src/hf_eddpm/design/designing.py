@@ -57,7 +57,7 @@ class DesignRequest:
     library: Collection[str] | None = None
     methods: Sequence[str] | None = None
     use_latents: bool = False
-    exploration: float = 1.0
+    exploration: float = 0.5
     acquisition: Acquisition = "thompson"
     num_candidates: int = 2000
     num_steps: int = 20
@@ -111,7 +111,7 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     count = model.config.num_properties if table is None else table.values.shape[1]
     goal = Goal(request.target, request.weights, max(count, 1))  # a model without a head is refused below
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-    judge = _make_judge(model, table, request.use_latents, rng)
+    judge = _make_judge(model, table, goal, request.use_latents, rng)
 
     ranked = [] if table is None else _rank_measured(table, judge, goal)
     starts = given_starts or ranked[:_NUM_STARTS]
@@ -164,12 +164,14 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     return EDDPMDesigns(designs, names, notes, rejected, len(candidates), latents, known_latents)
 
 
-def _make_judge(model: ModelParts, table: Measurements | None, use_latents: bool, rng: np.random.Generator) -> Judge:
+def _make_judge(
+    model: ModelParts, table: Measurements | None, goal: Goal, use_latents: bool, rng: np.random.Generator
+) -> Judge:
     def encode(sequences: Sequence[str]) -> Scores:
         return model.encode(sequences).flatten(1).double().cpu().numpy()
 
     if table is not None:
-        return ProcessJudge(table, model.to_frames, encode if use_latents else None, rng)
+        return ProcessJudge(table, model.to_frames, encode if use_latents else None, goal.targets, rng)
     if use_latents:
         refuse_without("`measured`", ["use_latents"], "it is for the judge of a table")
     if model.head is None:

@@ -1,7 +1,7 @@
 """What judges candidates: predictions with an uncertainty, from measurements or from the checkpoint's own heads."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,19 +47,24 @@ class Judge(Protocol):
         """Turn values of a property in the data's unit into scores."""
 
 
-class NormalScores:
-    """Values by their ranks, as quantiles of the standard Gaussian (van der Waerden 1952).
+class RankScores:
+    """Values by their ranks: quantiles of a Gaussian, and where one end matters of an exponential distribution, too.
 
-    Fitness has most rows near zero and a few far above: by ranks both count alike, and an outlier's size does not.
-    Between measured values scores are interpolated, beyond them the line through the outer tenth is continued.
+    Fitness has most rows near zero and a few far above: by ranks an outlier's size does not count. Quantiles of the
+    Gaussian (van der Waerden 1952) tell the dead from each other as well as the best. Where the best are asked for, the
+    mean is taken of these and of quantiles of the exponential distribution (Savage 1956), which are far apart at that
+    end. Between measured values scores are interpolated, beyond them the line through the outer tenth is continued.
 
     Args:
         values: Measured, `(num,)`, at least two different ones.
+        target: What is asked for; "higher" and "lower" name the end that matters.
     """
 
-    def __init__(self, values: Scores):
-        ranks = rankdata(values)
-        scores = norm.ppf((ranks - 0.5) / len(values))
+    def __init__(self, values: Scores, target: Any = None):
+        shares = (rankdata(values) - 0.5) / len(values)
+        scores = norm.ppf(shares)
+        if isinstance(target, str):
+            scores = (scores - np.log1p(-shares) if target == "higher" else scores + np.log(shares)) / 2
         self.values, first = np.unique(values, return_index=True)
         self.scores = scores[first]
         self.mean, self.std = float(scores.mean()), float(scores.std()) or 1.0
@@ -143,6 +148,7 @@ class ProcessJudge:
         measurements: What was measured.
         to_frames: Function from sequences to frames, uint8 `(num, sites)`.
         encode: Function from sequences to latents as vectors, float64 `(num, size)`; None for a kernel on sequences.
+        targets: What is asked of each property (see `RankScores`).
         rng: Chooses rows where there are too many.
     """
 
@@ -151,16 +157,17 @@ class ProcessJudge:
         measurements: Measurements,
         to_frames: Callable[[Sequence[str]], NDArray[np.uint8]],
         encode: Callable[[Sequence[str]], Scores] | None,
+        targets: Sequence[Any],
         rng: np.random.Generator,
     ):
         self._to_frames, self._encode = to_frames, encode
         self.num_properties = measurements.values.shape[1]
         self._processes: list[_Blend] = []
-        self._transforms: list[NormalScores] = []
+        self._transforms: list[RankScores] = []
         notes = []
         for index, column in enumerate(measurements.values.T):
             known = np.flatnonzero(~np.isnan(column))
-            transform = NormalScores(column[known])
+            transform = RankScores(column[known], targets[index])
             used = known[spread_rows(column[known], NETWORK_ROWS, rng)]
             scores = transform.to_scores(column[used])
             inputs = self._inputs([measurements.sequences[row] for row in used])

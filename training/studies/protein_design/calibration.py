@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from scipy.stats import spearmanr
 
 from hf_eddpm import EDDPMPipeline
-from hf_eddpm.design.judges import NormalScores
+from hf_eddpm.design.judges import RankScores
 from hf_eddpm.design.kernel import Inputs, SequenceProcess
 from hf_eddpm.modalities.protein.data import load_proteins
 from hf_eddpm.modalities.protein.metrics import to_frames
@@ -60,7 +60,7 @@ def judge(name: str, data: Rows, train: np.ndarray, test: np.ndarray, seed: int)
         mean = fit_ridge(data.frames[train], values, seed).predict(data.frames[test])
         return mean, torch.from_numpy(np.abs(data.values[test] - mean) / np.sqrt(np.mean(errors**2)))
     sequence, latents = "sequences" in name, "latents" in name
-    transform = NormalScores(values)
+    transform = RankScores(values)
     rng = np.random.default_rng(seed)
     inputs = data.inputs(train, sequence, latents)
     process = SequenceProcess(inputs, transform.to_scores(values), np.ones(len(train)), rng)
