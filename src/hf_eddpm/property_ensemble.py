@@ -75,25 +75,38 @@ def fit_ensemble(
     Raises:
         ValueError: If a property has no two different values, or shapes are wrong.
     """
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        head = PropertyHead(config)
+    source = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with torch.enable_grad():
+        head = _make_head(config, source)
         head.fit(properties)
         latents, properties = latents.detach().cpu().float(), properties.cpu().double()
         known = ~properties.isnan()
         targets = ((properties - head.target_mean.double()) / head.target_std.double()).float()
         targets = torch.where(known, targets, 0.0)
-        counts = _bootstrap(len(latents), head.num_members)  # (data, members)
-        _train(head, latents, targets, known, counts, num_steps)
+        counts = _bootstrap(len(latents), head.num_members, source)  # (data, members)
+        _train(head, latents, targets, known, counts, num_steps, source)
     with torch.no_grad():
         unseen = counts == 0
         members = head.predict_members(latents)  # (data, members, num_properties)
         return _calibrate(head.eval(), members, unseen, targets, known)
 
 
-def _bootstrap(rows: int, members: int) -> torch.Tensor:
-    draws = torch.randint(rows, (rows, members))
+def _make_head(config: EDDPMConfig | HeadSizes, source: torch.Generator) -> PropertyHead:
+    """Return a new head whose weights come from a generator: torch's own state is every thread's."""
+    with torch.device("meta"):
+        head = PropertyHead(config)
+    head = head.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, value in head.named_parameters():
+            size = config.latent_size if name.startswith("hidden") else config.property_hidden_size
+            value.uniform_(-(size**-0.5), size**-0.5, generator=source)
+        head.noise_variance.fill_(1.0)
+        head.spread_factor.fill_(1.0)
+    return head
+
+
+def _bootstrap(rows: int, members: int, source: torch.Generator) -> torch.Tensor:
+    draws = torch.randint(rows, (rows, members), generator=source)
     return torch.zeros(rows, members).scatter_add_(0, draws, torch.ones(rows, members))
 
 
@@ -104,6 +117,7 @@ def _train(
     known: torch.Tensor,
     counts: torch.Tensor,
     num_steps: int,
+    source: torch.Generator,
 ) -> None:
     members = head.num_members
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.05)
@@ -112,7 +126,7 @@ def _train(
     state = {name: value.detach().clone() for name, value in head.named_parameters()}
     unseen = (counts == 0)[..., None] & known[:, None]  # (data, members, num_properties)
     for step in range(1, num_steps + 1):
-        rows = torch.randint(len(latents), (min(_BATCH, len(latents)),))
+        rows = torch.randint(len(latents), (min(_BATCH, len(latents)),), generator=source)
         weights = counts[rows][..., None] * known[rows][:, None]
         errors = (head.predict_members(latents[rows]) - targets[rows][:, None]).square()
         loss = (errors * weights).sum() / weights.sum().clamp(min=1) * members  # each member's own mean, added up

@@ -13,6 +13,7 @@ SEARCHES = ("gradient", "guided", "mcmc", "hill_climb", "ode")  # methods of `op
 SAMPLES = ("sample", "guided_sample")
 CHANGES = ("mutate", "recombine", "evolve")
 METHODS = (*SEARCHES, *SAMPLES, *CHANGES)
+LIBRARY = "library"  # what the judge prefers of a library
 ENUMERATED = "enumerate"  # in the place of all where every sequence can be judged
 _GENERATIONS = 8
 

@@ -16,7 +16,7 @@ from ..argument_types import refuse_without
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_property import PropertyHead
 from ..property_ensemble import HeadSizes, fit_ensemble
-from .candidates import METHODS, Pool, Sources, list_edits, propose
+from .candidates import LIBRARY, METHODS, Pool, Sources, list_edits, propose
 from .goals import Direction, Goal, Objective
 from .judges import HeadJudge, Judge, ProcessJudge, Scores
 from .limits import DesignLimits
@@ -32,6 +32,7 @@ _HEAD_ROWS = 3000  # measured rows that searches in the latents learn from
 _HEAD_MEMBERS, _HEAD_STEPS = 4, 300
 _NUM_STARTS = 12  # of the searches, where none are given
 _NUM_PARENTS = 48  # good sequences that changes are made of
+_CHUNK = 8192  # sequences of a library at a time
 _SHOWN = 1000  # measured sequences on the map of latents
 _NINETY = 1.6448536269514722  # standard deviations to either end of a Gaussian's central 90 %
 
@@ -146,6 +147,8 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     parents = [limits.repair(each, rng) for each in dict.fromkeys([*starts, *ranked[:_NUM_PARENTS]])]
     parents = list(dict.fromkeys(parents))
     propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates)
+    if library is not None and isinstance(judge, ProcessJudge):
+        _look_through(pool, library, judge, goal, request.num_candidates)
     ordered = sorted(pool.methods)  # by which method came first does not matter
     scores = optimistic(ordered)
     candidates = [ordered[row] for row in np.argsort(-scores, kind="stable")]
@@ -188,6 +191,16 @@ def _rank_measured(table: Measurements, judge: Judge, goal: Goal) -> list[str]:
     utilities = goal.utilities(scores, judge)
     totals = goal.total(np.where(np.isnan(utilities), np.nanmean(utilities, axis=0), utilities))
     return [table.sequences[row] for row in np.argsort(-totals, kind="stable")]
+
+
+def _look_through(pool: Pool, library: frozenset[str], judge: ProcessJudge, goal: Goal, num: int) -> None:
+    """Add the sequences of a library that the judge's networks, which are quick, prefer."""
+    rest = sorted(library - set(pool.methods) - pool.excluded)
+    guesses = [judge.guess(rest[start : start + _CHUNK]) for start in range(0, len(rest), _CHUNK)]
+    known = [guess for guess in guesses if guess is not None]
+    if known and len(known) == len(guesses):
+        utilities = goal.total(goal.utilities(np.concatenate(known), judge))
+        pool.add([rest[row] for row in np.argsort(-utilities, kind="stable")[:num]], LIBRARY)
 
 
 def _make_sources(

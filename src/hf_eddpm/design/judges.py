@@ -51,7 +51,7 @@ class RankScores:
     """Values by their ranks: quantiles of a Gaussian, and where one end matters of an exponential distribution, too.
 
     Fitness has most rows near zero and a few far above: by ranks an outlier's size does not count. Quantiles of the
-    Gaussian (van der Waerden 1952) tell the dead from each other as well as the best. Where the best are asked for, the
+    Gaussian (van der Waerden 1952) tell the dead from each other as well as the best. Where the best are wanted, the
     mean is taken of these and of quantiles of the exponential distribution (Savage 1956), which are far apart at that
     end. Between measured values scores are interpolated, beyond them the line through the outer tenth is continued.
 
@@ -195,6 +195,14 @@ class ProcessJudge:
         """Return functions of the posterior, `(draws, num, num_properties)`."""
         inputs = self._inputs(sequences)
         return np.stack([process.draw(inputs, num, rng) for process in self._processes], 2)
+
+    def guess(self, sequences: Sequence[str]) -> Scores | None:
+        """Return quick means of the networks alone, `(num, num_properties)`; None where there are no networks."""
+        frames = self._to_frames(sequences)
+        networks = [process.networks for process in self._processes]
+        if any(each is None for each in networks):
+            return None
+        return np.stack([each.predict(frames)[0] for each in networks if each is not None], 1)
 
     def to_unit(self, scores: Scores, index: int) -> Scores:
         """Turn scores of a property into the data's unit."""
