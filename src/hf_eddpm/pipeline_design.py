@@ -138,8 +138,8 @@ class DesignMixin:
             max_mutations: Most edits from there, at least 1; None for no limit.
             frozen_positions: Positions that keep their residues, and with them the sequence its length.
             allowed_residues: For some positions the residues that may stand there, for example `{38: "AVL"}`.
-            forbidden_motifs: "glycosylation" (N-X-S/T, X not P), "cysteine", either after "extra_" for no more than
-                the start has, or regular expressions of residues.
+            forbidden_motifs: "glycosylation" (N-X-S/T, X not P), "cysteine", "extra_glycosylation" and
+                "extra_cysteine" (no more than the start has), or regular expressions of residues.
             min_distance: Fewest edits between two designs.
             min_novelty: Fewest edits between a design and a known sequence; 0 to allow known ones.
             known_sequences: Proteins that are known besides `measured`, for example the training set.
