@@ -310,6 +310,8 @@ def protein_targets():
         "frozen_positions": integers,
         "generator": generators(2),
     }
+    yield "predict with std", pipe.predict, {"data": PROTEINS}, {"return_std": not_true}, shape
+    yield from design_targets(shape)
     start = {"data": PROTEINS, "num_steps": 1}
     yield "optimize", pipe.optimize, start, common, shape
     own = {
@@ -334,6 +336,45 @@ def protein_targets():
         guided,
         shape,
     )
+
+
+def design_targets(shape):
+    pipe = tiny_protein_pipe()
+    pipe.set_progress_bar_config(disable=True)
+    rng = np.random.default_rng(0)
+    measured = ["".join(row) for row in rng.choice(list("ACDEKW"), (30, 8))]
+    table = {"measured": measured, "values": [float(each.count("W")) for each in measured]}
+    number_of_each = {"num_members": count(2, 100), "num_steps": steps(100), "batch_size": count()}
+    data = {"data": measured, "properties": table["values"]}
+    fitted = {**number_of_each, "data": words_or_none, "properties": lambda value: False, "generator": generators(0)}
+    yield "fit_property", pipe.fit_property, {**data, "num_steps": 1, "num_members": 2}, fitted, shape
+    motif = lambda value: None if value in ((), []) else False  # noqa: E731
+    asked = {
+        "starts": residues,
+        "measured": words_or_none,
+        "values": lambda value: False,
+        "num_designs": count(1, 9600),
+        "target": target,
+        "weights": lambda value: None if numbers(value) is None or isinstance(value, torch.Tensor) else False,
+        "wild_type": residues,
+        "max_mutations": count(1),
+        "frozen_positions": integers,
+        "allowed_residues": lambda value: None if value == {} else False,
+        "forbidden_motifs": motif,
+        "min_distance": count(),
+        "min_novelty": count(0),
+        "known_sequences": residues,
+        "library": residues,
+        "methods": lambda value: False,
+        "use_latents": flag,
+        "exploration": number(0),
+        "acquisition": choice("thompson", "ucb"),
+        "num_candidates": count(1, 10**4),
+        "num_steps": steps(100),
+        "generator": generators(0),
+    }
+    quick = {"num_designs": 2, "methods": ["mutate"], "num_candidates": 5}
+    yield "design", pipe.design, {**table, **quick}, asked, shape
 
 
 def image_targets():

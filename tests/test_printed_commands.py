@@ -94,6 +94,12 @@ LIMITS = {
     r"bulk/run\.py cost": "--num_encoded 40 --num_scored 10 --num_generated 10",
     r"bulk/run\.py memory": "--num_samples 400 --part_size 40",
     r"serving/run": "--num_requests 40 --num_memory 40",
+    r"hf-eddpm design": "--num_candidates 20 --num_steps 2 --num_designs 4",
+    r"fit-property": "--num_steps 2 --num_members 2",
+    r"protein_design/gb1": "--budgets 20 --seeds 0 --num_rounds 1 --batch 4 --train_steps 2 --strategies ours "
+    "'greedy ridge'",
+    r"protein_design/calibration": "--num_train 30 --num_test 30 --seeds 0",
+    r"protein_design/table": "",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
     r"docstring_corpus": "--limit 20",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",
@@ -116,7 +122,7 @@ PIPELINES = {
     "runs/fashion/pipeline": "eddpm-fashion",
 }
 # Shell variables of the documents, each a folder of that name in small letters.
-NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS")
+NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS", "GB1")
 # Options whose folder the printed `train.py guide` or `train.py distill` with that output folder makes.
 MADE = {"--guide": "guide", "--sentiment": "guide", "--length": "guide", "--distilled": "distill"}
 
@@ -330,7 +336,7 @@ def _write_sentences(folder):
 
 
 def _write_proteins(folder):
-    for name in ("gifford", "gfp"):
+    for name in ("gb1", "gifford", "gfp"):
         for part in ("train", "validation"):
             header, *rows = _read(DATA / "protein" / name / f"{part}.csv.gz")
             _write(folder / name / f"{part}.csv.gz", [header, *_some(rows, 200 if part == "train" else 60)])

@@ -9,6 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.utils import logging
 
 from hf_eddpm.modalities.protein.data import ProteinData, load_proteins
 from hf_eddpm.modalities.protein.residues import RESIDUES
@@ -34,6 +35,26 @@ def _write(path, rows, columns=("sequence", "fitness")):
             writer = csv.writer(file, delimiter="\t" if name.endswith(".tsv") else ",")
             writer.writerows([columns, *rows])
     return str(path)
+
+
+@pytest.mark.parametrize("ending", ["a2m", "a3m.gz"])
+def test_of_an_alignment_gaps_and_insert_states_are_dropped_and_counted(tmp_path, ending, caplog):
+    path = tmp_path / f"family.{ending}"
+    opener = gzip.open if ending.endswith(".gz") else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.write(">a\nAC-D.E\n>b x\nACghF-\n-W\n")
+    logger = logging.get_logger("hf_eddpm.modalities.protein.data")
+    logger.addHandler(caplog.handler)
+    try:
+        data = load_proteins(str(path))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert data.sequences == ["ACDE", "ACFW"] and data.headers == ["a", "b x"]
+    assert "4 gaps and 2 residues of insert states are dropped" in caplog.text
+    path = tmp_path / "empty.a2m"
+    path.write_text(">a\nAC\n>b\n--gh\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 3 .* has no match state"):
+        load_proteins(str(path))
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "jsonl.gz", "parquet"])

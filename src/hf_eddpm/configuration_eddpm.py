@@ -115,6 +115,7 @@ class EDDPMConfig(PreTrainedConfig):
         num_properties: Properties of each datum, for example a protein's fitness, that a head predicts from the
             latents (trained together with everything else); 0 for no head.
         property_hidden_size: Width of the head's hidden layer.
+        property_members: Heads of an ensemble, whose disagreement says how sure the prediction is; 1 for one head.
         property_weight: Factor of the property loss, the mean squared error in standard deviations.
         initializer_range: Standard deviation of initial weights outside the backbones.
 
@@ -160,6 +161,7 @@ class EDDPMConfig(PreTrainedConfig):
     alignment_target: AlignmentTarget = "sample"
     num_properties: int = 0
     property_hidden_size: int = 128
+    property_members: int = 1
     property_weight: float = 1.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
@@ -276,6 +278,7 @@ class EDDPMConfig(PreTrainedConfig):
             "denoiser_samples_per_latent",
             "num_train_timesteps",
             "property_hidden_size",
+            "property_members",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

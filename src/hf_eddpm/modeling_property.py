@@ -1,6 +1,7 @@
 """PropertyHead: predicts measured properties of a datum, for example a protein's fitness, from its latents."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,19 +15,38 @@ class PropertyHead(nn.Module):
     It works in standardised units; the statistics of the training targets are buffers, so that a checkpoint predicts
     in the unit of its data.
 
+    With `property_members` above 1 it is an ensemble of as many regressions, of which the prediction is the mean. How
+    far they are apart then says how sure it is (Lakshminarayanan et al. 2017, arXiv 1612.01474): the variance of a
+    measurement is taken for
+
+        noise_variance + spread_factor * variance of the members,
+
+    two numbers for each property that `property_ensemble.fit_ensemble` finds on data the members have not seen.
+
     Args:
-        config: Supplies `latent_size`, `num_properties` and `property_hidden_size`.
+        config: Supplies `latent_size`, `num_properties`, `property_hidden_size` and `property_members`.
     """
 
     target_mean: torch.Tensor
     target_std: torch.Tensor
     target_range: torch.Tensor
+    noise_variance: torch.Tensor
+    spread_factor: torch.Tensor
 
-    def __init__(self, config: EDDPMConfig):
+    def __init__(self, config: EDDPMConfig | Any):
         super().__init__()
-        self.hidden = nn.Linear(config.latent_size, config.property_hidden_size)
+        self.num_members = config.property_members
+        width = self.num_members * config.property_hidden_size
+        self.hidden = nn.Linear(config.latent_size, width)
         self.activation = nn.SiLU()
-        self.output = nn.Linear(config.property_hidden_size, config.num_properties)
+        self.output: nn.Module
+        if self.num_members == 1:
+            self.output = nn.Linear(width, config.num_properties)
+        else:  # each member reads its own part of the hidden layer
+            outputs = self.num_members * config.num_properties
+            self.output = nn.Conv1d(width, outputs, kernel_size=1, groups=self.num_members)
+            self.register_buffer("noise_variance", torch.ones(config.num_properties))
+            self.register_buffer("spread_factor", torch.ones(config.num_properties))
         self.register_buffer("target_mean", torch.zeros(config.num_properties))
         self.register_buffer("target_std", torch.ones(config.num_properties))
         bounds = torch.tensor([float("inf"), float("-inf")])
@@ -34,12 +54,37 @@ class PropertyHead(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Map latents `(batch, num_latents, latent_dim)` to standardised predictions `(batch, num_properties)`."""
+        return self.predict_members(latents).mean(1)
+
+    def predict_members(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents to each member's standardised predictions, float32 `(batch, members, num_properties)`."""
         hidden_states = self.activation(self.hidden(latents.flatten(1).to(self.hidden.weight.dtype)))
-        return self.output(hidden_states).float()
+        if self.num_members > 1:
+            hidden_states = hidden_states[..., None]  # (batch, members * hidden, 1)
+        return self.output(hidden_states).float().reshape(len(latents), self.num_members, -1)
+
+    def predict_std(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents to standard deviations of a measurement around `predict`, shaped and in the unit as that.
+
+        Raises:
+            ValueError: If there is a single member, which says nothing of its uncertainty.
+        """
+        self.check_members()
+        spread = self.predict_members(latents).var(1)  # (batch, num_properties)
+        variance = self.noise_variance.float() + self.spread_factor.float() * spread
+        return variance.sqrt() * self.target_std.float()
 
     def predict(self, latents: torch.Tensor) -> torch.Tensor:
         """Map latents to predictions in the unit of the data, float32 `(batch, num_properties)`; differentiable."""
         return self(latents) * self.target_std.float() + self.target_mean.float()
+
+    def check_members(self) -> None:
+        """Raise a ValueError if there is a single member, which says nothing of its uncertainty."""
+        if self.num_members == 1:
+            raise ValueError(
+                "`return_std` needs an ensemble of property heads, and this model has a single one: fit an ensemble "
+                "to measurements by `pipe.fit_property(data, properties)` or `hf-eddpm fit-property`."
+            )
 
     @property
     def minimum(self) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What the public methods return, and how it prints: a summary that fits a screen."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -176,5 +176,27 @@ class EDDPMOptimization(BaseOutput):
     trajectory: list[list[tuple[Any, torch.Tensor]]]
     edit_distances: torch.Tensor | None
     latents: torch.Tensor
+
+    __repr__ = compact_repr
+
+
+@dataclass
+class EDDPMPropertyFit(BaseOutput):
+    """Result of `EDDPMPipeline.fit_property`: how well rows are predicted by the heads that have not seen them.
+
+    Args:
+        num_rows: Different data the ensemble was fitted to.
+        rmse: Root mean squared error of each property, in the data's unit.
+        coverage_90: Share of the measurements inside the predicted 90 % intervals, for each property.
+        calibration_error: Mean difference between the share that intervals of 5 to 95 % should hold and the share they
+            hold, in [0, 1], for each property.
+        notes: What was found in the measurements and how it was dealt with.
+    """
+
+    num_rows: int
+    rmse: list[float]
+    coverage_90: list[float]
+    calibration_error: list[float]
+    notes: list[str] = field(default_factory=list)
 
     __repr__ = compact_repr

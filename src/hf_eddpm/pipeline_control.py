@@ -55,23 +55,31 @@ class ControlMixin:
 
     @without_gradient
     @checked
-    def predict(self, data: Any, batch_size: Count = 256) -> torch.Tensor:
+    def predict(
+        self, data: Any, batch_size: Count = 256, return_std: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Predict the data's properties from the means of their posteriors.
 
         Args:
             data: One datum or a list of them.
             batch_size: How many are encoded at a time.
+            return_std: Whether to return how sure the prediction is, too. For models with an ensemble of heads (see
+                `fit_property`).
 
         Returns:
-            float32 `(batch, num_properties)`, in the unit of the training data.
+            float32 `(batch, num_properties)`, in the unit of the training data; with `return_std` a pair of them, the
+            predictions and the standard deviations of measurements around them.
 
         Raises:
-            ValueError: If the model has no property head.
+            ValueError: If the model has no property head, or a single one with `return_std`.
         """
-        if self.model.property_head is None:
+        head = self.model.property_head
+        if head is None:
             raise ValueError("`predict` needs a model with a property head (`num_properties` > 0), got one without.")
-        latents = self.encode(data, batch_size).latents
-        return self.model.property_head.predict(latents.to(self._execution_device))
+        if return_std:
+            head.check_members()
+        latents = self.encode(data, batch_size).latents.to(self._execution_device)
+        return (head.predict(latents), head.predict_std(latents)) if return_std else head.predict(latents)
 
     @without_gradient
     @checked

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import needs_extra
+from . import measured
 from .bulk_options import run_job, takes_bulk_options
 from .usual_options import USUAL_OPTIONS
 
@@ -228,6 +229,10 @@ def optimize(
     items = session.read(data, column)
     result = session.pipe.optimize(items, generator=session.generator(seed), **arguments)
     session.write({"sample": result.samples, "prediction": result.predictions.cpu().numpy()})
+
+
+app.command("fit-property")(measured.fit_property)
+app.command()(measured.design)
 
 
 @app.command("app")

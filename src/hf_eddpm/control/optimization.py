@@ -32,6 +32,7 @@ def optimize(
     max_mutations: int | None = None,
     frozen_positions: Sequence[int] | None = None,
     generator: torch.Generator | list[torch.Generator] | None = None,
+    judge: tuple[PropertyHead, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     **method_arguments: Any,
 ) -> EDDPMOptimization:
     """Change data so that the model predicts a better property.
@@ -49,6 +50,7 @@ def optimize(
         max_mutations: Most edits of a sequence.
         frozen_positions: Positions that keep their residues.
         generator: Source of noise, or one for each datum.
+        judge: A property head in the place of the model's, and an objective of latents in the place of `target`.
         **method_arguments: What the method takes besides.
     """
     if not isinstance(method, str) or method not in METHODS:
@@ -58,12 +60,12 @@ def optimize(
     if unknown := sorted(set(method_arguments) - set(known)):
         raise TypeError(f"`method={method!r}` takes {known}, got {unknown} besides.")
     check_count(num_steps, "num_steps")
-    head = space.model.property_head
+    head = space.model.property_head if judge is None else judge[0]
     if head is None:
         raise ValueError("`optimize` needs a model with a property head (`num_properties` > 0), got one without.")
     starts = processor.as_list(data)
     check_generators(generator, len(starts), "datum", "data")
-    objective = property_objective(head, target, property_index, len(starts))
+    objective = property_objective(head, target, property_index, len(starts)) if judge is None else judge[1]
     limits = _make_limits(space.model, processor, starts, max_mutations, frozen_positions)
 
     problem = _make_problem(space, processor, decode, head, starts, objective, limits, generator)

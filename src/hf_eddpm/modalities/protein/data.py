@@ -3,6 +3,7 @@
     load_proteins("gfp.csv.gz")                                       # columns "sequence" and "fitness"
     load_proteins("loops.tsv", padding_symbol="J")                    # sequences padded to one length with J
     load_proteins("family.fasta.gz", upper_case=True)                 # headers are kept
+    load_proteins("family.a3m")                                       # an alignment: its match states without gaps
     load_proteins("user/proteins", split="train", property_columns=["stability", "binding"])
 
 Nothing is dropped or repaired in silence: what is no sequence of residues is refused with its row.
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from ...data.tables import COMPRESSION, TABLE_FORMATS, is_local_file, open_text, read_hub, read_table
-from .residues import RESIDUES
+from .residues import RESIDUES, explain_symbols
 
 logger = logging.get_logger(__name__)
 
 GAPS = "-."
 FASTA_FORMATS = (".fasta", ".fa")
-FILE_FORMATS = (*TABLE_FORMATS, *FASTA_FORMATS)
+ALIGNMENT_FORMATS = (".a2m", ".a3m")
+FILE_FORMATS = (*TABLE_FORMATS, *FASTA_FORMATS, *ALIGNMENT_FORMATS)
 
 
 @dataclass
@@ -106,7 +108,9 @@ def load_proteins(
 
     Args:
         source: A Hub data set id (or a folder that `datasets.load_dataset` reads), one local file, or a list of local
-            files. Known endings are .csv, .tsv, .jsonl, .parquet, .fasta and .fa; all but .parquet also with .gz.
+            files. Known endings are .csv, .tsv, .jsonl, .parquet, .fasta, .fa, .a2m and .a3m; all but .parquet also
+            with .gz. Of alignments (.a2m, .a3m) gaps and insert states (lower case) are dropped, and the log says how
+            many.
         split: Split of a Hub data set, for example "train". Required for the Hub, refused for files.
         sequence_column: Column (or JSON key) of the sequence. FASTA has none.
         property_columns: Columns of measured values; an empty list to read sequences alone. FASTA files have none:
@@ -150,8 +154,12 @@ def load_proteins(
         if is_local_file(path, item, FILE_FORMATS):
             if split is not None:
                 raise ValueError(f"`split` is for Hub data sets, but {str(path)!r} is a file; leave `split` out.")
-            if path.name.removesuffix(COMPRESSION).endswith(FASTA_FORMATS):
-                for header, text, where in _read_fasta(path, places):
+            name = path.name.removesuffix(COMPRESSION)
+            if name.endswith((*FASTA_FORMATS, *ALIGNMENT_FORMATS)):
+                records = _read_fasta(path, places)
+                if name.endswith(ALIGNMENT_FORMATS):
+                    records = _match_states(path, records)
+                for header, text, where in records:
                     sequences.append(_as_sequence(text, where, padding_symbol, upper_case))
                     properties.append(missing)
                     classes.append(-1)
@@ -217,6 +225,22 @@ def _read_fasta(path: Path, places: dict[str, str]) -> Iterator[tuple[str, str, 
         yield header, "".join(parts), where
 
 
+def _match_states(path: Path, records: Iterator[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yields the records of an alignment without gaps and insert states, and logs how many these were.
+
+    In a2m and a3m upper case and "-" are match states, lower case and "." insert states (Krogh et al. 1994; HH-suite).
+    """
+    gaps = inserts = 0
+    for header, text, where in records:
+        kept = "".join(symbol for symbol in text if symbol not in GAPS and not symbol.islower())
+        inserts += sum(symbol.islower() for symbol in text)
+        gaps += sum(symbol in GAPS for symbol in text)
+        if not kept:
+            raise ValueError(f"{where} has no match state: nothing is left without gaps and insert states.")
+        yield header, kept, where
+    logger.warning(f"{str(path)!r} is an alignment: {gaps} gaps and {inserts} residues of insert states are dropped.")
+
+
 def _as_sequence(text: Any, where: str, padding_symbol: str | None, upper_case: bool) -> str:
     if text is None or text == "":
         raise ValueError(f"{where}: the sequence is empty.")
@@ -243,7 +267,9 @@ def _as_sequence(text: Any, where: str, padding_symbol: str | None, upper_case: 
         raise ValueError(
             f"{where}: the sequence has lower-case letters {wrong}; `upper_case=True` turns them into upper case."
         )
-    raise ValueError(f"{where}: the sequence has unknown residues {wrong}; allowed are {RESIDUES!r}.")
+    raise ValueError(
+        f"{where}: the sequence has unknown residues {wrong}; allowed are {RESIDUES!r}.{explain_symbols(wrong)}"
+    )
 
 
 def _as_property(

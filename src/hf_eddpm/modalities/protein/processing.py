@@ -11,7 +11,7 @@ from ...argument_types import Count, check_values
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor, listed
 from .modeling import ProteinConvConfig
-from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE
+from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE, explain_symbols
 
 _ALLOWED = {
     "length": Count,
@@ -181,7 +181,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
                 raise TypeError(f"`{name}` must hold strings, got {type(protein).__name__} at position {position}.")
             protein = protein.upper() if self.upper_case else protein
             if unknown := sorted(set(protein) - set(RESIDUES)):
-                hint = ""
+                hint = explain_symbols(unknown)
                 if all(symbol.upper() in RESIDUES for symbol in unknown):
                     hint = " Lower case needs `upper_case=True`."
                 raise ValueError(

@@ -1,0 +1,1 @@
+"""From measured proteins to the next ones to measure."""
