@@ -61,6 +61,7 @@ def test_all_methods_together_propose(pipe):
     assert len(result) == 8 and "rank correlation" in " ".join(result.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_alone_proposes_within_the_limits(pipe, method):
     limits = {"max_mutations": 4, "frozen_positions": [0], "allowed_residues": {1: "ACW"}}
@@ -88,6 +89,7 @@ def test_the_same_generator_gives_the_same_batch_whatever_other_threads_do(pipe)
     assert found["alone"] == found["again"] == found["third"] != found["other"]
 
 
+@pytest.mark.slow
 def test_targets_lower_and_a_value(pipe):
     table = _table()
     low = pipe.design(**table, num_designs=10, **CHEAP, target="lower", generator=seeded())
@@ -97,6 +99,7 @@ def test_targets_lower_and_a_value(pipe):
     assert np.mean(errors) < np.mean([abs(each - 2.0) for each in table["values"]])
 
 
+@pytest.mark.slow
 def test_several_properties_weighed_or_as_compromises(pipe):
     table = _table()
     values = {"tryptophan": [each.count("W") for each in table["measured"]]}
@@ -245,6 +248,7 @@ def test_the_command_line_designs_and_writes(folder):
     assert result.exit_code == 0 and (folder / "plate.fasta").read_text(encoding="utf-8").count(">") == 6
 
 
+@pytest.mark.slow
 def test_the_command_line_fits_heads_that_then_judge(folder):
     words = f"fit-property {folder}/pipeline --measured {folder}/assay.csv --property_columns binding --num_steps 20"
     result = CliRunner().invoke(app, f"{words} --num_members 3 -o {folder}/fitted".split())

@@ -419,7 +419,7 @@ class Workplace:
         proteins = "gfp" if re.search("gfp|n8/", command.matched) else "gifford"
         shutil.copytree(folder / proteins, folder, dirs_exist_ok=True)
         if (study := re.search(r"training/studies/\w+", command.matched)) and not re.search(
-            "readme|plot", command.text
+            r"readme|plot|table\.py", command.text
         ):
             # What is there already is not run again.
             shutil.rmtree(folder / study[0] / "results", ignore_errors=True)
