@@ -428,7 +428,7 @@ def test_a_sequence_of_another_length_is_kept_or_rejected_as_it_is():
 
 
 def test_padding_within_a_sequence_becomes_the_starts_residue():
-    limits = SequenceLimits(["ACDEF"], None, None, None, placeholder="-")
+    limits = SequenceLimits(["ACDEF"], None, None, None, forbidden="-")
     assert limits.apply(["A-DWF", "A-D"], torch.zeros(2, 1, 1)) == ["ACDWF", None]
 
 
@@ -514,3 +514,23 @@ def test_targets_outside_what_training_saw_are_warned_of(pipe, monkeypatch):
     pipe.optimize(STARTS, target=[0.0, 7.0, -4.0], num_steps=1)
     (warning,) = warnings
     assert "7 is outside what training saw, -1 to 3" in warning
+
+
+def test_nothing_that_cannot_be_made_is_proposed():
+    """Neither padding nor X, of which nobody can make a protein; what a start holds already may stay."""
+    limits = SequenceLimits(["ACDEF", "AXDEF"], None, None, None, forbidden="-X")
+    latents = torch.zeros(2, 1, 8)
+    assert limits.apply(["AXDWF", "XXDWF"], latents) == ["ACDWF", "AXDWF"]
+    assert limits.apply(["AXD", "ACD"], latents) == [None, "ACD"]
+    assert limits.allow("AXDWF") == [False, False]
+    pipe = tiny_protein_pipe()
+    for method in METHODS:
+        out = pipe.optimize(
+            STARTS,
+            method=method,
+            property_index=0,
+            num_steps=3,
+            generator=torch.Generator().manual_seed(0),
+            **FAR.get(method, {}),
+        )
+        assert not any("X" in sample or "-" in sample for sample in out.samples), (method, out.samples)

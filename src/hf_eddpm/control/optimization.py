@@ -164,9 +164,9 @@ def _make_limits(
                 f"{type(starts[0]).__name__}."
             )
         return None
-    placeholder = getattr(processor, "padding_symbol", None)  # only processors of sequences have one
+    forbidden = getattr(processor, "unproposed_symbols", "")  # only processors of sequences have some
     log_odds = partial(_log_odds, model, processor)
-    return SequenceLimits(starts, max_mutations, frozen_positions, log_odds, placeholder)
+    return SequenceLimits(starts, max_mutations, frozen_positions, log_odds, forbidden)
 
 
 @torch.no_grad()

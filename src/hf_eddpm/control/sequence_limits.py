@@ -18,7 +18,7 @@ class SequenceLimits:
         log_odds: Function of latents, starts and sequences of the same lengths, one of each for each row. For each row
             it returns a list over positions: the larger, the surer the decoder is of the change there. Only the order
             within a row matters.
-        placeholder: Symbol that decoded sequences may hold but data may not: the start's residue takes its place.
+        forbidden: Symbols that decoded sequences may hold but none may propose: the start's residue takes their place.
 
     Raises:
         TypeError: If the frozen positions are not a list of integers.
@@ -31,7 +31,7 @@ class SequenceLimits:
         max_mutations: int | None,
         frozen_positions: Sequence[int] | None,
         log_odds: Callable[[torch.Tensor, list[str], list[str]], list[list[float]]],
-        placeholder: str | None = None,
+        forbidden: str = "",
     ):
         if max_mutations is not None:
             check_count(max_mutations, "max_mutations", minimum=0)
@@ -47,7 +47,7 @@ class SequenceLimits:
         self.max_mutations = max_mutations
         self.frozen = frozenset(frozen)
         self.log_odds = log_odds
-        self.placeholder = placeholder
+        self.forbidden = frozenset(forbidden)
         self.distance = Levenshtein.distance
 
     def apply(self, sequences: list[str], latents: torch.Tensor) -> list[str | None]:
@@ -80,6 +80,8 @@ class SequenceLimits:
 
     def allow(self, sequence: str) -> list[bool]:
         """Whether a sequence keeps the limits as it is, for each start."""
+        if self.forbidden & set(sequence) and sequence not in self.starts:
+            return [False] * len(self.starts)
         return [
             (not self.frozen or len(sequence) == len(start) and all(sequence[i] == start[i] for i in self.frozen))
             and not self._far(sequence, start)
@@ -89,10 +91,9 @@ class SequenceLimits:
     def _without_forbidden(self, sequence: str, start: str) -> str | None:
         """Revert what may not change at all; None if the length must stay and does not."""
         if len(sequence) != len(start):
-            forbidden = self.frozen or (self.placeholder is not None and self.placeholder in sequence)
-            return None if forbidden else sequence
+            return None if self.frozen or self.forbidden & set(sequence) else sequence
         kept = [
-            old if position in self.frozen or new == self.placeholder else new
+            old if position in self.frozen or new in self.forbidden else new
             for position, (old, new) in enumerate(zip(start, sequence, strict=True))
         ]
         return "".join(kept)

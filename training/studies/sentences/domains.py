@@ -26,7 +26,7 @@ from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.metrics.distinct_novelty import distinct_n, uniqueness
 from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu, exact_match
 from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity
-from hf_eddpm.training.environment import describe_environment
+from hf_eddpm.training.environment import describe_environment, without_folders
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
@@ -135,7 +135,9 @@ def main(words: Sequence[str] | None = None) -> None:
         } | {"first": samples[:8]}
     if arguments.captions is not None:
         result["search"] = search(pipe, arguments.captions / "dev.tsv.gz")
-    result["settings"] = {name: str(value) for name, value in vars(arguments).items() if name != "output"}
+    result["settings"] = {
+        name: without_folders(str(value)) for name, value in vars(arguments).items() if name != "output"
+    }
     result |= describe_environment(pipe.device, ("sacrebleu",))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

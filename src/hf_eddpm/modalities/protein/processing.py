@@ -46,6 +46,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
     data_names = ("data", "sequence")
     residues = RESIDUES
     padding_symbol = "-"  # stands in decoded proteins for padding between residues, which makes them invalid
+    unproposed_symbols = f"{padding_symbol}X"  # nobody can make a protein of them
 
     def __init__(
         self,
