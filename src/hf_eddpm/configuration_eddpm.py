@@ -90,7 +90,7 @@ class EDDPMConfig(PreTrainedConfig):
         denoiser_num_layers: Layers of the denoiser, at least 1.
         denoiser_hidden_size: Width of these layers.
         denoiser_embedding_size: Width of the embedding of timestep and class, which every layer projects; even. None
-            for `denoiser_hidden_size`; the paper's is as wide as the latents.
+            for `denoiser_hidden_size`; the paper's is as wide as the latents, the small presets' a quarter.
         denoiser_num_attention_heads: Attention heads of the transformer; must divide its width. An MLP has none.
         denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
             denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
@@ -198,7 +198,7 @@ class EDDPMConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "EDDPMConfig":
-        """Build a named setting, for example "text-paper" or "text-small" (the defaults).
+        """Build a named setting, for example "text-paper" or "text-small".
 
         Args:
             name: Name of the preset.

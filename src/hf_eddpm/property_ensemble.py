@@ -41,7 +41,7 @@ class FittedEnsemble:
         head: The heads, float32.
         fit: How well the rows out of bag are predicted.
         mean: Of the members that have not seen a row, in standard deviations, `(data, num_properties)`.
-        std: The predicted standard deviation of a measurement around it, likewise.
+        std: The predicted standard deviation of a measurement around it, of the same shape and unit.
         usable: Where there are at least two such members, and a measurement.
     """
 

@@ -12,7 +12,7 @@ import torch
 
 from ..extras import needs_extra
 from ..plots import project_latents
-from .result import COLUMNS, ROWS, EDDPMDesigns
+from .plate import COLUMNS, ROWS
 
 with needs_extra("The report of designs"):
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ table{border-collapse:collapse;font-size:.85em}td,th{border:1px solid #ccc;paddi
 td.n{text-align:right}.s{font-family:monospace;word-break:break-all}img{max-width:100%}"""
 
 
-def plot_distance(designs: EDDPMDesigns, index: int = 0) -> Figure:
+def plot_distance(designs: Any, index: int = 0) -> Figure:
     """Draw each design's predicted value, with its 90 % interval, against its distance from what is known.
 
     Args:
@@ -52,7 +52,7 @@ def plot_distance(designs: EDDPMDesigns, index: int = 0) -> Figure:
     return figure
 
 
-def plot_latent_map(designs: EDDPMDesigns) -> Figure:
+def plot_latent_map(designs: Any) -> Figure:
     """Draw the batch among the known sequences, in the plane in which latents vary most.
 
     Args:
@@ -73,7 +73,7 @@ def plot_latent_map(designs: EDDPMDesigns) -> Figure:
     return figure
 
 
-def plot_sites(designs: EDDPMDesigns, most: int = 40) -> Figure:
+def plot_sites(designs: Any, most: int = 40) -> Figure:
     """Draw how many designs change each position, the most changed ones, stacked by the new residue.
 
     Args:
@@ -99,7 +99,7 @@ def plot_sites(designs: EDDPMDesigns, most: int = 40) -> Figure:
     return figure
 
 
-def write_report(designs: EDDPMDesigns, path: str | Path, title: str = "Designs") -> None:
+def write_report(designs: Any, path: str | Path, title: str = "Designs") -> None:
     """Write the page: what was found, pictures, the plate, and the table.
 
     Args:
@@ -146,7 +146,7 @@ def _image(figure: Figure) -> str:
     return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"></p>'
 
 
-def _plates(designs: EDDPMDesigns) -> str:
+def _plates(designs: Any) -> str:
     tables = []
     for plate in designs.plate():
         head = "<tr><th></th>" + "".join(f"<th>{column + 1}</th>" for column in range(COLUMNS)) + "</tr>"
@@ -158,7 +158,7 @@ def _plates(designs: EDDPMDesigns) -> str:
     return "<br>".join(tables)
 
 
-def _table(designs: EDDPMDesigns) -> str:
+def _table(designs: Any) -> str:
     rows = designs.rows()
     head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
     body = ""

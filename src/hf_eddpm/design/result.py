@@ -11,9 +11,7 @@ from diffusers.utils import BaseOutput
 
 from ..argument_types import checked
 from ..extras import needs_extra
-
-ROWS, COLUMNS = "ABCDEFGH", 12
-WELLS = len(ROWS) * COLUMNS  # of a plate
+from .plate import COLUMNS, ROWS, WELLS
 
 
 @dataclass

@@ -121,6 +121,7 @@ def options(config: EDDPMConfig) -> list[Option]:
         Option("told the log-SNR", log_snr=True),
         Option("self-conditioning", self_conditioning=True),
         Option("MLP, 1.5 x width", {"denoiser_hidden_size": config.denoiser_hidden_size * 3 // 2}),
+        Option("timestep embedding of a quarter", {"denoiser_embedding_size": config.denoiser_hidden_size // 4}),
     ]
     if config.num_latents > 1:
         shape = {"denoiser_hidden_size": 128, "denoiser_num_attention_heads": 2}  # about the base's parameters

@@ -13,6 +13,7 @@ SMALL: dict[str, Any] = {
     "encoder_gradient_scale": 0.0,
     "denoiser_num_layers": 4,
     "denoiser_hidden_size": 256,
+    "denoiser_embedding_size": 64,
 }
 # A diffusion autoencoder's networks (Preechakul et al. 2022, appendix) with 512 latent dimensions, and the objective
 # of Liu et al. 2024: w latent + (2 - w) pixel, w = 1, with a whole gradient.

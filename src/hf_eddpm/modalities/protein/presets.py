@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "decoder_noise_variance": 0.0,
     "denoiser_num_layers": 4,
     "denoiser_hidden_size": 256,
+    "denoiser_embedding_size": 64,
 }
 # Six layers, 30 latent dimensions, a denoiser of 20 x 2048 (Liu et al. 2024, appendix), and its objective
 PAPER: dict[str, Any] = {
