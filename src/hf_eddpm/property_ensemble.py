@@ -81,7 +81,7 @@ def fit_ensemble(
         head.fit(properties)
         latents, properties = latents.detach().cpu().float(), properties.cpu().double()
         known = ~properties.isnan()
-        targets = ((properties - head.target_mean.double()) / head.target_std.double()).float()
+        targets = ((properties - head.target_mean.cpu().double()) / head.target_std.cpu().double()).float()
         targets = torch.where(known, targets, 0.0)
         counts = _bootstrap(len(latents), head.num_members, source)  # (data, members)
         _train(head, latents, targets, known, counts, num_steps, source)
@@ -184,7 +184,7 @@ def interval_coverage(scaled_errors: torch.Tensor, share: float) -> float:
         share: What the interval should hold, in (0, 1).
     """
     limit = torch.special.ndtri(torch.tensor(0.5 + share / 2, dtype=torch.float64))
-    return float((scaled_errors <= limit).double().mean())
+    return float((scaled_errors <= limit).float().mean())
 
 
 def calibration_error(scaled_errors: torch.Tensor) -> float:

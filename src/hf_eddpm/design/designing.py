@@ -171,7 +171,7 @@ def _make_judge(
     model: ModelParts, table: Measurements | None, goal: Goal, use_latents: bool, rng: np.random.Generator
 ) -> Judge:
     def encode(sequences: Sequence[str]) -> Scores:
-        return model.encode(sequences).flatten(1).double().cpu().numpy()
+        return model.encode(sequences).flatten(1).cpu().double().numpy()
 
     if table is not None:
         return ProcessJudge(table, model.to_frames, encode if use_latents else None, goal.targets, rng)
@@ -232,7 +232,7 @@ def _make_sources(
             head = fit_ensemble(sizes, latents, torch.from_numpy(values[rows]), _HEAD_STEPS, generator).head
             head = head.to(latents.device)
         assert head is not None
-        means, deviations = head.target_mean.double().cpu().numpy(), head.target_std.double().cpu().numpy()
+        means, deviations = head.target_mean.cpu().double().numpy(), head.target_std.cpu().double().numpy()
 
         def to_standard(value: float, index: int) -> float:
             score = judge.to_scores(np.array(value), index) if table is not None else np.array(value)

@@ -233,13 +233,13 @@ class HeadJudge:
             )
         self._head, self._encode = head, encode
         self.num_properties = len(head.target_mean)
-        self.noise = head.noise_variance.double().cpu().numpy()
-        self._factor = head.spread_factor.double().cpu().numpy()
+        self.noise = head.noise_variance.cpu().double().numpy()
+        self._factor = head.spread_factor.cpu().double().numpy()
         self.note = ""
 
     @torch.no_grad()
     def _members(self, sequences: Sequence[str]) -> Scores:
-        members: Scores = self._head.predict_members(self._encode(sequences)).double().cpu().numpy()
+        members: Scores = self._head.predict_members(self._encode(sequences)).cpu().double().numpy()
         return members  # (num, members, num_properties)
 
     def predict(self, sequences: Sequence[str]) -> tuple[Scores, Scores]:

@@ -30,8 +30,8 @@ class ResidueNetworks:
         scale, shift = float(self._head.target_std), float(self._head.target_mean)
         self.noise = float(self._head.noise_variance) * scale**2
         # Predictions by members that have not seen the row, and where there are such members
-        self.left_out = (fitted.mean[:, 0].double() * scale + shift).numpy()
-        self.left_out_std = (fitted.std[:, 0].double() * scale).numpy()
+        self.left_out = (fitted.mean[:, 0].cpu().double() * scale + shift).numpy()
+        self.left_out_std = (fitted.std[:, 0].cpu().double() * scale).numpy()
         self.usable = fitted.usable[:, 0].numpy()
 
     @staticmethod
@@ -58,7 +58,7 @@ class ResidueNetworks:
 
     @torch.no_grad()
     def _members(self, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        scores = self._head.predict_members(self._features(frames))[..., 0].double().numpy()  # (num, members)
+        scores = self._head.predict_members(self._features(frames))[..., 0].cpu().double().numpy()  # (num, members)
         members: NDArray[np.float64] = scores * float(self._head.target_std) + float(self._head.target_mean)
         return members
 
