@@ -174,7 +174,7 @@ def _check_allowed(allowed: Any, length: int) -> dict[int, str]:
     for position, residues in allowed.items():
         if not is_integer(position) or not 0 <= position < length:
             raise ValueError(
-                f"`allowed_residues` must have positions of the shortest start, in [0, {length}), got {position!r}."
+                f"`allowed_residues` must have positions in [0, {length}), the shortest start's, got {position!r}."
             )
         if not isinstance(residues, str) or not residues or not set(residues) <= set(AMINO_ACIDS):
             raise ValueError(
