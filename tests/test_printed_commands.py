@@ -103,7 +103,7 @@ LIMITS = {
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
     r"docstring_corpus": "--limit 20",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",
-    r"sentences/(prepare|probes)|figures/(gallery|overview)": "",
+    r"sentences/(prepare|probes)|figures/(gallery|overview|benchmarks)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",
     r"demo_image": "--num_inference_steps 2",
 }
