@@ -46,6 +46,7 @@ def tiny_image_model(seed: int = 0, **values) -> EDDPMModel:
         "latent_dim": 6,
         "denoiser_num_layers": 1,
         "denoiser_hidden_size": 16,
+        "denoiser_embedding_size": None,
         "num_train_timesteps": 50,
         "beta_start": 0.02,
         "beta_end": 0.1,

@@ -53,6 +53,7 @@ def tiny_protein_model(seed: int = 0, **values) -> EDDPMModel:
         "property_hidden_size": 8,
         "denoiser_num_layers": 1,
         "denoiser_hidden_size": 16,
+        "denoiser_embedding_size": None,
     }
     model = EDDPMModel(EDDPMConfig.from_preset("protein-small", **{**defaults, **values})).eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ from conftest import SENTENCES
 from test_prior_baselines import TINY
 
 import speed.text as benchmark_speed
-from speed import references, roofline
+from speed import references, roofline, steps
 
 pytestmark = pytest.mark.usefixtures("quiet_again")
 
@@ -69,3 +69,29 @@ def test_ways_of_decoding_are_compared_on_equal_tokens(monkeypatch):
     assert set(result["seconds"]) == set(result["times the reference"]) > {"ours", "ours, packed"}
     table = references.report({"hardware": "this", "matrix rate": 1e9, "decoding": result})
     assert table.count("| decoding |") == 4 and "1 billion operations" in table
+
+
+@pytest.mark.slow
+def test_steps_are_the_difference_of_two_trainings(tmp_path):
+    train = tmp_path / "sentences" / "train.0.txt"
+    train.parent.mkdir()
+    for label in range(5):
+        (train.parent / f"train.{label}.txt").write_text("\n".join(SENTENCES * 4) + "\n", encoding="utf-8")
+    words = [
+        "--sentences",
+        str(train.parent),
+        "--rounds",
+        "1",
+        "--steps",
+        "1",
+        "3",
+        "--output",
+        f"{tmp_path}/steps.json",
+    ]
+    steps.main(words)
+    rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert [row["setting"] for row in rows] == [steps.RANDOM, steps.GROUPED]
+    assert rows[0]["times_as_many"] == 1 and rows[0]["operations"] > 1e9 and "share" not in rows[1]
+    before = json.loads((tmp_path / "steps.json").read_text())["rows"][1]
+    steps.main(words)
+    assert json.loads((tmp_path / "steps.json").read_text())["rows"][1] == before  # not measured again

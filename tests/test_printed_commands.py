@@ -41,6 +41,7 @@ SKIPPED = {
     r"\buser/": "names a model of the Hub",
     r"pretrained_packages|smollm2": "needs packages that are not installed",
     r"diffae": "needs another project's code",
+    r"speed/steps": "trains twelve times, in ten minutes: its command line is tested in test_benchmark_speed.py",
     r"hf-eddpm app|app_tour|figures/notebooks": "test_app_browser.py and test_notebooks.py run it",
     r"--address auto": "needs a cluster: see test_bulk_ray.py",
     r"examples/serve\.py": "serves until it is stopped: see test_serving.py",
@@ -85,7 +86,6 @@ LIMITS = {
     r"speed/text": "--vocab_sizes 100 --num_sentences 2 --num_tokens 2 --num_layers 1 --repeats 1 --num_samples 20 "
     "--few_steps 2 --many_steps 3 --seeds 0 --train_steps 2",
     r"speed/growth": "--rounds 1 --most 2",
-    r"speed/steps": "--rounds 1 --steps 1 2",
     r"speed/throughput": "--num_sentences 8 --num_one_by_one 2 --num_inference_steps 2",
     r"speed/protein": "--repeats 1 --num_samples 64 --many_steps 101",
     r"hf-eddpm encode .*--output_dir": "--limit 20",
