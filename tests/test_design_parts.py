@@ -12,10 +12,11 @@ from hf_eddpm.design.candidates import Pool, Sources, list_edits, mutate, propos
 from hf_eddpm.design.goals import Goal
 from hf_eddpm.design.judges import ProcessJudge, RankScores
 from hf_eddpm.design.kernel import Inputs, SequenceProcess
-from hf_eddpm.design.limits import AMINO_ACIDS, DesignLimits
+from hf_eddpm.design.limits import DesignLimits
 from hf_eddpm.design.measurements import check_measurements
 from hf_eddpm.design.selection import select_batch
 from hf_eddpm.modalities.protein.metrics import to_frames
+from hf_eddpm.modalities.protein.residues import AMINO_ACIDS
 
 AS_LIST = EDDPMProteinProcessor(6).as_list
 FRAME = EDDPMProteinProcessor(6, min_length=6).as_list

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_eddpm.modalities.protein import ehrlich
-from hf_eddpm.modalities.protein.ehrlich import AMINO_ACIDS, EhrlichFunction
+from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
+from hf_eddpm.modalities.protein.residues import AMINO_ACIDS
 
 # A may be followed by A and C, C by C and D, D by D and A; motifs AC at distance 1 and DA at distance 2
 SMALL = EhrlichFunction(

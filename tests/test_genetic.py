@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
-from hf_eddpm.modalities.protein.genetic import AMINO_ACIDS, genetic_algorithm
+from hf_eddpm.modalities.protein.genetic import genetic_algorithm
+from hf_eddpm.modalities.protein.residues import AMINO_ACIDS
 
 TARGET = "ACDEFGHIKL"
 

@@ -8,7 +8,7 @@ from .configuration_eddpm import EDDPMConfig
 from .modeling_property import PropertyHead
 from .outputs import EDDPMPropertyFit
 
-MIN_ROWS = 20  # measurements below which the uncertainty is a guess
+MIN_ROWS = 20  # measurements below which predictions rest on assumptions, and the uncertainty is a guess
 _BATCH = 256
 _CHECK_EVERY = 25  # steps from one look at the rows a member has not seen to the next
 _NOISE = torch.logspace(-3, 0.5, 36)  # variances in standardised units, among which the likelihood chooses

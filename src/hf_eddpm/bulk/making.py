@@ -12,6 +12,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..extras import needs_extra
+from ..loading import load_to_use
 from ..outputs import EDDPMScore
 from ..pipeline_eddpm import EDDPMPipeline
 from .jobs import BulkJob
@@ -77,16 +78,12 @@ class PartMaker:
         self.batch_size = job.batch_size
         if job.num_threads is not None:
             torch.set_num_threads(job.num_threads)
-        device = device or job.device
-        if device is None:
-            device = str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-        self.pipe = EDDPMPipeline.from_pretrained(job.checkpoint, dtype=getattr(torch, job.dtype)).to(device)
+        dtype = getattr(torch, job.dtype)
+        self.pipe = load_to_use(job.checkpoint, device or job.device, dtype, packed=not job.compile)
         self.pipe.set_progress_bar_config(disable=True)
         if job.compile:
             network = self.pipe.model.encoder if job.has_data else self.pipe.model.denoiser
             network.compile(dynamic=True)
-        elif torch.backends.mkldnn.is_available():
-            self.pipe.enable_packed_weights()
         self.reader = PartReader(job, self.pipe.model.config.modality) if job.has_data else None
         taken = {ROW, ERROR, *_TYPES.get(job.task, ())}
         if self.reader is not None and job.keep_data and self.reader.column in taken:
@@ -137,7 +134,8 @@ class PartMaker:
         else:
             places = list(range(len(rows)))
         if self.job.sort_by_length:
-            places.sort(key=lambda place: len(rows[place]) if isinstance(rows[place], str) else 0)
+            sizes = self.pipe.processor.sizes(rows)
+            places.sort(key=lambda place: sizes[place])
         if not places:
             return columns | {name: pyarrow.nulls(len(rows), kind) for name, kind in _TYPES[self.job.task].items()}
         values = self._values(part, [rows[place] for place in places])

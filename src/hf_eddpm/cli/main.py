@@ -13,6 +13,7 @@ import typer
 from ..extras import needs_extra
 from . import measured
 from .bulk_options import run_job, takes_bulk_options
+from .options import Checkpoint, Device, Seed, as_target
 from .usual_options import USUAL_OPTIONS
 
 app = typer.Typer(
@@ -27,7 +28,6 @@ app = typer.Typer(
 _HELP = ("-h", "--help")
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-Checkpoint = Annotated[str, typer.Argument(help="Folder of a saved pipeline, or its Hub id.")]
 Data = Annotated[
     list[str], typer.Argument(help="Files (txt, csv, tsv, jsonl, parquet, fasta, npz), folders of images, or -.")
 ]
@@ -36,12 +36,10 @@ Output = Annotated[
 ]
 Column = Annotated[str | None, typer.Option("--column", help="Column of the data in tables.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", help="Data at a time.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")]
 Steps = Annotated[
     int | None, typer.Option("--num_inference_steps", help="Steps of the chain; the checkpoint's own by default.")
 ]
 Refinement = Annotated[int, typer.Option("--refinement_steps", help="Gradient steps on each datum's latents.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default what there is.")]
 
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
@@ -219,8 +217,12 @@ def optimize(
     bulk: dict[str, Any],
 ) -> None:
     """Change data so that the model predicts a better property."""
-    arguments: dict[str, Any] = {"method": method, "num_steps": num_steps, "max_mutations": max_mutations}
-    arguments["target"] = target if target in ("higher", "lower") else _number(target, "--target")
+    arguments = {
+        "method": method,
+        "target": as_target(target),
+        "num_steps": num_steps,
+        "max_mutations": max_mutations,
+    }
     if bulk:
         fields = {"data": data, "column": column, "seed": seed, "device": device, "arguments": arguments}
         run_job("optimize", checkpoint, bulk, **fields)
@@ -298,13 +300,6 @@ def _session(checkpoint: str, output: str, columns: list[str], device: str | Non
     from .session import Session
 
     return Session(checkpoint, output, columns, device, writes_images)
-
-
-def _number(text: str, argument: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"`{argument}` must be 'higher', 'lower' or a number, got {text!r}.") from None
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Checkpoint, Device, Seed, as_number, as_target
+
 Table = Annotated[list[str], typer.Option("--measured", help="Table of measurements (csv, tsv, jsonl, parquet).")]
 SequenceColumn = Annotated[str, typer.Option("--sequence_column", help="Column of the sequence.")]
 PropertyColumns = Annotated[
@@ -15,9 +17,6 @@ PropertyColumns = Annotated[
 ]
 Padding = Annotated[str | None, typer.Option("--padding_symbol", help="Letter that the table pads sequences with.")]
 UpperCase = Annotated[bool, typer.Option("--upper_case", help="Turn lower-case residues into upper case.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default what there is.")]
-Checkpoint = Annotated[str, typer.Argument(help="Folder of a saved pipeline, or its Hub id.")]
 
 
 def fit_property(
@@ -173,20 +172,14 @@ def _by_column(data: Any) -> dict[str, Any]:
 
 
 def _targets(words: list[str] | None) -> Any:
-    targets = [word if word in ("higher", "lower") else _number(word, "--target") for word in words or ["higher"]]
+    targets = [as_target(word) for word in words or ["higher"]]
     return targets[0] if len(targets) == 1 else targets
 
 
 def _weights(text: str | None) -> Any:
-    return text if text in (None, "pareto") else [_number(word, "--weights") for word in str(text).split(",")]
-
-
-def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        allowed = "'higher', 'lower' or a number" if option == "--target" else "'pareto' or numbers after commas"
-        raise ValueError(f"`{option}` must be {allowed}, got {text!r}.") from None
+    if text in (None, "pareto"):
+        return text
+    return [as_number(word, "--weights", "'pareto' or numbers after commas") for word in str(text).split(",")]
 
 
 def _positions(text: str) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..data.raw import load_items
-from ..pipeline_eddpm import EDDPMPipeline
+from ..loading import load_to_use
 from .files import STANDARD, check_output, read_lines, write_images, write_table
 
 
@@ -33,11 +33,7 @@ class Session:
         self.output = output
         if Path(output).suffix:  # a folder is for images alone, which only the checkpoint tells
             check_output(output, columns)
-        if device is None:
-            device = str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-        self.pipe = EDDPMPipeline.from_pretrained(checkpoint).to(device)
-        if torch.backends.mkldnn.is_available():
-            self.pipe.enable_packed_weights()
+        self.pipe = load_to_use(checkpoint, device)
         self.modality = self.pipe.model.config.modality
         self.writes_images = writes_images and self.modality == "image"
         check_output(output, columns, self.writes_images)

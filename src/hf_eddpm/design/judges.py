@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ..extras import needs_extra
 from ..modeling_property import PropertyHead
-from ..property_ensemble import calibration_error, interval_coverage
+from ..property_ensemble import MIN_ROWS, calibration_error, interval_coverage
 from .kernel import MAX_ROWS, Inputs, SequenceProcess, spread_rows
-from .measurements import MIN_ROWS, Measurements
+from .measurements import Measurements
 from .network import MAX_COLUMNS, ResidueNetworks
 from .network import MAX_ROWS as NETWORK_ROWS
 

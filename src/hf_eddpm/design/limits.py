@@ -9,8 +9,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from ..argument_checks import is_column, is_integer
+from ..modalities.protein.residues import AMINO_ACIDS
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 # N-X-S/T with X not P (Marshall 1972, Annual Review of Biochemistry 41, 673-702)
 MOTIFS = {"glycosylation": r"N[^P][ST]", "cysteine": r"C"}
 _EXTRA = "extra_"

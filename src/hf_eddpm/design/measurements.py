@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from ..argument_checks import is_column, is_number
+from ..property_ensemble import MIN_ROWS
 
 logger = logging.get_logger(__name__)
 
-MIN_ROWS = 20  # rows below which predictions rest on assumptions more than on data
 _FAR = 20.0  # median absolute deviations from the median at which one value is called an outlier
 _SHOWN = 5  # rows that a note names
 

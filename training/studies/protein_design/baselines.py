@@ -10,8 +10,8 @@ import numpy as np
 
 from hf_eddpm.modalities.protein.metrics import to_frames
 from hf_eddpm.modalities.protein.oracle import fit_cnn, fit_ridge
+from hf_eddpm.modalities.protein.residues import AMINO_ACIDS
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 Strategy = Callable[[Mapping[str, float], Sequence[str], int, np.random.Generator], list[str]]
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...extras import needs_extra
+from .residues import AMINO_ACIDS
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 BANNED_SHARE = 0.4  # of the possible transitions from a residue to another
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+from .residues import AMINO_ACIDS
 
 Oracle = Callable[[Sequence[str]], NDArray[np.floating]]
 

@@ -11,7 +11,7 @@ from ...argument_types import Count, check_values
 from ...configuration_eddpm import EDDPMConfig
 from ...processing_eddpm import EDDPMProcessor, listed
 from .modeling import ProteinConvConfig
-from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, VOCAB_SIZE, explain_symbols
+from .residues import FIRST_RESIDUE_ID, PADDING_ID, RESIDUES, STOP_ID, UNKNOWN, VOCAB_SIZE, explain_symbols
 
 _ALLOWED = {
     "length": Count,
@@ -46,7 +46,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
     data_names = ("data", "sequence")
     residues = RESIDUES
     padding_symbol = "-"  # stands in decoded proteins for padding between residues, which makes them invalid
-    unproposed_symbols = f"{padding_symbol}X"  # nobody can make a protein of them
+    unproposed_symbols = padding_symbol + UNKNOWN  # nobody can make a protein of them
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-RESIDUES = "ACDEFGHIKLMNPQRSTVWYX"  # the twenty amino acids, and X for one that is unknown
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+UNKNOWN = "X"
+RESIDUES = AMINO_ACIDS + UNKNOWN
 PADDING_ID, START_ID, STOP_ID = 0, 1, 2
 FIRST_RESIDUE_ID = 3
 VOCAB_SIZE = FIRST_RESIDUE_ID + len(RESIDUES)
