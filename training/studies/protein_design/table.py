@@ -9,10 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.training.evaluation import plus_minus, spread
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "protein-design.md"
-CAMPAIGN = {"best": 2, "top_10": 2, "above_wild_type": 2, "diversity": 2, "look_ups": 0}
-CALIBRATION = {"spearman": 2, "rmse": 2, "coverage_90": 2, "calibration_error": 3}
+# Of each measure its title and its digits
+CAMPAIGN = {
+    "best": ("best", 2),
+    "top_10": ("mean of the best 10", 2),
+    "above_wild_type": ("share above wild type", 2),
+    "diversity": ("diversity", 2),
+    "look_ups": ("look-ups", 0),
+}
+CALIBRATION = {
+    "spearman": ("rank correlation", 2),
+    "rmse": ("RMSE", 2),
+    "coverage_90": ("90 % intervals hold", 2),
+    "calibration_error": ("calibration error", 3),
+}
 
 
 def rows_by(path: Path, depth: int) -> dict[tuple[str, ...], list[dict[str, float]]]:
@@ -23,34 +38,33 @@ def rows_by(path: Path, depth: int) -> dict[tuple[str, ...], list[dict[str, floa
     return groups
 
 
-def cells(results: list[dict[str, float]], columns: dict[str, int]) -> str:
-    """Means over the seeds, and standard deviations where there are several."""
-    parts = []
-    for name, digits in columns.items():
+def cells(results: list[dict[str, float]], columns: dict[str, tuple[str, int]]) -> dict[str, str]:
+    """Means over the seeds by title, and standard deviations where there are several."""
+    found = {}
+    for name, (title, digits) in columns.items():
         values = [result[name] for result in results]
-        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 and digits else ""
-        parts.append(f"{np.mean(values):.{digits}f}{spread}")
-    return " | ".join(parts)
+        found[title] = plus_minus(spread(values), f".{digits}f") if digits else f"{np.mean(values):.0f}"
+    return found
 
 
 def campaign_table(path: Path) -> str:
+    """What each strategy found, the best first for each start."""
     groups = rows_by(path, 2)
-    head = "| start | strategy | best | mean of the best 10 | share above wild type | diversity | look-ups | seeds |"
-    lines = [head, "| --- " * 8 + "|"]
     order = sorted(groups, key=lambda key: (int(key[0]), -np.mean([each["top_10"] for each in groups[key]])))
-    for budget, name in order:
-        results = groups[budget, name]
-        lines.append(f"| {budget} | {name} | {cells(results, CAMPAIGN)} | {len(results)} |")
-    return "\n".join(lines)
+    rows = [
+        {"start": key[0], "strategy": key[1], **cells(groups[key], CAMPAIGN), "seeds": len(groups[key])}
+        for key in order
+    ]
+    return markdown_table(rows)
 
 
 def calibration_table(path: Path) -> str:
-    groups = rows_by(path, 3)
-    head = "| learned from | tested on | judge | rank correlation | RMSE | 90 % intervals hold | calibration error |"
-    lines = [head, "| --- " * 7 + "|"]
-    for where, num, name in groups:
-        lines.append(f"| {num} | {where} | {name} | {cells(groups[where, num, name], CALIBRATION)} |")
-    return "\n".join(lines)
+    """How well each judge predicts, and how sure it is."""
+    rows = [
+        {"learned from": num, "tested on": where, "judge": name, **cells(results, CALIBRATION)}
+        for (where, num, name), results in rows_by(path, 3).items()
+    ]
+    return markdown_table(rows)
 
 
 def main() -> None:
