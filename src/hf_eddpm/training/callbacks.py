@@ -52,6 +52,54 @@ def train_seconds(state: TrainerState) -> float:
     return max((entry.get("train_seconds", 0.0) for entry in state.log_history), default=0.0)
 
 
+class TimeLimit(TrainerCallback):
+    """Ends a training after so many minutes, if it has not taken its steps by then, with the whole schedule.
+
+    After a third of the time the learning rate is what it would be after a third of the steps: whichever ends the
+    training, the schedule has come to its end too. A resumed run counts the time before it.
+
+    Args:
+        minutes: Length of the training, evaluations and checkpoints included, positive.
+
+    Raises:
+        ValueError: If `minutes` is not positive, or, when training begins, the schedule is none by steps alone, or
+            there are several processes, which have no common clock.
+    """
+
+    def __init__(self, minutes: float):
+        if not 0 < minutes < float("inf"):
+            raise ValueError(f"`max_minutes` must be positive and finite, got {minutes!r}.")
+        self.seconds = 60 * minutes
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start."""
+        if args.world_size > 1:
+            raise ValueError("`max_minutes` must be None with several processes: each would stop by its own clock.")
+        if not isinstance(kwargs["lr_scheduler"], torch.optim.lr_scheduler.LambdaLR):
+            raise ValueError(
+                f"`lr_scheduler_type` must be a schedule by steps with `max_minutes`, got {args.lr_scheduler_type!r}."
+            )
+        self.start = time.perf_counter() - train_seconds(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the learning rate by the clock; stop when the time is over."""
+        passed = max((time.perf_counter() - self.start) / self.seconds, state.global_step / state.max_steps)
+        schedule = kwargs["lr_scheduler"]
+        schedule.last_epoch = min(round(passed * state.max_steps), state.max_steps)
+        rates = [
+            base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates
+        if passed >= 1:
+            control.should_training_stop = True
+
+
 class OwnNoise(TrainerCallback):
     """Gives each of several processes a seed of its own, else all would draw the same timesteps and noise."""
 

@@ -16,6 +16,7 @@ class _BaselineChoice:
     model_config: dict[str, Any] | str | None
     vae_kl_weight: float | None
     no_latents: bool
+    init_from: str | None
 
     @property
     def baseline(self) -> bool:
@@ -28,9 +29,13 @@ class _BaselineChoice:
         return _as_dict(self.model_config, "model_config")
 
     def check_baseline(self) -> None:
-        """Raises a ValueError if both are asked for."""
+        """Raises a ValueError if both are asked for, or something beside networks that there are."""
         if self.vae_kl_weight is not None and self.no_latents:
             raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
+        if self.init_from is not None:
+            names = ("vae_kl_weight", "no_latents", "encoder", "decoder")
+            if given := [name for name in names if getattr(self, name, None) not in (None, False)]:
+                raise ValueError(f"`init_from` already says what the networks are: leave out {', '.join(given)}.")
 
 
 @dataclass
@@ -97,6 +102,10 @@ class ProteinModelArguments(_BaselineChoice):
     """What is trained."""
 
     preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Pipeline whose weights the training starts from, to tune it further: folder or Hub id."},
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
     )
@@ -150,10 +159,46 @@ class ImageDataArguments:
 
 
 @dataclass
-class ImageModelArguments(_BaselineChoice):
+class _ImageLosses:
+    """What a decoder in one pass learns beside its pixels (see `training.image_losses`)."""
+
+    perceptual_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the distance in the layers of a network that is trained first."}
+    )
+    perceptual_train: list[str] = field(
+        default_factory=list, metadata={"help": "Images that network learns from; the training images by default."}
+    )
+    perceptual_column: str | None = field(
+        default=None, metadata={"help": "Attribute it learns to tell; by default four rotations."}
+    )
+    perceptual_steps: int = field(default=1000, metadata={"help": "Its training steps."})
+    perceptual_width: int = field(default=32, metadata={"help": "Channels of its first level."})
+    critic_weight: float = field(
+        default=0.0, metadata={"help": "Share of a critic's gradient, of the other terms', at the last layer."}
+    )
+    critic_start: int = field(default=0, metadata={"help": "Training batches before the critic takes part."})
+    critic_width: int = field(default=64, metadata={"help": "Channels of the critic's first level."})
+    critic_learning_rate: float = field(default=2e-4, metadata={"help": "The critic's learning rate."})
+
+    def check_losses(self) -> None:
+        """Raise a ValueError for a value outside its range."""
+        for name in ("perceptual_weight", "critic_weight", "critic_start"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}.")
+        for name in ("perceptual_steps", "perceptual_width", "critic_width", "critic_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
+
+
+@dataclass
+class ImageModelArguments(_ImageLosses, _BaselineChoice):
     """What is trained."""
 
     preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Pipeline whose weights the training starts from, to tune it further: folder or Hub id."},
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
     )
@@ -178,6 +223,7 @@ class ImageModelArguments(_BaselineChoice):
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
         self.check_baseline()
+        self.check_losses()
         if self.finish_steps < 0 or self.finish_batch_size < 1:
             raise ValueError(
                 "`finish_steps` must be at least 0 and `finish_batch_size` at least 1, "
@@ -192,6 +238,10 @@ class TextModelArguments(_BaselineChoice):
     """What is trained."""
 
     preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Pipeline whose weights the training starts from, to tune it further: folder or Hub id."},
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "EDDPMConfig values as JSON; they override the preset's."}
     )
@@ -294,6 +344,10 @@ class TrainingOptions:
         default="float32", metadata={"help": "Type of the saved weights: float32, float16 or bfloat16."}
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch."})
+    max_minutes: float | None = field(
+        default=None,
+        metadata={"help": "End after so many minutes, with the whole schedule of the learning rate."},
+    )
 
 
 @dataclass

@@ -14,17 +14,18 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel
+from transformers import AutoModel, TrainerCallback
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
 from ..data.augmented import AugmentedData
 from ..modalities.image.data import ImageData, hold_out, load_images
+from ..modalities.image.decoder import ImageConvDecoder
 from ..modalities.image.encoder import ImageEncoder
 from ..modalities.image.processing import EDDPMImageProcessor
 from ..modeling_eddpm import EDDPMModel
@@ -37,7 +38,20 @@ from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import finish_denoiser
 from .image_card import write_image_card
-from .options import OPTIONS, CardArguments, ImageDataArguments, ImageModelArguments, answer_help
+from .image_losses import (
+    KeepCritic,
+    PatchCritic,
+    PerceptualDistance,
+    ReconstructionLosses,
+    fit_feature_network,
+)
+from .options import (
+    OPTIONS,
+    CardArguments,
+    ImageDataArguments,
+    ImageModelArguments,
+    answer_help,
+)
 from .runs import (
     describe_arguments,
     describe_run,
@@ -48,6 +62,7 @@ from .runs import (
     warn_of_unused_labels,
 )
 from .sampler import use_solver
+from .start import load_start
 from .trainer import EDDPMTrainer
 
 logger = logging.get_logger(__name__)
@@ -101,6 +116,7 @@ def main(args: list[str] | None = None) -> Path:
         __name__,
         load_images.__module__,
         finish_denoiser.__module__,
+        ReconstructionLosses.__module__,
         model_config=model_args.model_config,
     )
     train, dev = load_data(data_args, training_args.seed)
@@ -115,6 +131,12 @@ def main(args: list[str] | None = None) -> Path:
     watched = np.random.default_rng(training_args.seed).permutation(len(dev))[: data_args.max_dev_images]
     previews = list(dev.images[watched[: training_args.num_previews]])
     has_chain = not isinstance(model, (VariationalAutoencoder, UnconditionalDiffusion))
+    callbacks: list[TrainerCallback] = [Curves()]
+    resumed = find_checkpoint(training_args)
+    losses = make_losses(model_args, model, train, training_args)
+    if losses is not None:
+        model.decoder.extra_loss = losses
+        callbacks.append(KeepCritic(losses, resumed))
     trainer = EDDPMTrainer(
         model=model,
         args=training_args,
@@ -122,11 +144,11 @@ def main(args: list[str] | None = None) -> Path:
         ema_decay=training_args.ema_decay,
         train_dataset=LabelledImages(train.images, labels[0], data_args.flip, data_seed(training_args)),
         eval_dataset=LabelledImages(dev.images[watched], None if labels[1] is None else labels[1][watched]),
-        callbacks=[Curves()],
+        callbacks=callbacks,
         preview_data=previews or None,
         num_preview_samples=len(previews) if has_chain else 0,
     )
-    trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    trainer.train(resume_from_checkpoint=resumed)
     finishing = _finish(trainer, model_args, train, labels[0])
     metrics = trainer.evaluate()
 
@@ -143,7 +165,7 @@ def main(args: list[str] | None = None) -> Path:
             "data": data_facts,
             "class_names": train.class_names.get(data_args.label_column or "", []),
             "hub_datasets": data_args.train if data_args.train_split else [],
-            "base_models": [model_args.encoder] if model_args.encoder else [],
+            "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
         if finishing is not None:
@@ -178,6 +200,47 @@ def _finish(
     trainer.ema = None  # the model has its averages already, and the denoiser newer ones
     what = f"{steps:,} steps of {batch} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
     return what, time.perf_counter() - start
+
+
+def make_losses(
+    args: ImageModelArguments, model: EDDPMModel, train: ImageData, training_args: EDDPMTrainingArguments
+) -> ReconstructionLosses | None:
+    """Makes the terms beside the pixels that are asked for; the network that measures likeness is trained first."""
+    if not args.perceptual_weight and not args.critic_weight:
+        return None
+    if not isinstance(model.decoder, ImageConvDecoder):
+        raise ValueError(
+            "`perceptual_weight` and `critic_weight` must be 0 for a decoder that is a diffusion chain: they are "
+            'terms of the decoder in one pass, "model_type": "eddpm_image_conv".'
+        )
+    if args.critic_weight and training_args.world_size > 1:
+        raise ValueError("`critic_weight` must be 0 with several processes: each would teach a critic of its own.")
+    device, channels = training_args.device, train.num_channels
+    perceptual = None
+    if args.perceptual_weight:
+        source = load_images(args.perceptual_train) if args.perceptual_train else train
+        column = args.perceptual_column
+        if column is not None:
+            check_attribute(source, column)
+        perceptual = PerceptualDistance(
+            fit_feature_network(
+                source.images,
+                None if column is None else source.labels(column),
+                training_args.seed,
+                args.perceptual_steps,
+                width=args.perceptual_width,
+                device=device,
+            )
+        )
+    critic = PatchCritic(channels, args.critic_width).to(device) if args.critic_weight else None
+    return ReconstructionLosses(
+        perceptual,
+        args.perceptual_weight,
+        critic,
+        args.critic_weight,
+        args.critic_start,
+        args.critic_learning_rate,
+    )
 
 
 def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:
@@ -254,6 +317,15 @@ def describe_data(data: ImageData) -> dict[str, Any]:
 
 def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDPMModel, EDDPMImageProcessor]:
     """Makes the model and its processor, to the measure of the training images."""
+    if model_args.init_from is not None:
+        start, loaded = load_start(model_args.init_from, "image", model_args.config_values)
+        processor = cast(EDDPMImageProcessor, loaded)
+        if (processor.image_size, processor.num_channels) != (train.image_size, train.num_channels):
+            raise ValueError(
+                f"`train` must hold images of {processor.image_size} pixels and {processor.num_channels} channels, as "
+                f"`init_from` knows them, got {train.image_size} and {train.num_channels}."
+            )
+        return start, processor
     size = {"image_size": train.image_size, "num_channels": train.num_channels}
     preset = EDDPMConfig.from_preset(model_args.preset)
     values = dict(model_args.config_values)

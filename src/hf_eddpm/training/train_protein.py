@@ -12,7 +12,7 @@ goes on with `--resume_from_checkpoint auto`.
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
@@ -34,6 +34,7 @@ from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelA
 from .protein_card import write_protein_card
 from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
 from .sampler import use_solver
+from .start import load_start
 from .trainer import EDDPMTrainer
 
 logger = logging.get_logger(__name__)
@@ -104,7 +105,7 @@ def main(args: list[str] | None = None) -> Path:
             "property_names": train.property_names,
             "examples": dev.sequences[:: max(1, len(dev) // 2)][:2],
             "hub_datasets": data_args.train if data_args.train_split else [],
-            "base_models": [model_args.encoder] if model_args.encoder else [],
+            "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
         publish(trainer, pipe, folder, facts, write_protein_card)
@@ -192,6 +193,9 @@ def build_model(
         )
     if values["num_classes"] and train.classes is None:
         raise ValueError(f"`class_column` must name the column of the {values['num_classes']} classes of the model.")
+    if model_args.init_from is not None:
+        start, loaded = load_start(model_args.init_from, "protein", values)
+        return start, cast(EDDPMProteinProcessor, loaded)
     decoder = dict(values.get("decoder", {}))
     convolutional = decoder.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
     if convolutional:

@@ -13,7 +13,7 @@ is only evaluated and saved again by it.
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -51,6 +51,7 @@ from .runs import (
     set_up,
     warn_of_unused_labels,
 )
+from .start import load_start
 from .text_card import write_text_card
 from .trainer import EDDPMTrainer
 
@@ -117,7 +118,7 @@ def main(args: list[str] | None = None) -> Path:
             "lower_case": all(sentence == sentence.lower() for sentence in train.sentences),
             "examples": choose_examples(dev, processor),
             "hub_datasets": data_args.train if data_args.train_split else [],
-            "base_models": [name for name in (model_args.encoder, model_args.decoder) if name],
+            "base_models": [name for name in (model_args.init_from, model_args.encoder, model_args.decoder) if name],
             "base_model_relation": "adapter" if lora_args.lora and lora_args.lora_save == "adapter" else "finetune",
             **facts_of_run,
         }
@@ -239,6 +240,16 @@ def build_model(
 ) -> tuple[EDDPMModel, EDDPMTextProcessor]:
     """Makes the model and its processor; what is not pretrained gets a tokenizer trained on `sentences`."""
     lora_args = LoraArguments() if lora_args is None else lora_args
+    if model_args.init_from is not None:
+        if lora_args.lora or lora_args.new_first_block:
+            raise ValueError("`init_from` trains all weights: leave out `lora` and `new_first_block`.")
+        model, loaded = load_start(model_args.init_from, "text", model_args.config_values)
+        processor = cast(EDDPMTextProcessor, loaded)
+        if max_length is not None and max_length != processor.max_length:
+            raise ValueError(
+                f"`max_length` must be that of `init_from`, {processor.max_length}, or left out, got {max_length}."
+            )
+        return model, processor
     if lora_args.new_first_block and model_args.decoder is None:
         raise ValueError("`new_first_block` needs a pretrained `decoder`.")
     quantization_config = (
@@ -288,7 +299,7 @@ def build_model(
     if model_args.attn_implementation is not None:
         config._attn_implementation = model_args.attn_implementation
     if model_args.vae_kl_weight is not None:
-        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+        model = VariationalAutoencoder(config, model_args.vae_kl_weight)
     elif model_args.no_latents:
         model = LanguageModel(config)
     else:

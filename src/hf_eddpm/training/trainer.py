@@ -25,7 +25,7 @@ from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
 from ..scheduling_eddpm import EDDPMScheduler
-from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise
+from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise, TimeLimit
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
 from .monitor import TrainingMonitor
@@ -103,6 +103,8 @@ class EDDPMTrainer(OrderedTrainer):
         self._has_averaged_weights = False
         self._saving_checkpoint_in: str | None = None
         self.add_callback(Clock())
+        if (minutes := getattr(args, "max_minutes", None)) is not None:
+            self.add_callback(TimeLimit(minutes))
         self.add_callback(OwnNoise())
         self.add_callback(FreshMonitors(self.monitors))
         if ema_decay is not None:

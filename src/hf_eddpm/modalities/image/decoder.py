@@ -1,6 +1,7 @@
 """Decoders of images: their base, and the one that decodes in one pass."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,11 +46,16 @@ class ImageDecoder(KeepsInitialization, ModalityDecoder):
 class ImageConvDecoder(ImageDecoder):
     """Decodes in one pass: linear layer, residual blocks and upsampling. Its likelihood is a Gaussian around that.
 
-    Cheap, and what it cannot say of an image is blurred rather than made up.
+    Cheap, and what it cannot say of an image is blurred rather than made up, unless its training adds terms that
+    forbid it (`extra_loss`, see `training.image_losses`).
 
     Args:
         config: Supplies `decoder` (an `ImageConvConfig`) and the latents' shape.
     """
+
+    # In training: what is added to each image's nats, `(batch,)`, from what is decoded, the images, their nats and the
+    # last layer's weights. It belongs to the training and is not saved.
+    extra_loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
@@ -82,6 +88,8 @@ class ImageConvDecoder(ImageDecoder):
     def forward(self, latents: torch.Tensor, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log p(pixel_values | latents), a density, and the number of pixel values, both `(batch,)`.
 
+        In training `extra_loss` is added to the first.
+
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             pixel_values: `(batch, channels, height, width)`, in [-1, 1].
@@ -90,8 +98,11 @@ class ImageConvDecoder(ImageDecoder):
             ValueError: If the images have another shape.
         """
         self.check_images(pixel_values)
-        squares = (pixel_values.float() - self.mean(latents)).square() / self.variance
+        mean = self.mean(latents)
+        squares = (pixel_values.float() - mean).square() / self.variance
         nats = 0.5 * (squares + math.log(2 * math.pi * self.variance)).flatten(1).sum(1)
+        if self.training and self.extra_loss is not None:
+            nats = nats + self.extra_loss(mean, pixel_values, nats, self.conv_out.weight)
         return nats, self.num_units(pixel_values)
 
     def negative_log_likelihood(

@@ -1,0 +1,54 @@
+"""A training that starts from the weights of a pipeline: fine-tuning, or more of the same."""
+
+from typing import Any
+
+import torch
+
+from ..modeling_eddpm import EDDPMModel
+from ..pipeline_eddpm import EDDPMPipeline
+from ..processing_eddpm import EDDPMProcessor
+
+# What belongs to the training and not to the networks, and may differ from the checkpoint's.
+_TRAINING_VALUES = (
+    "encoder_noise_variance",
+    "decoder_noise_variance",
+    "decoder_word_dropout",
+    "encoder_gradient_scale",
+    "denoiser_samples_per_latent",
+    "label_dropout",
+    "reconstruction_weight",
+    "diffusion_weight",
+    "property_weight",
+)
+
+
+def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMModel, EDDPMProcessor]:
+    """Load model and processor of a pipeline to train them on, in float32.
+
+    Args:
+        name: Folder or Hub id of the pipeline.
+        modality: What the data are; the checkpoint must be of it.
+        values: `EDDPMConfig` values for the training. Those that shape the networks must be the checkpoint's own.
+
+    Raises:
+        ValueError: If the checkpoint is of another modality, or a value contradicts its networks.
+    """
+    pipe = EDDPMPipeline.from_pretrained(name, dtype=torch.float32)
+    config = pipe.model.config
+    if config.modality != modality:
+        raise ValueError(f"`init_from` must be a checkpoint of modality {modality!r}, got one of {config.modality!r}.")
+    own = config.to_dict()
+    for key, value in values.items():
+        if key in _TRAINING_VALUES:
+            setattr(config, key, value)
+        elif wrong := _contradiction(value, own.get(key), key):
+            raise ValueError(f"`model_config` must fit the networks of `init_from` {name!r}, {wrong}.")
+    return pipe.model.train(), pipe.processor
+
+
+def _contradiction(given: Any, own: Any, key: str) -> str | None:
+    """What of a value is not the checkpoint's, if anything; a mapping may leave values out."""
+    if isinstance(given, dict) and isinstance(own, dict):
+        found = (_contradiction(value, own.get(name), f"{key}.{name}") for name, value in given.items())
+        return next((each for each in found if each), None)
+    return None if given == own else f"whose `{key}` is {own!r}, got {given!r}"
