@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -55,6 +56,7 @@ LIMITS = {
     r"--help|\.(text|protein|image)_card |training\.sampler": "",
     r"train(\.py)? text": f"{FEW_STEPS} --max_dev_sentences 8",
     r"train(\.py)? protein": f"{FEW_STEPS} --max_dev_sequences 8",
+    r"train\.py image.*(utkface64|cifar10)": f"{FEW_STEPS} --max_dev_images 8 --perceptual_steps 2 --finish_steps 2",
     r"train\.py image": f"{FEW_STEPS} --max_dev_images 8",
     r"train\.py guide": "--num_steps 2 --max_train 40",
     r"train\.py distill": "--num_steps 2 --batch_size 8 --pool_size 8 --solver_steps 2",
@@ -120,9 +122,10 @@ PIPELINES = {
     "n8/pipeline": "eddpm-gfp",
     "runs/digits/pipeline": "eddpm-digits",
     "runs/fashion/pipeline": "eddpm-fashion",
+    "runs/faces/pipeline": "eddpm-faces64",
 }
 # Shell variables of the documents, each a folder of that name in small letters.
-NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS", "GB1")
+NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS", "GB1", "UTKFACE", "CIFAR")
 # Options whose folder the printed `train.py guide` or `train.py distill` with that output folder makes.
 MADE = {"--guide": "guide", "--sentiment": "guide", "--length": "guide", "--distilled": "distill"}
 
@@ -354,6 +357,11 @@ def _write_images(folder):
         for place in (folder, folder / "fashion"):
             place.mkdir(exist_ok=True)
             (place / path.name).write_bytes(gzip.compress(bytes(data), compresslevel=1))
+    for name, source in (("utkface", "utkface64"), ("cifar", "cifar10")):
+        (folder / name).mkdir()
+        for part, count in (("train", 120), ("validation", 40)):
+            table = pq.read_table(DATA / "image" / source / f"{part}.parquet")
+            pq.write_table(table.take(_some(range(len(table)), count)), folder / name / f"{part}.parquet")
     pictures = folder / "my_pictures"
     pictures.mkdir()
     for index in range(10):

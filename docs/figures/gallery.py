@@ -1,7 +1,7 @@
 """Makes the gallery: what each checkpoint gives, uncurated, with fixed seeds.
 
     python docs/figures/gallery.py --sentences data/sentences --yelp $YELP --gifford $GIFFORD --gfp $GFP \\
-        --fashion $FASHION
+        --fashion $FASHION --faces $UTKFACE --cifar10 $CIFAR
 
 The folders hold the held-out data (the first is what training/studies/sentences/prepare.py made); the digits
 come with scikit-learn. A page for each checkpoint goes to docs/gallery. Its pictures go to the folder `gallery`
@@ -32,6 +32,7 @@ from shipped import ROOT, load, seed
 CARDS = ROOT / "model_cards"
 PAGES = ROOT / "docs" / "gallery"
 SHOWN = 8  # data in a table or a row
+YOUNG, OLD = 6, 60  # ages of the directions
 MAPPED = 1000  # data on a map of the latents, and in a histogram
 
 
@@ -268,6 +269,11 @@ def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_
     page.write()
 
 
+def own_noise(pipe: EDDPMPipeline) -> dict[str, bool]:
+    """Say what keeps of an image what its latents do not; a decoder in one pass has no such thing."""
+    return {"invert_noise": True} if pipe.decoder_scheduler is not None else {}
+
+
 def images_control(
     page: Page,
     pipe: EDDPMPipeline,
@@ -284,11 +290,11 @@ def images_control(
     shown = one[-SHOWN:]
     rows = [shown]
     for strength in (0.5, 1.0, 1.5):
-        rows.append(pipe.edit(shown, direction=direction, scale=strength, invert_noise=True))
+        rows.append(pipe.edit(shown, direction=direction, scale=strength, **own_noise(pipe)))
     text = f"From {class_names[7]} to {class_names[9]}: originals, then scales 0.5, 1 and 1.5 along the direction."
     page.picture("Edits", "edits", plot_grid(rows, scale=scale), text)
     directions = pipe.directions(pictures[:MAPPED], num_directions=4)
-    walks = pipe.traverse(pictures[0], directions, invert_noise=True)[0]
+    walks = pipe.traverse(pictures[0], directions, **own_noise(pipe))[0]
     text = (
         "One image moved along the four directions in which the latents vary most, from -3 to 3 standard deviations."
     )
@@ -312,7 +318,7 @@ def images_control(
 def images(name: str, lead: str, data: ImageData, scale: int, class_names: Sequence[str]) -> None:
     """The gallery of an image checkpoint."""
     pipe = load(name)
-    pictures = [Image.fromarray(image[..., 0]) for image in data.images]
+    pictures = [Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in data.images]
     labels = data.labels("label").tolist()
     order = torch.randperm(len(pictures), generator=seed()).tolist()
     pictures, labels = [pictures[row] for row in order], [labels[row] for row in order]
@@ -320,10 +326,14 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
     samples = pipe(num_samples=100, generator=seed()).samples
     page.picture("Samples", "samples", plot_grid(samples, num_columns=20, scale=scale), "A hundred of seed 0.", False)
     originals = pictures[:16]
-    once = pipe.reconstruct(originals, generator=seed())
-    exact = pipe.reconstruct(originals, invert_noise=True)
-    text = "Originals; decoded from the latents and fresh noise; decoded from the latents and the images' own noise."
-    page.picture("Reconstructions", "reconstructions", plot_grid([originals, once, exact], scale=scale), text, False)
+    rows = [originals, pipe.reconstruct(originals, **({"generator": seed()} if own_noise(pipe) else {}))]
+    text = "Originals; decoded from the latents."
+    if own_noise(pipe):
+        rows.append(pipe.reconstruct(originals, **own_noise(pipe)))
+        text = (
+            "Originals; decoded from the latents and fresh noise; decoded from the latents and the images' own noise."
+        )
+    page.picture("Reconstructions", "reconstructions", plot_grid(rows, scale=scale), text, False)
     firsts = [labels.index(label) for label in range(len(class_names))]
     pairs = list(zip(firsts, firsts[1:], strict=False))[::2]
     paths = pipe.interpolate(
@@ -331,7 +341,7 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
         [pictures[b] for _, b in pairs],
         num_steps=9,
         space="latents",
-        invert_noise=True,
+        **own_noise(pipe),
     )
     page.picture("From one to another", "interpolation", plot_grid(paths, scale=scale), in_card=False)
     rows = [
@@ -352,10 +362,53 @@ def images(name: str, lead: str, data: ImageData, scale: int, class_names: Seque
     page.write()
 
 
+def faces(folder: Path) -> None:
+    """The gallery of the checkpoint of faces. It shows no face of the data, whose pictures may not be published."""
+    pipe = load("eddpm-faces64")
+    data = load_images(str(folder / "validation.parquet"))
+    people = [Image.fromarray(image) for image in data.images]
+    ages = data.attribute("age")
+    lead = "Faces of 64 x 64 pixels. All faces on this page are generated; nobody looks like this."
+    page = Page("eddpm-faces64", lead)
+    samples = pipe(num_samples=100, generator=seed()).samples
+    page.picture("Samples", "samples", plot_grid(samples, num_columns=10), "A hundred of seed 0.")
+    made = pipe(num_samples=20, generator=seed(1)).samples
+    again = pipe.reconstruct(made)
+    text = "Generated faces; below each what the model makes of it when it encodes and decodes it once more."
+    page.picture("Reconstructions", "reconstructions", plot_grid([made[:10], again[:10]]), text)
+    paths = pipe.interpolate(made[:5], made[5:10], num_steps=9, space="latents")
+    page.picture("From one to another", "interpolation", plot_grid(paths), in_card=False)
+    latents = pipe.encode(people).latents
+    shown = made[:SHOWN]
+    grown = [person for person, age in zip(people, ages, strict=True) if 20 <= age < 35]
+    older = pipe.direction([person for person, age in zip(people, ages, strict=True) if age >= OLD], grown)
+    younger = pipe.direction([person for person, age in zip(people, ages, strict=True) if age <= YOUNG], grown)
+    rows = [
+        pipe.edit(shown, direction=younger, scale=2.0),
+        pipe.edit(shown, direction=younger, scale=1.0),
+        shown,
+        pipe.edit(shown, direction=older, scale=1.0),
+        pipe.edit(shown, direction=older, scale=2.0),
+    ]
+    text = (
+        f"Generated faces in the middle; above moved towards ages of at most {YOUNG} years, below towards {OLD} and "
+        "more, by the difference of mean latents, and by twice that."
+    )
+    page.picture("Age", "edits", plot_grid(rows), text)
+    directions = pipe.directions(people, num_directions=6)
+    walks = pipe.traverse(made[1], directions)[0]
+    text = "One face moved along the six directions in which the latents vary most, from -3 to 3 standard deviations."
+    page.picture("Traversals", "traversals", plot_grid(walks), text)
+    groups = ["child" if age < 13 else "young" if age < 40 else "older" for age in ages]
+    figure = plot_latents(latents[:MAPPED], groups[:MAPPED])
+    page.picture("A map of the latents", "latents", figure, "Held-out faces in the plane in which they vary most.")
+    page.write()
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the pages of the checkpoints whose data are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("sentences", "yelp", "gifford", "gfp", "fashion"):
+    for name in ("sentences", "yelp", "gifford", "gfp", "fashion", "faces", "cifar10"):
         parser.add_argument(f"--{name}", type=Path, help="folder of its data")
     arguments = parser.parse_args(words)
     digits = load_images(DIGITS)
@@ -380,6 +433,12 @@ def main(words: Sequence[str] | None = None) -> None:
         data = load_images(str(arguments.fashion / "train-images-idx3-ubyte.gz"))
         held_out = data.take(slice(len(data) - 6000, None))  # as in configs/image_fashion.json
         jobs.append(lambda: images("eddpm-fashion", "Clothes of 28 x 28 pixels.", held_out, 2, clothes))
+    if arguments.faces:
+        jobs.append(lambda: faces(arguments.faces))
+    if arguments.cifar10:
+        things = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"]
+        shown = load_images(str(arguments.cifar10 / "validation.parquet"))
+        jobs.append(lambda: images("eddpm-cifar10", "Colour pictures of 32 x 32 pixels.", shown, 2, things))
     for job in jobs:
         job()
 

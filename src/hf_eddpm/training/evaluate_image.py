@@ -67,6 +67,10 @@ class EvaluationArguments:
     extractor: str | None = field(
         default=None, metadata={"help": "TorchScript file, uint8 (num, 3, height, width) -> features, e.g. Inception."}
     )
+    show_data: bool = field(
+        default=True,
+        metadata={"help": "Whether pictures may show held-out images; else they start from generated ones."},
+    )
     update_card: bool = field(
         default=False, metadata={"help": "Store the result in the checkpoint's folder and rewrite its model card."}
     )
@@ -81,11 +85,19 @@ def to_pictures(images: NDArray[np.uint8]) -> list[Image.Image]:
     return [Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in images]
 
 
-def draw_pictures(pipe: EDDPMPipeline, dev: ImageData, folder: Path, seed: int, steps: int) -> list[Path]:
-    """Writes the pictures that a model card shows, and returns their paths."""
+def draw_pictures(pipe: EDDPMPipeline, dev: ImageData | None, folder: Path, seed: int, steps: int) -> list[Path]:
+    """Writes the pictures that a model card shows, and returns their paths.
+
+    Args:
+        pipe: The pipeline.
+        dev: Images that are reconstructed and interpolated; None for generated ones.
+        folder: Where the pictures go.
+        seed: Of the draws.
+        steps: Of each chain.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    scale = max(1, 48 // dev.image_size)
-    few = dev.sample(10, seed).images
+    scale = max(1, 48 // pipe.processor.image_size)
+    few = generate(pipe, 10, steps, seed + 1, 10) if dev is None else dev.sample(10, seed).images
 
     grids = {"samples.png": [to_pictures(part) for part in np.split(generate(pipe, 40, steps, seed, 40), 4)]}
     classes = pipe.model.config.num_classes
@@ -133,6 +145,7 @@ def main(args: list[str] | None = None) -> None:
     seed = settings.sampling_seeds[0]
     judge = Judge(train, dev, data_args.label_column, seed, arguments.extractor)
     result = {"command": describe_command("training/evaluate.py", ["image", *words]), "recipe": arguments.recipe}
+    result["pictures_from"] = "held-out" if arguments.show_data else "generated"
     result |= evaluate(pipe, train, dev, settings, judge, data_args.label_column)
     result |= describe_environment(pipe.device, JUDGES) | {"wall_time_seconds": round(time.perf_counter() - start, 1)}
     outputs = [] if arguments.output is None else [Path(arguments.output)]
@@ -144,7 +157,7 @@ def main(args: list[str] | None = None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for folder in folders:
-        draw_pictures(pipe, dev, folder, seed, max(settings.sampling_steps))
+        draw_pictures(pipe, dev if arguments.show_data else None, folder, seed, max(settings.sampling_steps))
     if arguments.update_card:
         write_image_card(pipe, arguments.checkpoint)
     print(markdown_tables(result))

@@ -16,12 +16,22 @@ from ..pipeline_eddpm import EDDPMPipeline
 from .card_facts import card_arguments, card_notes, latent_tables, read_facts, rewrite_card
 from .image_tables import how_to_read, markdown_tables
 
-PICTURES = {
-    "samples.png": "Samples, not chosen.",
-    "classes.png": "A class in each row, with classifier-free guidance.",
-    "reconstructions.png": "Held-out images; below each its reconstruction, with `x_T` drawn, then inverted.",
-    "interpolations.png": "Paths between held-out images through the latents, `x_T` the same along a path.",
-}
+
+def _captions(source: str, has_chain: bool) -> dict[str, str]:
+    """What the pictures show, by their file names.
+
+    Args:
+        source: "held-out" or "generated", what the images are that are reconstructed.
+        has_chain: Whether the decoder is a diffusion chain over pixels.
+    """
+    again = ", with `x_T` drawn, then inverted" if has_chain else ""
+    same = ", `x_T` the same along a path" if has_chain else ""
+    return {
+        "samples.png": "Samples, not chosen.",
+        "classes.png": "A class in each row, with classifier-free guidance.",
+        "reconstructions.png": f"{source.capitalize()} images; below each its reconstruction{again}.",
+        "interpolations.png": f"Paths between {source} images through the latents{same}.",
+    }
 
 
 def write_image_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
@@ -49,7 +59,7 @@ def build_image_card(
         evaluation=evaluation,
         summary=f"Trained on images: {data_name}." if card.get("data_name") else "Trained on images.",
         snippet=_snippet(pipe),
-        results="" if evaluation is None else _results(evaluation, folder),
+        results="" if evaluation is None else _results(pipe, evaluation, folder),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name),
         limits=_limits(pipe, training, data_name),
         **card_arguments(folder, training),
@@ -76,14 +86,15 @@ def _snippet(pipe: EDDPMPipeline) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _results(evaluation: dict[str, Any], folder: Path) -> str:
+def _results(pipe: EDDPMPipeline, evaluation: dict[str, Any], folder: Path) -> str:
     settings = evaluation["settings"]
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     counts = (
         f"{evaluation['num_dev_images']:,} held-out images; {evaluation['num_samples']:,} samples for each number of "
         f"steps and sampling seed ({seeds})."
     )
-    pictures = [f"![{text}]({name})\n\n{text}" for name, text in PICTURES.items() if (folder / name).is_file()]
+    captions = _captions(evaluation.get("pictures_from", "held-out"), pipe.decoder_scheduler is not None)
+    pictures = [f"![{text}]({name})\n\n{text}" for name, text in captions.items() if (folder / name).is_file()]
     tables = [markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)]
     return "\n\n".join([counts, *tables, *pictures])
 

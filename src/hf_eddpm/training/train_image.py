@@ -168,6 +168,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
+        facts["settings"] |= describe_losses(model_args)
         if finishing is not None:
             facts["settings"]["finishing"], seconds = finishing
             facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
@@ -241,6 +242,25 @@ def make_losses(
         args.critic_start,
         args.critic_learning_rate,
     )
+
+
+def describe_losses(args: ImageModelArguments) -> dict[str, str]:
+    """Says for the card what the decoder learns beside the pixels."""
+    parts = []
+    if args.perceptual_weight:
+        learned = f"`{args.perceptual_column}`" if args.perceptual_column else "four rotations"
+        of = (
+            f" of {', '.join(f'`{Path(name).name}`' for name in args.perceptual_train)}"
+            if args.perceptual_train
+            else ""
+        )
+        parts.append(
+            f"distance in the layers of a network that learned {learned}{of} in {args.perceptual_steps:,} steps, "
+            f"weight {args.perceptual_weight:g}"
+        )
+    if args.critic_weight:
+        parts.append(f"a critic of patches from batch {args.critic_start:,} on, share {args.critic_weight:g}")
+    return {"beside the pixels": "; ".join(parts)} if parts else {}
 
 
 def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:
