@@ -85,6 +85,12 @@ def design(
         list[str] | None,
         typer.Option("--forbid", help="glycosylation, cysteine, extra_cysteine or a pattern; repeatable."),
     ] = None,
+    max_insertions: Annotated[
+        int | None, typer.Option("--max_insertions", help="Most inserted residues; above 0 some are proposed.")
+    ] = None,
+    max_deletions: Annotated[
+        int | None, typer.Option("--max_deletions", help="Most deleted residues; above 0 some are proposed.")
+    ] = None,
     min_distance: Annotated[int, typer.Option("--min_distance", help="Fewest edits between two designs.")] = 1,
     min_novelty: Annotated[int, typer.Option("--min_novelty", help="Fewest edits from known sequences.")] = 1,
     known: Annotated[list[str] | None, typer.Option("--known", help="File of known sequences; repeatable.")] = None,
@@ -130,6 +136,8 @@ def design(
         frozen_positions=None if frozen is None else _positions(frozen),
         allowed_residues=None if not allowed else dict(map(_allowed, allowed)),
         forbidden_motifs=forbid or [],
+        max_insertions=max_insertions,
+        max_deletions=max_deletions,
         min_distance=min_distance,
         min_novelty=min_novelty,
         known_sequences=None if not known else session.read(known, None),
