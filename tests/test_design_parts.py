@@ -11,6 +11,7 @@ from rapidfuzz.distance import Levenshtein
 from hf_eddpm import EDDPMProteinProcessor
 from hf_eddpm.design.alignment import align, aligned_frames
 from hf_eddpm.design.candidates import Pool, Sources, list_edits, mutate, propose, recombine
+from hf_eddpm.design.convolution import ConvolutionalNetworks
 from hf_eddpm.design.goals import Goal
 from hf_eddpm.design.judges import ProcessJudge, RankScores
 from hf_eddpm.design.kernel import Inputs, SequenceProcess
@@ -59,6 +60,10 @@ def test_rows_without_a_measurement_are_left_out_and_said():
         (["ACD", "WYF"], {"binding": [1.0, True]}, "Row 2, column 'binding'.*True"),
         (["ACD", "WY*"], [1.0, 2.0], r"Row 2 of `measured`.*'\*' is a stop codon"),
         (["ABD", "WYF"], [1.0, 2.0], "Row 1 of `measured`.*'B' is D or N"),
+        (["ACD", "WYZ"], [1.0, 2.0], "Row 2 of `measured`.*'Z' is E or Q"),
+        (["ACD", "WYJ"], [1.0, 2.0], "Row 2 of `measured`.*'J' is I or L"),
+        (["ACD", "WYO"], [1.0, 2.0], "Row 2 of `measured`.*'O' is pyrrolysine"),
+        (["ACD", ""], [1.0, 2.0], "Row 2 of `measured` must hold proteins of 1 to 6 residues, got 0"),
         (["ACD", "WYU"], [1.0, 2.0], "Row 2 of `measured`.*'U' is selenocysteine"),
         (["ACD", "wyf"], [1.0, 2.0], "Row 2 of `measured`.*upper_case"),
         (["ACD", "W-F"], [1.0, 2.0], "Row 2 of `measured`.*'-' is a gap"),
@@ -346,10 +351,10 @@ def _two_sites_interact(num, seed):
     return sequences, np.array(values)
 
 
-def test_process_and_networks_together_are_as_sure_as_they_are_right():
+def test_networks_are_as_sure_as_they_are_right():
     rng = np.random.default_rng(0)
     judge = ProcessJudge(table(*_two_sites_interact(200, 0)), lambda each: to_frames(each, 6), None, ["higher"], rng)
-    assert judge._processes[0].networks is not None
+    assert isinstance(judge._regressions[0], ConvolutionalNetworks)
     sequences, values = _two_sites_interact(600, 1)
     mean, std = judge.predict(sequences)
     errors = np.abs(judge.to_scores(values, 0) - mean[:, 0]) / np.sqrt(std[:, 0] ** 2 + judge.noise[0])
@@ -365,7 +370,7 @@ def test_proteins_of_many_sites_are_judged_by_the_process_alone():
     values = [each.count("A") for each in sequences]
     measured = check_measurements(sequences, values, EDDPMProteinProcessor(80).as_list)
     judge = ProcessJudge(measured, lambda each: to_frames(each, 80), None, ["higher"], rng)
-    assert judge._processes[0].networks is None
+    assert isinstance(judge._regressions[0], SequenceProcess)
 
 
 # ---- goals and selection

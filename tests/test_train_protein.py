@@ -386,7 +386,9 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
             benchmark_protein.main([*words, *wrong])
 
 
-@pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])
+@pytest.mark.parametrize(
+    "name", ["protein_gifford", "protein_gifford_causal", "protein_gifford_paper", "protein_gfp", "protein_gb1"]
+)
 def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
     config = Path(__file__).parent.parent / "training" / "configs" / f"{name}.json"
     words = ["--train", str(table), "--output_dir", str(tmp_path), "--precision", "fp32"]

@@ -9,7 +9,7 @@ from rapidfuzz.distance import Levenshtein
 
 from ..modalities.protein.metrics import SYMBOLS
 
-_MOST_INSERTED = 255  # what a column of bytes can count
+_MOST_INSERTED = len(SYMBOLS) - 1  # a count is a symbol like the others
 
 
 @dataclass
