@@ -364,6 +364,19 @@ def test_networks_are_as_sure_as_they_are_right():
     np.testing.assert_allclose(draws.std(0), std[:20, 0], rtol=0.1, atol=0.01)
 
 
+def test_networks_weigh_a_mean_of_replicates_more_and_repeat_with_their_source():
+    rng = np.random.default_rng(0)
+    frames = to_frames(["AAAAAA", "WWWWWW"] * 40, 6)
+    targets = np.tile([1.0, -1.0, -1.0, 1.0], 20)  # the first two rows of four say one thing, the others another
+    counts = np.tile([9.0, 9.0, 1.0, 1.0], 20)
+    networks = [ConvolutionalNetworks(Inputs(frames), targets, counts, np.random.default_rng(1)) for _ in range(2)]
+    (mean, std), (again, _) = (each.predict(Inputs(frames[:2])) for each in networks)
+    np.testing.assert_allclose(mean, [0.8, -0.8], atol=0.25)  # (9 - 1) / 10
+    np.testing.assert_array_equal(mean, again)
+    draws = networks[0].draw(Inputs(frames[:2]), 4000, rng)
+    np.testing.assert_allclose(draws.std(0), std, rtol=0.1, atol=1e-3)
+
+
 def test_proteins_of_many_sites_are_judged_by_the_process_alone():
     rng = np.random.default_rng(0)
     sequences = random_variants(60, rng, length=80)
