@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from proteins import LENGTH, PROTEINS, tiny_protein_pipe
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_eddpm.cli.main import app
@@ -269,8 +270,11 @@ def test_the_command_line_designs_and_writes(folder):
 @pytest.mark.slow
 def test_the_command_line_fits_heads_that_then_judge(folder):
     words = f"fit-property {folder}/pipeline --measured {folder}/assay.csv --property_columns binding --num_steps 20"
-    result = CliRunner().invoke(app, f"{words} --num_members 3 -o {folder}/fitted".split())
+    result = CliRunner().invoke(app, f"{words} --num_members 3 --save_dtype float16 -o {folder}/fitted".split())
     assert result.exit_code == 0 and "90 % intervals hold" in result.output
+    weights = load_file(folder / "fitted" / "model" / "model.safetensors")
+    assert weights["property_head.output.weight"].dtype == torch.float16
+    assert str(folder) not in (folder / "fitted" / "model_index.json").read_text(encoding="utf-8")
     result = CliRunner().invoke(app, f"design {folder}/fitted -n 2 --methods mutate --num_candidates 50".split())
     assert result.exit_code == 0 and len(result.stdout.strip().splitlines()) >= 2
 

@@ -4,7 +4,7 @@ Positions on the command line are counted from 1, as in the edits that a design 
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ PropertyColumns = Annotated[
     list[str] | None, typer.Option("--property_columns", help="Column of a property; fitness by default; repeatable.")
 ]
 Padding = Annotated[str | None, typer.Option("--padding_symbol", help="Letter that the table pads sequences with.")]
+SaveDtype = Literal["float32", "float16", "bfloat16"]
 UpperCase = Annotated[bool, typer.Option("--upper_case", help="Turn lower-case residues into upper case.")]
 
 
@@ -29,10 +30,13 @@ def fit_property(
     upper_case: UpperCase = False,
     num_members: Annotated[int, typer.Option("--num_members", help="Heads of the ensemble.")] = 16,
     num_steps: Annotated[int, typer.Option("--num_steps", help="Steps of their training.")] = 1000,
+    save_dtype: Annotated[SaveDtype, typer.Option("--save_dtype", help="Of the weights in the folder.")] = "float32",
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Fit an ensemble of property heads to measurements, so that predictions say how sure they are."""
+    import torch
+
     from .session import Session
 
     session = Session(checkpoint, "-", ["sample"], device)
@@ -44,6 +48,7 @@ def fit_property(
         num_steps=num_steps,
         generator=session.generator(seed),
     )
+    session.pipe.to(dtype=getattr(torch, save_dtype))
     session.pipe.save_pretrained(output)
     typer.echo(f"{output}: {fit.num_rows} sequences, left out of a member's training:")
     for index, name in enumerate(data.property_names):

@@ -9,7 +9,6 @@ from ..modalities.protein.metrics import SYMBOLS
 from .kernel import Inputs
 
 MAX_COLUMNS = 800  # residues at sites; with more of them the networks take longer than they are worth
-MAX_ROWS = 5000
 _MEMBERS = 4
 _CHANNELS, _KERNEL, _DROPOUT = 32, 5, 0.3
 _BATCH = 32

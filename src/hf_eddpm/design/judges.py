@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ..extras import needs_extra
 from ..modeling_property import PropertyHead
 from ..property_ensemble import MIN_ROWS, calibration_error, interval_coverage
-from .convolution import MAX_ROWS as NETWORK_ROWS
 from .convolution import ConvolutionalNetworks
 from .kernel import MAX_ROWS, Inputs, SequenceProcess, spread_rows
 from .measurements import Measurements
@@ -91,11 +90,10 @@ class RankScores:
 
 def _fit(inputs: Inputs, targets: Scores, counts: Scores, rng: np.random.Generator) -> Any:
     """Return networks where sites are few and rows are not, else a Gaussian process, and what it was fitted to."""
-    if len(targets) >= MIN_ROWS and ConvolutionalNetworks.fit_for(inputs):
-        rows = spread_rows(targets, NETWORK_ROWS, rng)
-        return ConvolutionalNetworks(inputs.take(rows), targets[rows], counts[rows], rng), targets[rows]
     rows = spread_rows(targets, MAX_ROWS, rng)
-    return SequenceProcess(inputs.take(rows), targets[rows], counts[rows], rng), targets[rows]
+    few_sites = len(targets) >= MIN_ROWS and ConvolutionalNetworks.fit_for(inputs)
+    regression = ConvolutionalNetworks if few_sites else SequenceProcess
+    return regression(inputs.take(rows), targets[rows], counts[rows], rng), targets[rows]
 
 
 class ProcessJudge:
