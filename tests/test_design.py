@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from proteins import LENGTH, PROTEINS, tiny_protein_pipe
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_eddpm.cli.main import app
@@ -157,6 +158,23 @@ def test_a_wild_type_is_what_edits_are_counted_from(pipe):
     assert any("`wild_type` is not among the measured" in note for note in result.notes)
 
 
+def test_insertions_and_deletions_are_proposed_judged_and_listed(pipe):
+    table, wild_type = _table(), "WACDEF"
+    table["measured"] = [each[: LENGTH - row % 3] for row, each in enumerate(table["measured"])]
+    limits = {"max_insertions": 2, "max_deletions": 1, "frozen_positions": [0, 5], "max_mutations": 4}
+    result = pipe.design(**table, wild_type=wild_type, **CHEAP, **limits, num_designs=30, generator=seeded())
+    assert len(result) == 30 and {5, 6, 7, 8} >= set(map(len, result.sequences)) > {6}
+    for design in result:
+        inserted, deleted = ("ins" in " ".join(design.edits)), ("del" in " ".join(design.edits))
+        assert design.sequence[0] == "W" and design.sequence[-1] == "F"
+        assert (len(design.sequence) > 6) <= inserted and (len(design.sequence) < 6) <= deleted
+        assert sum("ins" in edit for edit in design.edits) <= 2 and sum("del" in edit for edit in design.edits) <= 1
+    with pytest.raises(ValueError, match="`max_insertions` needs `wild_type` or `starts`"):
+        pipe.design(**table, **CHEAP, max_insertions=1)
+    with pytest.raises(ValueError, match="`max_insertions` must be 0 or None: .* at most 8 residues"):
+        pipe.design(**table, **CHEAP, max_insertions=1, wild_type="ACDEFGHI")
+
+
 def test_without_measurements_an_ensemble_of_heads_judges():
     pipe = tiny_protein_pipe()
     with pytest.raises(ValueError, match="`design` needs to know how sure predictions are.*fit_property"):
@@ -236,6 +254,7 @@ def folder(pipe, tmp_path_factory):
 def test_the_command_line_designs_and_writes(folder):
     words = f"design {folder}/pipeline --measured {folder}/assay.csv --property_columns binding -n 6 --methods mutate"
     words += " --frozen 1-2,8 --allowed 3=AW --forbid extra_cysteine --num_candidates 100 --wild_type ACDEFGHI"
+    words += " --max_insertions 0 --max_deletions 0"
     result = CliRunner().invoke(app, f"{words} -o {folder}/plate.csv --report {folder}/plate.html".split())
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((folder / "plate.csv").open(encoding="utf-8")))
@@ -251,8 +270,11 @@ def test_the_command_line_designs_and_writes(folder):
 @pytest.mark.slow
 def test_the_command_line_fits_heads_that_then_judge(folder):
     words = f"fit-property {folder}/pipeline --measured {folder}/assay.csv --property_columns binding --num_steps 20"
-    result = CliRunner().invoke(app, f"{words} --num_members 3 -o {folder}/fitted".split())
+    result = CliRunner().invoke(app, f"{words} --num_members 3 --save_dtype float16 -o {folder}/fitted".split())
     assert result.exit_code == 0 and "90 % intervals hold" in result.output
+    weights = load_file(folder / "fitted" / "model" / "model.safetensors")
+    assert weights["property_head.output.weight"].dtype == torch.float16
+    assert str(folder) not in (folder / "fitted" / "model_index.json").read_text(encoding="utf-8")
     result = CliRunner().invoke(app, f"design {folder}/fitted -n 2 --methods mutate --num_candidates 50".split())
     assert result.exit_code == 0 and len(result.stdout.strip().splitlines()) >= 2
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from hf_eddpm import EDDPMProteinProcessor
+from hf_eddpm.design.alignment import align, aligned_frames
 from hf_eddpm.design.candidates import Pool, Sources, list_edits, mutate, propose, recombine
+from hf_eddpm.design.convolution import ConvolutionalNetworks
 from hf_eddpm.design.goals import Goal
 from hf_eddpm.design.judges import ProcessJudge, RankScores
 from hf_eddpm.design.kernel import Inputs, SequenceProcess
@@ -57,6 +60,10 @@ def test_rows_without_a_measurement_are_left_out_and_said():
         (["ACD", "WYF"], {"binding": [1.0, True]}, "Row 2, column 'binding'.*True"),
         (["ACD", "WY*"], [1.0, 2.0], r"Row 2 of `measured`.*'\*' is a stop codon"),
         (["ABD", "WYF"], [1.0, 2.0], "Row 1 of `measured`.*'B' is D or N"),
+        (["ACD", "WYZ"], [1.0, 2.0], "Row 2 of `measured`.*'Z' is E or Q"),
+        (["ACD", "WYJ"], [1.0, 2.0], "Row 2 of `measured`.*'J' is I or L"),
+        (["ACD", "WYO"], [1.0, 2.0], "Row 2 of `measured`.*'O' is pyrrolysine"),
+        (["ACD", ""], [1.0, 2.0], "Row 2 of `measured` must hold proteins of 1 to 6 residues, got 0"),
         (["ACD", "WYU"], [1.0, 2.0], "Row 2 of `measured`.*'U' is selenocysteine"),
         (["ACD", "wyf"], [1.0, 2.0], "Row 2 of `measured`.*upper_case"),
         (["ACD", "W-F"], [1.0, 2.0], "Row 2 of `measured`.*'-' is a gap"),
@@ -144,6 +151,8 @@ def test_what_is_repaired_keeps_positions_and_distance(anchors, sequence, most, 
         ({"frozen_positions": "12"}, "`frozen_positions` must be a list of integers"),
         ({"allowed_residues": {9: "A"}}, r"`allowed_residues` must have positions in \[0, 6\)"),
         ({"allowed_residues": {1: "J"}}, "`allowed_residues` must allow some of"),
+        ({"max_insertions": 1, "lengths": (1, 6)}, "`max_insertions` must be 0 or None: .* at most 6 residues"),
+        ({"max_deletions": 1, "lengths": (6, 9)}, "`max_deletions` must be 0 or None: .* at least 6 residues"),
         ({"forbidden_motifs": ["N["]}, "`forbidden_motifs` must hold names"),
         ({"forbidden_motifs": ["sugar"]}, "patterns of residues in upper case, got 'sugar'"),
         ({"forbidden_motifs": ["A*"]}, "matches every sequence"),
@@ -153,6 +162,66 @@ def test_what_is_repaired_keeps_positions_and_distance(anchors, sequence, most, 
 def test_constraints_that_cannot_be_kept_are_refused(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         DesignLimits(["ACDEFG"], **arguments)
+
+
+@given(st.text("ACD", min_size=1, max_size=7), st.text("ACD", min_size=1, max_size=7))
+def test_an_alignment_puts_every_residue_somewhere_and_counts_the_fewest_edits(sequence, reference):
+    aligned = align(sequence, reference)
+    pieces = [side for pair in zip(aligned.inserted, [*aligned.residues, ""], strict=True) for side in pair]
+    assert "".join(pieces) == sequence
+    replaced = sum(bool(a) and a != b for a, b in zip(aligned.residues, reference, strict=True))
+    edits = replaced + aligned.num_insertions + aligned.num_deletions
+    assert edits == Levenshtein.distance(reference, sequence)
+    assert [reference[at] for at in aligned.places if at is not None] == [
+        reference[at] for at, residue in enumerate(aligned.residues) if residue
+    ]
+    (frame,), (same,) = aligned_frames([sequence], reference), aligned_frames([reference], reference)
+    assert (frame == same).all() == (sequence == reference)
+
+
+def test_an_insertion_moves_one_residue_of_an_aligned_frame():
+    first, second = aligned_frames(["ACDEFG", "ACWDEFG"], "ACDEFG")
+    assert (first != second).sum() == 2  # what is inserted, and how many
+    assert (to_frames(["ACDEFG"], 7) != to_frames(["ACWDEFG"], 7)).sum() == 5
+
+
+def test_insertions_and_deletions_are_limited_and_keep_frozen_positions():
+    limits = DesignLimits(["ACDEFG"], None, [0, 2, 3], {5: "GW"}, max_insertions=1, max_deletions=1, lengths=(5, 7))
+    broken = {
+        "ACDEFG": None,
+        "ACDEWFG": None,
+        "ACDEG": None,
+        "ADEFG": None,
+        "AWDEFWW": None,
+        "ACDEFGWW": "length",
+        "ACDEFGW": None,
+        "WACDEFG": "frozen_positions",  # nothing goes before a frozen end
+        "ACDWEFG": "frozen_positions",  # nor between two frozen residues
+        "CDEFG": "frozen_positions",
+        "ACDFG": "frozen_positions",
+        "ACDEF": "allowed_residues",
+        "ACDEFA": "allowed_residues",
+    }
+    assert {sequence: limits.broken(sequence) for sequence in broken} == broken
+    many = DesignLimits(["ACDEFG"], max_insertions=1, max_deletions=0)
+    assert [many.broken(each) for each in ("ACDEFGWW", "ACDEF", "ACWDEFG")] == [
+        "max_insertions",
+        "max_deletions",
+        None,
+    ]
+    assert DesignLimits(["ACDEFG"], max_insertions=0, max_deletions=0).broken("WACDEF") is None  # substitutions
+
+
+def test_mutants_have_insertions_and_deletions_where_these_are_asked_for():
+    rng = np.random.default_rng(0)
+    limits = DesignLimits(["ACDEFG"], None, [0], max_insertions=2, max_deletions=1)
+    mutants = {mutate(["ACDEFG", "ACWDEFG"], limits, rng) for _ in range(500)}
+    assert {4, 5, 6, 7, 8} <= {len(mutant) for mutant in mutants}
+    kept = [mutant for mutant in mutants if limits.broken(mutant) is None]
+    assert len(kept) > 0.8 * len(mutants) and all(mutant[0] == "A" for mutant in mutants)
+    assert {5, 6, 7, 8} == {len(mutant) for mutant in kept}
+    assert {len(mutate(["ACDEFG"], DesignLimits(["ACDEFG"]), rng)) for _ in range(100)} == {6}
+    assert limits.space_size() == math.inf
 
 
 def test_the_size_of_the_space_is_the_number_of_its_sequences():
@@ -282,10 +351,10 @@ def _two_sites_interact(num, seed):
     return sequences, np.array(values)
 
 
-def test_process_and_networks_together_are_as_sure_as_they_are_right():
+def test_networks_are_as_sure_as_they_are_right():
     rng = np.random.default_rng(0)
     judge = ProcessJudge(table(*_two_sites_interact(200, 0)), lambda each: to_frames(each, 6), None, ["higher"], rng)
-    assert judge._processes[0].networks is not None
+    assert isinstance(judge._regressions[0], ConvolutionalNetworks)
     sequences, values = _two_sites_interact(600, 1)
     mean, std = judge.predict(sequences)
     errors = np.abs(judge.to_scores(values, 0) - mean[:, 0]) / np.sqrt(std[:, 0] ** 2 + judge.noise[0])
@@ -295,13 +364,26 @@ def test_process_and_networks_together_are_as_sure_as_they_are_right():
     np.testing.assert_allclose(draws.std(0), std[:20, 0], rtol=0.1, atol=0.01)
 
 
+def test_networks_weigh_a_mean_of_replicates_more_and_repeat_with_their_source():
+    rng = np.random.default_rng(0)
+    frames = to_frames(["AAAAAA", "WWWWWW"] * 40, 6)
+    targets = np.tile([1.0, -1.0, -1.0, 1.0], 20)  # the first two rows of four say one thing, the others another
+    counts = np.tile([9.0, 9.0, 1.0, 1.0], 20)
+    networks = [ConvolutionalNetworks(Inputs(frames), targets, counts, np.random.default_rng(1)) for _ in range(2)]
+    (mean, std), (again, _) = (each.predict(Inputs(frames[:2])) for each in networks)
+    np.testing.assert_allclose(mean, [0.8, -0.8], atol=0.25)  # (9 - 1) / 10
+    np.testing.assert_array_equal(mean, again)
+    draws = networks[0].draw(Inputs(frames[:2]), 4000, rng)
+    np.testing.assert_allclose(draws.std(0), std, rtol=0.1, atol=1e-3)
+
+
 def test_proteins_of_many_sites_are_judged_by_the_process_alone():
     rng = np.random.default_rng(0)
     sequences = random_variants(60, rng, length=80)
     values = [each.count("A") for each in sequences]
     measured = check_measurements(sequences, values, EDDPMProteinProcessor(80).as_list)
     judge = ProcessJudge(measured, lambda each: to_frames(each, 80), None, ["higher"], rng)
-    assert judge._processes[0].networks is None
+    assert isinstance(judge._regressions[0], SequenceProcess)
 
 
 # ---- goals and selection

@@ -14,7 +14,9 @@ from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMProteinProcess
 from hf_eddpm.modalities.protein.data import ProteinData
 from hf_eddpm.modalities.protein.ehrlich import EhrlichFunction
 from hf_eddpm.training import evaluate_protein
+from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluate_protein import EvaluationArguments
+from hf_eddpm.training.protein_card import build_protein_card
 from hf_eddpm.training.protein_measures import evaluate
 from hf_eddpm.training.protein_settings import METHODS, EvaluationSettings
 from hf_eddpm.training.protein_tables import markdown_tables
@@ -134,6 +136,31 @@ def test_proposals_of_every_method_are_judged_by_the_oracle(evaluation):
     genetic = optimization["proposals"]["genetic, 11 calls per start"]
     assert genetic["num_oracle_calls"]["mean"] == 66
     assert genetic["max"]["mean"] > optimization["proposals"]["starts"]["max"]["mean"]
+
+
+def test_an_ensemble_says_how_sure_it_is_and_where_it_is_most_wrong(tmp_path):
+    pipe = _pipe()
+    pipe.fit_property(
+        TRAIN.sequences,
+        TRAIN.properties[:, 0],
+        num_members=3,
+        num_steps=30,
+        generator=torch.Generator().manual_seed(0),
+    )
+    result = evaluate(pipe, TRAIN, DEV, EvaluationSettings(**QUICK, no_optimize=True, no_baselines=True))
+    found = result["uncertainty"]["fitness"]
+    mean, std = (each[:, 0].double().numpy() for each in pipe.predict(DEV.sequences, return_std=True))
+    errors = np.abs(mean - DEV.properties[:, 0])
+    assert found["coverage_90"] == pytest.approx((errors / std <= 1.6448536).mean())
+    assert found["held"] == sorted(found["held"]) and len(found["held"]) == len(found["shares"]) == 19
+    worst = [abs(each["measured"] - each["predicted"]) for each in found["worst"]]
+    np.testing.assert_allclose(worst, np.sort(errors)[::-1][:3], rtol=1e-5)
+    pipe.save_pretrained(tmp_path)
+    facts = {"command": "evaluate", "wall_time_seconds": 1.0, **describe_environment(pipe.device)}
+    card = build_protein_card(pipe, tmp_path, None, facts | json.loads(json.dumps(result))).text
+    assert f"hold {found['coverage_90']:.0%} of 40 held-out measurements" in card
+    assert all(each["sequence"] in card for each in found["worst"])
+    assert all(each in card for each in result["samples"]["3"]["examples"][:8])
 
 
 def test_an_ehrlich_function_judges_by_its_own_values():

@@ -88,6 +88,21 @@ def test_proteins_of_one_length_make_a_model_of_that_length(train, tmp_path):
     assert pipe.model.property_head is None
 
 
+def test_a_training_ends_with_the_denoiser_alone_where_that_is_asked_for(train):
+    def run(*words):
+        folder = train("--ema_decay", "0.9", *words)
+        weights = EDDPMPipeline.from_pretrained(folder).model.state_dict()
+        return weights, json.loads((folder / "training.json").read_text())
+
+    plain, plain_facts = run()
+    finished, facts = run("--finish_steps", "5", "--finish_batch_size", "8")
+    changed = {name.split(".")[0] for name, value in finished.items() if not torch.equal(value, plain[name])}
+    assert changed == {"denoiser"}
+    assert facts["settings"]["finishing"].startswith("5 steps of 8") and "finishing" not in plain_facts["settings"]
+    with pytest.raises(ValueError, match="`finish_steps` must be 0 for a baseline"):
+        train("--finish_steps", "1", "--no_latents", "true")
+
+
 def test_the_baseline_is_trained_and_loaded_as_what_it_is(train):
     pipe = EDDPMPipeline.from_pretrained(train("--vae_kl_weight", "0.5"))
     assert isinstance(pipe.model, VariationalAutoencoder)
@@ -371,7 +386,9 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
             benchmark_protein.main([*words, *wrong])
 
 
-@pytest.mark.parametrize("name", ["protein_gifford", "protein_gifford_paper", "protein_gfp", "protein_gb1"])
+@pytest.mark.parametrize(
+    "name", ["protein_gifford", "protein_gifford_causal", "protein_gifford_paper", "protein_gfp", "protein_gb1"]
+)
 def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
     config = Path(__file__).parent.parent / "training" / "configs" / f"{name}.json"
     words = ["--train", str(table), "--output_dir", str(tmp_path), "--precision", "fp32"]

@@ -1,7 +1,7 @@
 """Makes the gallery: what each checkpoint gives, uncurated, with fixed seeds.
 
     python docs/figures/gallery.py --sentences data/sentences --yelp $YELP --gifford $GIFFORD --gfp $GFP \\
-        --fashion $FASHION --faces $UTKFACE --cifar10 $CIFAR
+        --gb1 $GB1 --fashion $FASHION --faces $UTKFACE --cifar10 $CIFAR
 
 The folders hold the held-out data (the first is what training/studies/sentences/prepare.py made); the digits
 come with scikit-learn. A page for each checkpoint goes to docs/gallery. Its pictures go to the folder `gallery`
@@ -9,6 +9,7 @@ beside the checkpoint's card, which gets a section with them. A checkpoint whose
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ CARDS = ROOT / "model_cards"
 PAGES = ROOT / "docs" / "gallery"
 SHOWN = 8  # data in a table or a row
 YOUNG, OLD = 6, 60  # ages of the directions
+# The wild type in the data's own spelling, whose four letters stand one position late
+GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVVDGWTYDDATKTFTVVE"
 MAPPED = 1000  # data on a map of the latents, and in a histogram
 
 
@@ -235,6 +238,18 @@ def _numbered(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return {str(number + 1): row[name] for number, row in enumerate(rows[:4])}
 
 
+def calibration(uncertainty: dict[str, Any]) -> Any:
+    """Draw what predicted intervals hold against what they should."""
+    figure, axes = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for name, found in uncertainty.items():
+        axes.plot(found["shares"], found["held"], marker="o", markersize=3, label=name)
+    axes.set_xlabel("share that an interval should hold")
+    axes.set_ylabel("share that it holds")
+    axes.legend(frameon=False)
+    return figure
+
+
 def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_it_is, **reading: Any) -> None:
     """The gallery of a family of proteins."""
     pipe = load(name)
@@ -244,6 +259,12 @@ def proteins(name: str, lead: str, table: Path, show: Callable[[str], str] = as_
     values = [float(data.properties[row][0]) for row in order]
     page = Page(name, lead)
     sequences(page, pipe, held_out, values, False, show)
+    evaluation = json.loads((CARDS / name / "evaluation.json").read_text(encoding="utf-8"))
+    if "uncertainty" in evaluation:
+        text = (
+            "Shares of held-out measurements in the intervals that should hold them; on the diagonal, all are right."
+        )
+        page.picture("Calibration", "calibration", calibration(evaluation["uncertainty"]), text)
     rows = []
     for scale in (0.0, 1.0, 3.0, 10.0):
         found = pipe(num_samples=100, guidance=PropertyGuidance("higher", scale=scale), generator=seed()).samples
@@ -408,7 +429,7 @@ def faces(folder: Path) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the pages of the checkpoints whose data are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("sentences", "yelp", "gifford", "gfp", "fashion", "faces", "cifar10"):
+    for name in ("sentences", "yelp", "gifford", "gfp", "gb1", "fashion", "faces", "cifar10"):
         parser.add_argument(f"--{name}", type=Path, help="folder of its data")
     arguments = parser.parse_args(words)
     digits = load_images(DIGITS)
@@ -428,6 +449,9 @@ def main(words: Sequence[str] | None = None) -> None:
         wild_type = load_proteins(str(arguments.gfp / "wild_type.csv.gz")).sequences[0]
         changes = changes_from(wild_type)
         jobs.append(lambda: proteins("eddpm-gfp", lead_gfp, variants, changes, property_columns=["fitness"]))
+    if arguments.gb1:
+        domain, lead_gb1 = arguments.gb1 / "validation.csv.gz", "Variants of protein G's domain B1 at four sites."
+        jobs.append(lambda: proteins("eddpm-gb1", lead_gb1, domain, changes_from(GB1), property_columns=["fitness"]))
     if arguments.fashion:
         clothes = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
         data = load_images(str(arguments.fashion / "train-images-idx3-ubyte.gz"))

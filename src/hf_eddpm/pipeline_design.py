@@ -104,6 +104,8 @@ class DesignMixin:
         frozen_positions: Sequence[int] | None = None,
         allowed_residues: Mapping[int, str] | None = None,
         forbidden_motifs: Sequence[str] = (),
+        max_insertions: CountOrZero | None = None,
+        max_deletions: CountOrZero | None = None,
         min_distance: Count = 1,
         min_novelty: CountOrZero = 1,
         known_sequences: Any = None,
@@ -136,10 +138,15 @@ class DesignMixin:
             weights: Of several properties, in standard deviations of each; "pareto" for all compromises between them.
             wild_type: What edits are counted from, by default the nearest start.
             max_mutations: Most edits from there, at least 1; None for no limit.
-            frozen_positions: Positions that keep their residues, and with them the sequence its length.
+            frozen_positions: Positions that keep their residues, and with them the sequence its length unless
+                insertions or deletions are asked for.
             allowed_residues: For some positions the residues that may stand there, for example `{38: "AVL"}`.
             forbidden_motifs: "glycosylation" (N-X-S/T, X not P), "cysteine", "extra_glycosylation" and
                 "extra_cysteine" (no more than the start has), or regular expressions of residues.
+            max_insertions: Most residues inserted. With a number above 0 insertions are proposed and judged: positions
+                are then those of an alignment to `wild_type`, or to the first start. None, the default, proposes
+                none, but takes samples of the model that have some unless a position is limited; 0 refuses these.
+            max_deletions: Most residues deleted, likewise.
             min_distance: Fewest edits between two designs.
             min_novelty: Fewest edits between a design and a known sequence; 0 to allow known ones.
             known_sequences: Proteins that are known besides `measured`, for example the training set.
@@ -183,6 +190,8 @@ class DesignMixin:
             frozen_positions=frozen_positions,
             allowed_residues=allowed_residues,
             forbidden_motifs=forbidden_motifs,
+            max_insertions=max_insertions,
+            max_deletions=max_deletions,
             min_distance=min_distance,
             min_novelty=min_novelty,
             known_sequences=known_sequences,
@@ -197,6 +206,7 @@ class DesignMixin:
         parts = ModelParts(
             config=self.model.config,
             head=self.model.property_head,
+            lengths=self._lengths(),
             as_list=self._as_list,
             to_frames=self._to_frames,
             encode=lambda sequences: self.encode(list(sequences)).latents.to(self._execution_device),
@@ -211,6 +221,10 @@ class DesignMixin:
     def _as_list(self, data: Any, name: str = "data") -> list[Any]:
         checked_data: list[Any] = self.processor.as_list(data, name)
         return checked_data
+
+    def _lengths(self) -> tuple[int, int]:
+        processor: Any = self.processor
+        return processor.min_length, processor.length
 
     def _to_frames(self, sequences: Sequence[str]) -> NDArray[np.uint8]:
         from .modalities.protein.metrics import to_frames

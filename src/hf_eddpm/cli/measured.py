@@ -4,7 +4,7 @@ Positions on the command line are counted from 1, as in the edits that a design 
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ PropertyColumns = Annotated[
     list[str] | None, typer.Option("--property_columns", help="Column of a property; fitness by default; repeatable.")
 ]
 Padding = Annotated[str | None, typer.Option("--padding_symbol", help="Letter that the table pads sequences with.")]
+SaveDtype = Literal["float32", "float16", "bfloat16"]
 UpperCase = Annotated[bool, typer.Option("--upper_case", help="Turn lower-case residues into upper case.")]
 
 
@@ -29,10 +30,13 @@ def fit_property(
     upper_case: UpperCase = False,
     num_members: Annotated[int, typer.Option("--num_members", help="Heads of the ensemble.")] = 16,
     num_steps: Annotated[int, typer.Option("--num_steps", help="Steps of their training.")] = 1000,
+    save_dtype: Annotated[SaveDtype, typer.Option("--save_dtype", help="Of the weights in the folder.")] = "float32",
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Fit an ensemble of property heads to measurements, so that predictions say how sure they are."""
+    import torch
+
     from .session import Session
 
     session = Session(checkpoint, "-", ["sample"], device)
@@ -44,6 +48,7 @@ def fit_property(
         num_steps=num_steps,
         generator=session.generator(seed),
     )
+    session.pipe.to(dtype=getattr(torch, save_dtype))
     session.pipe.save_pretrained(output)
     typer.echo(f"{output}: {fit.num_rows} sequences, left out of a member's training:")
     for index, name in enumerate(data.property_names):
@@ -84,6 +89,12 @@ def design(
     forbid: Annotated[
         list[str] | None,
         typer.Option("--forbid", help="glycosylation, cysteine, extra_cysteine or a pattern; repeatable."),
+    ] = None,
+    max_insertions: Annotated[
+        int | None, typer.Option("--max_insertions", help="Most inserted residues; above 0 some are proposed.")
+    ] = None,
+    max_deletions: Annotated[
+        int | None, typer.Option("--max_deletions", help="Most deleted residues; above 0 some are proposed.")
     ] = None,
     min_distance: Annotated[int, typer.Option("--min_distance", help="Fewest edits between two designs.")] = 1,
     min_novelty: Annotated[int, typer.Option("--min_novelty", help="Fewest edits from known sequences.")] = 1,
@@ -130,6 +141,8 @@ def design(
         frozen_positions=None if frozen is None else _positions(frozen),
         allowed_residues=None if not allowed else dict(map(_allowed, allowed)),
         forbidden_motifs=forbid or [],
+        max_insertions=max_insertions,
+        max_deletions=max_deletions,
         min_distance=min_distance,
         min_novelty=min_novelty,
         known_sequences=None if not known else session.read(known, None),

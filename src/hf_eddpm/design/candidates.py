@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from ..modalities.protein.residues import AMINO_ACIDS
 from .limits import DesignLimits
 
 SEARCHES = ("gradient", "guided", "mcmc", "hill_climb", "ode")  # methods of `optimize`
@@ -16,6 +17,7 @@ METHODS = (*SEARCHES, *SAMPLES, *CHANGES)
 LIBRARY = "library"  # what the judge prefers of a library
 ENUMERATED = "enumerate"  # in the place of all where every sequence can be judged
 _GENERATIONS = 8
+_SHIFTED = 0.3  # share of mutants with an insertion or a deletion, where these are asked for
 
 
 @dataclass
@@ -120,8 +122,15 @@ def propose(
 
 
 def mutate(parents: Sequence[str], limits: DesignLimits, rng: np.random.Generator) -> str:
-    """Return a parent, the better the likelier, with 1 + Poisson(0.5) allowed substitutions."""
+    """Return a parent, the better the likelier, with 1 + Poisson(0.5) allowed changes.
+
+    These are substitutions, or in a share of the mutants, where the limits ask for them, insertions and deletions.
+    """
     parent = _draw(parents, rng)
+    if limits.changes_length and rng.random() < _SHIFTED:
+        for _ in range(1 + rng.poisson(0.5)):
+            parent = _shift(parent, limits, rng)
+        return parent
     choices = limits.choices(parent)
     if not choices:
         return parent
@@ -130,6 +139,19 @@ def mutate(parents: Sequence[str], limits: DesignLimits, rng: np.random.Generato
         residues = choices[int(position)]
         letters[position] = residues[rng.integers(len(residues))]
     return "".join(letters)
+
+
+def _shift(parent: str, limits: DesignLimits, rng: np.random.Generator) -> str:
+    """Return a parent with one residue inserted or deleted where that may be, or as it is where it may not."""
+    gaps = limits.gaps(parent) if limits.max_insertions else []
+    removable = limits.removable(parent) if limits.max_deletions else []
+    if gaps and (not removable or rng.random() < 0.5):
+        gap = gaps[rng.integers(len(gaps))]
+        return parent[:gap] + AMINO_ACIDS[rng.integers(len(AMINO_ACIDS))] + parent[gap:]
+    if removable:
+        index = removable[rng.integers(len(removable))]
+        return parent[:index] + parent[index + 1 :]
+    return parent
 
 
 def recombine(parents: Sequence[str], limits: DesignLimits, rng: np.random.Generator) -> str:

@@ -16,6 +16,7 @@ from ..argument_types import refuse_without
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_property import PropertyHead
 from ..property_ensemble import HeadSizes, fit_ensemble
+from .alignment import aligned_frames
 from .candidates import LIBRARY, METHODS, Pool, Sources, list_edits, propose
 from .goals import Direction, Goal, Objective
 from .judges import HeadJudge, Judge, ProcessJudge, Scores
@@ -52,6 +53,8 @@ class DesignRequest:
     frozen_positions: Sequence[int] | None = None
     allowed_residues: Mapping[int, str] | None = None
     forbidden_motifs: Sequence[str] = ()
+    max_insertions: int | None = None
+    max_deletions: int | None = None
     min_distance: int = 1
     min_novelty: int = 1
     known_sequences: Collection[str] | None = None
@@ -71,6 +74,7 @@ class ModelParts:
     Args:
         config: The model's configuration.
         head: Its property head, or None.
+        lengths: Fewest and most residues of a protein.
         as_list: The processor's check of proteins, by the name of the argument.
         to_frames: Function from sequences to frames, uint8 `(num, sites)`.
         encode: Function from sequences to latents, `(num, num_latents, latent_dim)`.
@@ -82,6 +86,7 @@ class ModelParts:
 
     config: EDDPMConfig
     head: PropertyHead | None
+    lengths: tuple[int, int]
     as_list: Callable[[Any, str], list[str]]
     to_frames: Callable[[Sequence[str]], NDArray[np.uint8]]
     encode: Callable[[Sequence[str]], torch.Tensor]
@@ -112,7 +117,8 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     count = model.config.num_properties if table is None else table.values.shape[1]
     goal = Goal(request.target, request.weights, max(count, 1))  # a model without a head is refused below
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-    judge = _make_judge(model, table, goal, request.use_latents, rng)
+    reference = _reference(request, origin, given_starts)
+    judge = _make_judge(model, table, goal, request.use_latents, reference, rng)
 
     ranked = [] if table is None else _rank_measured(table, judge, goal)
     starts = given_starts or ranked[:_NUM_STARTS]
@@ -124,6 +130,9 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
         request.frozen_positions,
         request.allowed_residues,
         request.forbidden_motifs,
+        request.max_insertions,
+        request.max_deletions,
+        model.lengths,
     )
     notes = [] if table is None else list(table.notes)
     if judge.note:
@@ -167,14 +176,30 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     return EDDPMDesigns(designs, names, notes, rejected, len(candidates), latents, known_latents)
 
 
+def _reference(request: DesignRequest, origin: list[str] | None, starts: list[str] | None) -> str | None:
+    """Return what sequences are aligned to where insertions or deletions are asked for, else None."""
+    asked = [name for name in ("max_insertions", "max_deletions") if getattr(request, name)]
+    if asked and not (origin or starts):
+        refuse_without("`wild_type` or `starts`", asked, "insertions and deletions are counted from there")
+    return [*(origin or []), *(starts or [])][0] if asked else None
+
+
 def _make_judge(
-    model: ModelParts, table: Measurements | None, goal: Goal, use_latents: bool, rng: np.random.Generator
+    model: ModelParts,
+    table: Measurements | None,
+    goal: Goal,
+    use_latents: bool,
+    reference: str | None,
+    rng: np.random.Generator,
 ) -> Judge:
     def encode(sequences: Sequence[str]) -> Scores:
         return model.encode(sequences).flatten(1).cpu().double().numpy()
 
     if table is not None:
-        return ProcessJudge(table, model.to_frames, encode if use_latents else None, goal.targets, rng)
+        to_frames = model.to_frames
+        if reference is not None:
+            to_frames = functools.partial(aligned_frames, reference=reference)
+        return ProcessJudge(table, to_frames, encode if use_latents else None, goal.targets, rng)
     if use_latents:
         refuse_without("`measured`", ["use_latents"], "it is for the judge of a table")
     if model.head is None:
@@ -242,8 +267,11 @@ def _make_sources(
 
     def search(method: str, starts: list[str]) -> list[str]:
         bounds: dict[str, Any] = {"max_mutations": request.max_mutations}
-        if limits.frozen:
+        if limits.frozen:  # they are positions of the anchor, and of starts as long as it
             bounds["frozen_positions"] = sorted(limits.frozen)
+            starts = [start for start in starts if len(start) == len(limits.nearest(start)[0])]
+            if not starts:
+                return []
         steps = request.num_steps
         return model.search(method, starts, head_and_objective(), steps, bounds, generator)
 

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from ..extras import needs_extra
 from ..modeling_property import PropertyHead
 from ..property_ensemble import MIN_ROWS, calibration_error, interval_coverage
+from .convolution import ConvolutionalNetworks
 from .kernel import MAX_ROWS, Inputs, SequenceProcess, spread_rows
 from .measurements import Measurements
-from .network import MAX_COLUMNS, ResidueNetworks
-from .network import MAX_ROWS as NETWORK_ROWS
 
 with needs_extra("Designing proteins"):
     from scipy.stats import norm, rankdata
@@ -89,60 +88,19 @@ class RankScores:
         return inside + np.maximum(scores - self.scores[-1], 0) * self._slopes[1]
 
 
-class _Blend:
-    """A process, and networks beside it where the sites are few: both predict, and errors say how sure they are.
-
-    Args:
-        inputs: Training rows.
-        targets: Standardised scores, `(num,)`.
-        counts: Measurements behind each.
-        rng: Source of chance.
-    """
-
-    def __init__(self, inputs: Inputs, targets: Scores, counts: Scores, rng: np.random.Generator):
-        rows = spread_rows(targets, MAX_ROWS, rng)
-        self.process = SequenceProcess(inputs.take(rows), targets[rows], counts[rows], rng)
-        self.networks: ResidueNetworks | None = None
-        self.scale, self.noise = 1.0, self.process.noise
-        self.targets, self.left_out, self.errors = targets[rows], self.process.left_out, self.process.left_out_errors
-        if len(targets) < MIN_ROWS or len(ResidueNetworks.columns(inputs.frames)) > MAX_COLUMNS:
-            return
-        self.networks = ResidueNetworks(inputs.frames, targets, rng)
-        usable = self.networks.usable[rows]
-        self.left_out = ((self.process.left_out + self.networks.left_out[rows]) / 2)[usable]
-        self.targets = self.targets[usable]
-        misses = np.abs(self.targets - self.left_out)
-        own = np.abs(self.process.left_out - targets[rows]) / np.maximum(self.process.left_out_errors, 1e-12)
-        std = np.sqrt((np.square(own) + np.square(self.networks.left_out_std[rows])) / 2)[usable]
-        self.scale = float(np.clip(np.sqrt(np.mean(np.square(misses / std))), 0.5, 2.0))
-        self.noise = (self.process.noise + self.networks.noise) / 2 * self.scale**2
-        self.errors = misses / std / self.scale
-
-    def predict(self, inputs: Inputs) -> tuple[Scores, Scores]:
-        """Return means and standard deviations without noise, each `(num,)`."""
-        mean, std = self.process.predict(inputs)
-        if self.networks is None:
-            return mean, std
-        other, apart = self.networks.predict(inputs.frames)
-        return (mean + other) / 2, self.scale * np.sqrt((np.square(std) + np.square(apart)) / 2)
-
-    def draw(self, inputs: Inputs, num: int, rng: np.random.Generator) -> Scores:
-        """Return drawn functions, `(num, sequences)`, with these means and standard deviations."""
-        draws = self.process.draw(inputs, num, rng)
-        if self.networks is None:
-            return draws
-        mean = self.predict(inputs)[0]
-        # Both deviations are independent: over the root of 2 their sum has the mean of the variances
-        deviations = draws - self.process.predict(inputs)[0] + self.networks.draw(inputs.frames, num, rng)
-        drawn: Scores = mean + self.scale * deviations / np.sqrt(2)
-        return drawn
+def _fit(inputs: Inputs, targets: Scores, counts: Scores, rng: np.random.Generator) -> Any:
+    """Return networks where sites are few and rows are not, else a Gaussian process, and what it was fitted to."""
+    rows = spread_rows(targets, MAX_ROWS, rng)
+    few_sites = len(targets) >= MIN_ROWS and ConvolutionalNetworks.fit_for(inputs)
+    regression = ConvolutionalNetworks if few_sites else SequenceProcess
+    return regression(inputs.take(rows), targets[rows], counts[rows], rng), targets[rows]
 
 
 class ProcessJudge:
     """Regressions fitted to measurements, one for each property.
 
-    A Gaussian process (see `SequenceProcess`), and where few sites vary its mean with an ensemble of networks (see
-    `ResidueNetworks`): what either misses alone the other often knows.
+    An ensemble of networks where few sites vary and there are latents for none (see `ConvolutionalNetworks`), else a
+    Gaussian process (see `SequenceProcess`).
 
     Args:
         measurements: What was measured.
@@ -162,47 +120,44 @@ class ProcessJudge:
     ):
         self._to_frames, self._encode = to_frames, encode
         self.num_properties = measurements.values.shape[1]
-        self._processes: list[_Blend] = []
+        self._regressions: list[SequenceProcess | ConvolutionalNetworks] = []
         self._transforms: list[RankScores] = []
         notes = []
         for index, column in enumerate(measurements.values.T):
             known = np.flatnonzero(~np.isnan(column))
             transform = RankScores(column[known], targets[index])
-            used = known[spread_rows(column[known], NETWORK_ROWS, rng)]
-            scores = transform.to_scores(column[used])
-            inputs = self._inputs([measurements.sequences[row] for row in used])
-            process = _Blend(inputs, scores, measurements.counts[used, index], rng)
-            self._processes.append(process)
+            scores = transform.to_scores(column[known])
+            inputs = self._inputs([measurements.sequences[row] for row in known])
+            regression, fitted = _fit(inputs, scores, measurements.counts[known, index], rng)
+            self._regressions.append(regression)
             self._transforms.append(transform)
-            errors = torch.from_numpy(process.errors)
-            correlation = np.corrcoef(rankdata(process.left_out), rankdata(process.targets))[0, 1]
-            part = f"{len(process.targets)} of " if len(known) > len(process.targets) else ""
+            errors = torch.from_numpy(regression.left_out_errors)
+            correlation = np.corrcoef(rankdata(regression.left_out), rankdata(fitted))[0, 1]
+            part = f"{len(fitted)} of " if len(known) > len(fitted) else ""
             notes.append(
                 f"{measurements.names[index]}: {part}{len(known)} sequences; left out one by one, their predictions "
                 f"have a rank correlation of {correlation:.2f} with the measurements, 90 % intervals hold "
                 f"{interval_coverage(errors, 0.9):.0%}, and the calibration error is {calibration_error(errors):.3f}."
             )
-        self.noise = np.array([process.noise for process in self._processes])
+        self.noise = np.array([regression.noise for regression in self._regressions])
         self.note = " ".join(notes)
 
     def predict(self, sequences: Sequence[str]) -> tuple[Scores, Scores]:
         """Return means and standard deviations without noise, each `(num, num_properties)`."""
         inputs = self._inputs(sequences)
-        means, deviations = zip(*(process.predict(inputs) for process in self._processes), strict=True)
+        means, deviations = zip(*(each.predict(inputs) for each in self._regressions), strict=True)
         return np.stack(means, 1), np.stack(deviations, 1)
 
     def draw(self, sequences: Sequence[str], num: int, rng: np.random.Generator) -> Scores:
         """Return functions of the posterior, `(draws, num, num_properties)`."""
         inputs = self._inputs(sequences)
-        return np.stack([process.draw(inputs, num, rng) for process in self._processes], 2)
+        return np.stack([each.draw(inputs, num, rng) for each in self._regressions], 2)
 
     def guess(self, sequences: Sequence[str]) -> Scores | None:
-        """Return quick means of the networks alone, `(num, num_properties)`; None where there are no networks."""
-        frames = self._to_frames(sequences)
-        networks = [process.networks for process in self._processes]
-        if any(each is None for each in networks):
+        """Return means, `(num, num_properties)`, where they are quick to have; else None."""
+        if not all(isinstance(each, ConvolutionalNetworks) for each in self._regressions):
             return None
-        return np.stack([each.predict(frames)[0] for each in networks if each is not None], 1)
+        return self.predict(sequences)[0]
 
     def to_unit(self, scores: Scores, index: int) -> Scores:
         """Turn scores of a property into the data's unit."""

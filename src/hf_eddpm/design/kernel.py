@@ -15,7 +15,7 @@ from ..extras import needs_extra
 with needs_extra("Designing proteins"):
     from scipy import sparse
 
-MAX_ROWS = 1500  # rows that are worth their time, which grows with their cube
+MAX_ROWS = 5000  # rows that are worth their time, which grows with their cube
 _FIT_ROWS = 300  # rows the hyperparameters are found on
 _FIT_STEPS = 60
 _CHUNK = 2048

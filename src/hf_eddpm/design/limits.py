@@ -1,5 +1,6 @@
 """What a design may be: how far from its start, which residues where, and which motifs it must not have."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from rapidfuzz.distance import Levenshtein
 
 from ..argument_checks import is_column, is_integer
 from ..modalities.protein.residues import AMINO_ACIDS
+from .alignment import Alignment, align
 
 # N-X-S/T with X not P (Marshall 1972, Annual Review of Biochemistry 41, 673-702)
 MOTIFS = {"glycosylation": r"N[^P][ST]", "cysteine": r"C"}
@@ -26,6 +28,11 @@ class DesignLimits:
         allowed_residues: For some positions, from 0, the residues that may stand there.
         forbidden_motifs: Names in `MOTIFS`, or regular expressions of residues, that a design must not hold; a name
             after "extra_" forbids more of them than the anchor has.
+        max_insertions: Most residues that a design has and its anchor has not, by the alignment of fewest edits. With
+            a number above 0 insertions are proposed; None takes what a model proposes where no position is limited,
+            and proposes none.
+        max_deletions: Most residues that it lacks, likewise.
+        lengths: Fewest and most residues of a protein.
 
     Raises:
         TypeError: If an argument is no list or no mapping.
@@ -39,6 +46,9 @@ class DesignLimits:
         frozen_positions: Sequence[int] | None = None,
         allowed_residues: Mapping[int, str] | None = None,
         forbidden_motifs: Sequence[str] = (),
+        max_insertions: int | None = None,
+        max_deletions: int | None = None,
+        lengths: tuple[int, float] = (1, math.inf),
     ):
         self.anchors = list(dict.fromkeys(anchors))
         self.max_mutations = max_mutations
@@ -46,12 +56,18 @@ class DesignLimits:
         self.frozen = frozenset(_check_positions(frozen_positions, shortest))
         self.allowed = _check_allowed(allowed_residues, shortest)
         self.motifs = {name: _compile(name) for name in _check_motifs(forbidden_motifs)}
+        self.max_insertions, self.max_deletions, self.lengths = max_insertions, max_deletions, lengths
         self._check_agreement()
 
     @property
+    def changes_length(self) -> bool:
+        """Whether insertions or deletions are asked for: positions are then those of an alignment to the anchor."""
+        return bool(self.max_insertions or self.max_deletions)
+
+    @property
     def keeps_length(self) -> bool:
-        """Whether designs must be as long as their anchor: positions mean something only then."""
-        return bool(self.frozen or self.allowed)
+        """Whether designs must be as long as their anchor: without an alignment positions mean something only then."""
+        return bool(self.frozen or self.allowed) and not self.changes_length
 
     def nearest(self, sequence: str) -> tuple[str, int]:
         """Return the nearest anchor, of the same length if lengths must stay, and its distance."""
@@ -67,13 +83,25 @@ class DesignLimits:
         """Return which constraint a sequence breaks, by the name of the argument; None if it keeps all."""
         if not set(sequence) <= set(AMINO_ACIDS):
             return "residues"
+        if not self.lengths[0] <= len(sequence) <= self.lengths[1]:
+            return "length"
         anchor, distance = self.nearest(sequence)
         if self.keeps_length and len(anchor) != len(sequence):
             return "frozen_positions" if self.frozen else "allowed_residues"
-        if any(sequence[position] != anchor[position] for position in self.frozen):
-            return "frozen_positions"
-        if any(sequence[position] not in residues for position, residues in self.allowed.items()):
-            return "allowed_residues"
+        if self.max_insertions is None and self.max_deletions is None and not (self.frozen or self.allowed):
+            aligned = None
+        else:
+            aligned = self._align(sequence, anchor)
+            if self.max_insertions is not None and aligned.num_insertions > self.max_insertions:
+                return "max_insertions"
+            if self.max_deletions is not None and aligned.num_deletions > self.max_deletions:
+                return "max_deletions"
+            if any(aligned.residues[position] != anchor[position] for position in self.frozen):
+                return "frozen_positions"
+            if any(inserted and self._is_closed(gap, anchor) for gap, inserted in enumerate(aligned.inserted)):
+                return "frozen_positions"
+            if any(aligned.residues[position] not in set(residues) for position, residues in self.allowed.items()):
+                return "allowed_residues"
         if self.max_mutations is not None and distance > self.max_mutations:
             return "max_mutations"
         for name, pattern in self.motifs.items():
@@ -84,21 +112,53 @@ class DesignLimits:
 
     def choices(self, sequence: str) -> dict[int, str]:
         """Return the other residues that may stand at each position; positions without any are left out."""
-        options = {
-            position: "".join(each for each in self.allowed.get(position, AMINO_ACIDS) if each != residue)
-            for position, residue in enumerate(sequence)
-            if position not in self.frozen
-        }
-        return {position: residues for position, residues in options.items() if residues}
+        options = {}
+        for index, (residue, position) in enumerate(zip(sequence, self._places(sequence), strict=True)):
+            residues = AMINO_ACIDS if position is None else self.allowed.get(position, AMINO_ACIDS)
+            if position is None or position not in self.frozen:
+                options[index] = residues.replace(residue, "")
+        return {index: residues for index, residues in options.items() if residues}
+
+    def gaps(self, sequence: str) -> list[int]:
+        """Return where a residue may be inserted: before which positions, or at the length for after the last."""
+        anchor, _ = self.nearest(sequence)
+        places = self._places(sequence)
+        after = [*(len(anchor) if place is None else place for place in places), len(anchor)]
+        inside = [place is None for place in places] + [False]
+        return [gap for gap, place in enumerate(after) if inside[gap] or not self._is_closed(place, anchor)]
+
+    def removable(self, sequence: str) -> list[int]:
+        """Return the positions of a sequence whose residues may be deleted."""
+        places = self._places(sequence)
+        return [index for index, at in enumerate(places) if at not in self.frozen and at not in self.allowed]
+
+    def _align(self, sequence: str, anchor: str) -> Alignment:
+        """Return the sequence beside its anchor; site by site where lengths must stay."""
+        if self.changes_length or len(sequence) != len(anchor):
+            return align(sequence, anchor)
+        length = len(anchor)
+        return Alignment(list(sequence), [""] * (length + 1), list(range(length)))
+
+    def _places(self, sequence: str) -> list[int | None]:
+        """Return the anchor's position for each residue; None for inserted ones."""
+        if not self.changes_length:
+            return list(range(len(sequence)))
+        return align(sequence, self.nearest(sequence)[0]).places
+
+    def _is_closed(self, gap: int, anchor: str) -> bool:
+        """Whether nothing may be inserted before that position: frozen residues, or ends, are on both sides."""
+        before = gap == 0 or gap - 1 in self.frozen
+        after = gap == len(anchor) or gap in self.frozen
+        return bool(self.frozen) and before and after
 
     def repair(self, sequence: str, rng: np.random.Generator) -> str:
         """Return a sequence as long as its anchor with what breaks positions or the distance set back to the anchor.
 
         Residues that are not allowed become the anchor's, or a random allowed one; of too many mutations some, drawn
-        at random, are undone. Motifs are left as they are, and so are sequences of another length.
+        at random, are undone. Motifs are left as they are, and so are sequences with insertions or deletions.
         """
         anchor, _ = self.nearest(sequence)
-        if len(anchor) != len(sequence):
+        if len(anchor) != len(sequence) or (self.changes_length and self._align(sequence, anchor).num_insertions):
             return sequence
         letters = list(sequence)
         for position in self.frozen:
@@ -116,7 +176,9 @@ class DesignLimits:
         return "".join(letters)
 
     def space_size(self) -> float:
-        """Return at most how many sequences of the anchors' lengths there are, apart from motifs."""
+        """Return at most how many sequences there are, apart from motifs; infinity where lengths may change."""
+        if self.changes_length:
+            return math.inf
         total = 0.0
         for anchor in self.anchors:
             options = [len(residues) for residues in self.choices(anchor).values()]
@@ -134,6 +196,7 @@ class DesignLimits:
         """Refuse what no sequence can keep."""
         if self.max_mutations == 0:
             raise ValueError("`max_mutations` must be at least 1 for designs: with 0 the start alone is allowed.")
+        self._check_room()
         reasons = []
         for anchor in self.anchors:
             needed = [position for position, residues in self.allowed.items() if anchor[position] not in residues]
@@ -148,10 +211,24 @@ class DesignLimits:
                     f"`allowed_residues` asks for {len(needed)} mutations of the start, and `max_mutations` is "
                     f"{self.max_mutations}"
                 )
-            elif not self.choices(anchor):
+            elif not self.choices(anchor) and not self.changes_length:
                 reasons.append("`frozen_positions` and `allowed_residues` leave no position free")
         if len(reasons) == len(self.anchors):
             raise ValueError(f"The constraints contradict each other: {reasons[0]}.")
+
+    def _check_room(self) -> None:
+        """Refuse insertions and deletions that no protein of the model can have."""
+        fewest, most = self.lengths
+        if self.max_insertions and not self.max_deletions and min(map(len, self.anchors)) >= most:
+            raise ValueError(
+                f"`max_insertions` must be 0 or None: the model takes proteins of at most {most} residues, and no "
+                "start is shorter."
+            )
+        if self.max_deletions and not self.max_insertions and max(map(len, self.anchors)) <= fewest:
+            raise ValueError(
+                f"`max_deletions` must be 0 or None: the model takes proteins of at least {fewest} residues, and no "
+                "start is longer."
+            )
 
 
 def _check_positions(positions: Any, length: int) -> list[int]:

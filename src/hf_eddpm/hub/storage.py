@@ -255,6 +255,7 @@ def _write_format(folder: Path) -> None:
     path = folder / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index[_FORMAT_KEY] = FORMAT_VERSION
+    index.pop("_name_or_path", None)  # where it was loaded from is no part of it, and may be somebody's folder
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

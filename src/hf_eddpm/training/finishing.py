@@ -1,18 +1,25 @@
 """The end of a training: the denoiser alone learns the latents as they have become."""
 
 import logging
+import time
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import TrainingArguments, get_cosine_schedule_with_warmup
 
 from ..modeling_eddpm import EDDPMModel
+from .trainer import EDDPMTrainer
 
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 100
+EMA_DECAY = 0.998
 
 
 def finish_denoiser(
@@ -78,3 +85,52 @@ def finish_denoiser(
         average.copy_to(parameters)
     model.eval()
     logger.info(f"Finished the denoiser in {num_steps} steps, mean loss {total / num_steps:.4f}.")
+
+
+def check_one_process(num_steps: int, args: TrainingArguments) -> None:
+    """Raises a ValueError if the denoiser is to finish and several processes train."""
+    if num_steps and args.world_size > 1:
+        raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
+
+
+def finish_training(
+    trainer: EDDPMTrainer,
+    data: Sequence[Any],
+    labels: NDArray[np.int64] | None,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[str, float] | None:
+    """Lets the denoiser learn the final latents, if that is asked for.
+
+    Args:
+        trainer: It has trained, and its averaged weights are used up: the model has them.
+        data: All training data, as the processor takes them.
+        labels: Their classes, `(num,)`, or None.
+        num_steps: Steps; 0 to do nothing.
+        batch_size: Latents of a step.
+
+    Returns:
+        What was done, in words, and the seconds it took; None if nothing was.
+    """
+    if not num_steps:
+        return None
+    start, args = time.perf_counter(), trainer.args
+    pipe = trainer.build_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    means = pipe.encode(list(data), args.per_device_eval_batch_size).latents.float()
+    finish_denoiser(
+        pipe.model,
+        means,
+        None if labels is None else torch.from_numpy(labels),
+        num_steps,
+        batch_size,
+        args.learning_rate,
+        EMA_DECAY,
+        args.seed,
+        args.bf16,
+    )
+    trainer.ema = None  # the model has its averages already, and the denoiser newer ones
+    what = (
+        f"{num_steps:,} steps of {batch_size} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
+    )
+    return what, time.perf_counter() - start

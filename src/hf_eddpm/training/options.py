@@ -38,6 +38,23 @@ class _BaselineChoice:
                 raise ValueError(f"`init_from` already says what the networks are: leave out {', '.join(given)}.")
 
 
+class _FinishChoice(_BaselineChoice):
+    """What arguments with `finish_steps` and `finish_batch_size` have in common."""
+
+    finish_steps: int
+    finish_batch_size: int
+
+    def check_finish(self) -> None:
+        """Raises a ValueError if the numbers are out of range, or there is no chain to finish."""
+        if self.finish_steps < 0 or self.finish_batch_size < 1:
+            raise ValueError(
+                "`finish_steps` must be at least 0 and `finish_batch_size` at least 1, "
+                f"got {self.finish_steps} and {self.finish_batch_size}."
+            )
+        if self.finish_steps and self.baseline:
+            raise ValueError("`finish_steps` must be 0 for a baseline: it has no chain over latents.")
+
+
 @dataclass
 class TextDataArguments:
     """Where the sentences come from."""
@@ -98,7 +115,7 @@ class ProteinDataArguments:
 
 
 @dataclass
-class ProteinModelArguments(_BaselineChoice):
+class ProteinModelArguments(_FinishChoice):
     """What is trained."""
 
     preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -119,10 +136,16 @@ class ProteinModelArguments(_BaselineChoice):
         default=False,
         metadata={"help": "Train a causal decoder alone instead, a language model of proteins: latents of zero."},
     )
+    finish_steps: int = field(
+        default=0,
+        metadata={"help": "Steps at the end in which the denoiser alone learns the latents of the training proteins."},
+    )
+    finish_batch_size: int = field(default=256, metadata={"help": "Latents of such a step."})
 
     def __post_init__(self) -> None:
         self.model_config = _as_dict(self.model_config, "model_config")
         self.check_baseline()
+        self.check_finish()
         if self.baseline and self.encoder:
             raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
 
@@ -191,7 +214,7 @@ class _ImageLosses:
 
 
 @dataclass
-class ImageModelArguments(_ImageLosses, _BaselineChoice):
+class ImageModelArguments(_ImageLosses, _FinishChoice):
     """What is trained."""
 
     preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -224,13 +247,7 @@ class ImageModelArguments(_ImageLosses, _BaselineChoice):
         self.model_config = _as_dict(self.model_config, "model_config")
         self.check_baseline()
         self.check_losses()
-        if self.finish_steps < 0 or self.finish_batch_size < 1:
-            raise ValueError(
-                "`finish_steps` must be at least 0 and `finish_batch_size` at least 1, "
-                f"got {self.finish_steps} and {self.finish_batch_size}."
-            )
-        if self.finish_steps and self.baseline:
-            raise ValueError("`finish_steps` must be 0 for a baseline: it has no chain over latents.")
+        self.check_finish()
 
 
 @dataclass

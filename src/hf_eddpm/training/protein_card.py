@@ -11,11 +11,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from ..hub.card import build_model_card, save_model_card
+from ..design.candidates import list_edits
+from ..hub.card import build_model_card, markdown_table, save_model_card
 from ..pipeline_eddpm import EDDPMPipeline
 from .card_facts import card_arguments, card_notes, latent_tables, read_facts, rewrite_card
 from .evaluation import sampler_sentence
 from .protein_tables import how_to_read, markdown_tables
+
+NUM_SHOWN = 8  # samples
+LONG = 60  # residues above which proteins are told by their edits
 
 
 def write_protein_card(pipe: EDDPMPipeline, folder: str | Path) -> Path:
@@ -74,7 +78,49 @@ def _results(evaluation: dict[str, Any]) -> str:
         f"{evaluation['num_dev_sequences']:,} held-out proteins; {settings['num_samples']:,} samples for each number "
         f"of steps and sampling seed ({seeds}).{sampler_sentence(evaluation)}"
     )
-    return "\n\n".join([counts, markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)])
+    parts = [counts, markdown_tables(evaluation), how_to_read(evaluation), *latent_tables(evaluation)]
+    return "\n\n".join([*parts, *_uncertainty(evaluation), *_samples(evaluation)])
+
+
+def _uncertainty(evaluation: dict[str, Any]) -> list[str]:
+    """How sure an ensemble of heads is of each property, and where it is most wrong."""
+    parts = []
+    reference = evaluation["reconstruction"]["examples"][0][0]
+    for name, found in evaluation.get("uncertainty", {}).items():
+        parts.append(
+            f"The ensemble of heads gives a standard deviation with `pipe.predict(..., return_std=True)`, of {name} "
+            f"{found['mean_std']:.2f} on average. Its 90 % intervals hold {found['coverage_90']:.0%} of "
+            f"{found['num']:,} held-out measurements; the calibration error over all intervals is "
+            f"{found['calibration_error']:.3f}. The three predictions that are most wrong:"
+        )
+        rows = [
+            {
+                "protein": f"`{_short(each['sequence'], reference)}`",
+                "measured": f"{each['measured']:.2f}",
+                "predicted": f"{each['predicted']:.2f} ± {each['std']:.2f}",
+            }
+            for each in found["worst"]
+        ]
+        parts.append(markdown_table(rows))
+    return parts
+
+
+def _samples(evaluation: dict[str, Any]) -> list[str]:
+    """The first samples of the first seed, as they came."""
+    reference = evaluation["reconstruction"]["examples"][0][0]
+    most = max(evaluation["samples"], key=int)
+    rows = [{"sample": f"`{_short(each, reference)}`"} for each in evaluation["samples"][most]["examples"][:NUM_SHOWN]]
+    against = ""
+    if len(reference) > LONG:
+        against = f", by their edits against `{reference[:12]}...`, the first held-out protein"
+    return [f"The first samples of the first seed, {most} steps, as they came{against}:", markdown_table(rows)]
+
+
+def _short(sequence: str, reference: str) -> str:
+    """Return a protein, or if it is long its edits against another."""
+    if len(reference) <= LONG:
+        return sequence
+    return " ".join(list_edits(sequence, reference)) or "the same"
 
 
 def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult]:

@@ -24,6 +24,7 @@ from ..modalities.protein.metrics import (
 )
 from ..modalities.protein.oracle import fit_cnn, fit_ridge
 from ..pipeline_eddpm import EDDPMPipeline
+from ..property_ensemble import calibration_error, interval_coverage
 from .evaluation import (
     NUM_REAL,
     Parts,
@@ -41,6 +42,8 @@ from .protein_samples import decode, generate, to_pipeline_frames
 from .protein_settings import NUM_EXAMPLES, EvaluationSettings
 
 NUM_SHUFFLES = 10
+NUM_WORST = 3  # predictions that are shown
+INTERVALS = [round(0.05 * number, 2) for number in range(1, 20)]  # shares of measurements that they should hold
 
 
 def evaluate(
@@ -102,6 +105,8 @@ def evaluate(
     parts.add("refined_reconstruction", lambda: _refined_reconstructions(pipe, dev, dev_frames, settings, stopwatch))
     if train.property_names:
         parts.add("fitness", lambda: _fitness(pipe, train, dev, train_frames, dev_frames, settings, stopwatch))
+        if pipe.model.property_head is not None and pipe.model.property_head.num_members > 1:
+            parts.add("uncertainty", lambda: _uncertainty(pipe, dev, settings))
         with stopwatch("smoothness"):
             parts.add("smoothness", lambda: _smoothness(dev, embeddings, settings))
 
@@ -183,6 +188,37 @@ def _fitness(
             cnn = fit_cnn(frames, values, settings.seeds[0], settings.num_epochs)
         for predictor, predictions in (("ridge", ridge.predict(dev_frames)), ("cnn", cnn.predict(dev_frames))):
             result[name][predictor] = regression_metrics(predictions, dev.properties[:, column])
+    return result
+
+
+def _uncertainty(pipe: EDDPMPipeline, dev: ProteinData, settings: EvaluationSettings) -> dict[str, dict[str, Any]]:
+    """By property, what intervals hold of the held-out measurements, and the predictions that are most wrong."""
+    means, deviations = (
+        each.cpu().double().numpy() for each in pipe.predict(dev.sequences, settings.batch_size, return_std=True)
+    )
+    result = {}
+    for column, name in enumerate(dev.property_names):
+        known = np.flatnonzero(~np.isnan(dev.properties[:, column]))
+        measured, mean, std = dev.properties[known, column], means[known, column], deviations[known, column]
+        errors = np.abs(measured - mean)
+        scaled = torch.from_numpy(errors / std)
+        result[name] = {
+            "num": len(known),
+            "shares": INTERVALS,
+            "held": [interval_coverage(scaled, share) for share in INTERVALS],
+            "coverage_90": interval_coverage(scaled, 0.9),
+            "calibration_error": calibration_error(scaled),
+            "mean_std": float(std.mean()),
+            "worst": [
+                {
+                    "sequence": dev.sequences[int(known[row])],
+                    "measured": float(measured[row]),
+                    "predicted": float(mean[row]),
+                    "std": float(std[row]),
+                }
+                for row in np.argsort(-errors, kind="stable")[:NUM_WORST]
+            ],
+        }
     return result
 
 

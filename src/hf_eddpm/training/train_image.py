@@ -11,7 +11,6 @@ interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +35,7 @@ from .batching import data_seed
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
-from .finishing import finish_denoiser
+from .finishing import check_one_process, finish_denoiser, finish_training
 from .image_card import write_image_card
 from .image_losses import (
     KeepCritic,
@@ -67,7 +66,6 @@ from .trainer import EDDPMTrainer
 
 logger = logging.get_logger(__name__)
 
-FINISH_EMA_DECAY = 0.998
 _OWN_NETS = ("eddpm_image_encoder", "eddpm_image_conv", "eddpm_image_unet")
 
 
@@ -109,8 +107,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    if model_args.finish_steps and training_args.world_size > 1:
-        raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
+    check_one_process(model_args.finish_steps, training_args)
     set_up(
         training_args,
         __name__,
@@ -149,7 +146,9 @@ def main(args: list[str] | None = None) -> Path:
         num_preview_samples=len(previews) if has_chain else 0,
     )
     trainer.train(resume_from_checkpoint=resumed)
-    finishing = _finish(trainer, model_args, train, labels[0])
+    finishing = finish_training(
+        trainer, list(train.images), labels[0], model_args.finish_steps, model_args.finish_batch_size
+    )
     metrics = trainer.evaluate()
 
     folder = Path(training_args.output_dir) / "pipeline"
@@ -174,33 +173,6 @@ def main(args: list[str] | None = None) -> Path:
             facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
         publish(trainer, pipe, folder, facts, write_image_card)
     return folder
-
-
-def _finish(
-    trainer: EDDPMTrainer, model_args: ImageModelArguments, train: ImageData, labels: NDArray[np.int64] | None
-) -> tuple[str, float] | None:
-    """Lets the denoiser learn the final latents, if that is asked for; says what was done, and the seconds."""
-    steps, batch, args = model_args.finish_steps, model_args.finish_batch_size, trainer.args
-    if not steps:
-        return None
-    start = time.perf_counter()
-    pipe = trainer.build_pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    means = pipe.encode(list(train.images), args.per_device_eval_batch_size).latents.float()
-    finish_denoiser(
-        pipe.model,
-        means,
-        None if labels is None else torch.from_numpy(labels),
-        steps,
-        batch,
-        args.learning_rate,
-        FINISH_EMA_DECAY,
-        args.seed,
-        args.bf16,
-    )
-    trainer.ema = None  # the model has its averages already, and the denoiser newer ones
-    what = f"{steps:,} steps of {batch} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
-    return what, time.perf_counter() - start
 
 
 def make_losses(

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import AutoModel, AutoTokenizer
@@ -30,6 +31,7 @@ from .baselines.vae import VariationalAutoencoder
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
+from .finishing import check_one_process, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
 from .protein_card import write_protein_card
 from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
@@ -69,7 +71,14 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    set_up(training_args, __name__, load_proteins.__module__, model_config=model_args.model_config)
+    check_one_process(model_args.finish_steps, training_args)
+    set_up(
+        training_args,
+        __name__,
+        load_proteins.__module__,
+        finish_denoiser.__module__,
+        model_config=model_args.model_config,
+    )
     train, dev = load_data(data_args, training_args.seed)
     fit_steps(training_args, len(train))
     model, processor = build_model(model_args, data_args, train)
@@ -89,6 +98,10 @@ def main(args: list[str] | None = None) -> Path:
         callbacks=[Curves()],
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    labels = np.array(train.classes) if train.classes is not None and model.config.num_classes else None
+    finishing = finish_training(
+        trainer, train.sequences, labels, model_args.finish_steps, model_args.finish_batch_size
+    )
     metrics = trainer.evaluate()
 
     folder = Path(training_args.output_dir) / "pipeline"
@@ -108,6 +121,9 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
+        if finishing is not None:
+            facts["settings"]["finishing"], seconds = finishing
+            facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
         publish(trainer, pipe, folder, facts, write_protein_card)
     return folder
 

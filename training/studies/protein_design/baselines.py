@@ -1,10 +1,10 @@
-"""Strategies that choose the next variants to measure without our model, for a landscape given as a table.
+"""Strategies that choose the next variants to measure without our model.
 
 Variants are strings of the residues at the sites that vary. Each strategy sees what has been measured and proposes
-variants of the table that have not.
+variants of the table, or of all sequences, that have not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from hf_eddpm.modalities.protein.metrics import to_frames
 from hf_eddpm.modalities.protein.oracle import fit_cnn, fit_ridge
 from hf_eddpm.modalities.protein.residues import AMINO_ACIDS
 
-Strategy = Callable[[Mapping[str, float], Sequence[str], int, np.random.Generator], list[str]]
+Strategy = Callable[[Mapping[str, float], Collection[str], int, np.random.Generator], list[str]]
 
 
-def random_mutation(measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator):
+def random_mutation(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
     """One or two random substitutions of the best tenth."""
     best = _best(measured, max(len(measured) // 10, 10))
     return _fill(
@@ -23,7 +23,7 @@ def random_mutation(measured: Mapping[str, float], table: Sequence[str], num: in
     )
 
 
-def genetic(measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator):
+def genetic(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
     """One generation of a genetic algorithm: uniform crossover of two of the 32 best, 1 + Poisson(0.5) changes."""
     best = _best(measured, 32)
 
@@ -35,7 +35,7 @@ def genetic(measured: Mapping[str, float], table: Sequence[str], num: int, rng: 
     return _fill(child, measured, table, num, rng)
 
 
-def greedy_ridge(measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator):
+def greedy_ridge(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
     """The highest predictions of ridge regression on one-hot residues over the whole table."""
     model = fit_ridge(_frames(measured), np.array(list(measured.values())), seed=int(rng.integers(2**31)))
     rest = [variant for variant in table if variant not in measured]
@@ -43,7 +43,7 @@ def greedy_ridge(measured: Mapping[str, float], table: Sequence[str], num: int, 
     return [rest[row] for row in np.argsort(-predictions, kind="stable")[:num]]
 
 
-def adalead_cnn(measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator):
+def adalead_cnn(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
     """AdaLead (Sinai et al. 2020, arXiv 2010.02141, algorithm 1) on an ensemble of three convolutional networks.
 
     Threshold 0.05, one expected mutation, recombination rate 0.2, as in the paper; 4,000 calls of the model. Children
@@ -55,7 +55,6 @@ def adalead_cnn(measured: Mapping[str, float], table: Sequence[str], num: int, r
         fit_cnn(_frames(measured), values, seed=int(rng.integers(2**31)), num_epochs=min(epochs, 200), batch_size=32)
         for _ in range(3)
     ]
-    allowed = set(table)
     known: dict[str, float] = {}
 
     def predict(variants: list[str]) -> None:
@@ -75,14 +74,14 @@ def adalead_cnn(measured: Mapping[str, float], table: Sequence[str], num: int, r
         for node in pool:
             for _ in range(20):  # a rollout goes on while the model says it does not get worse
                 child = _mutate(node, max(1, int(rng.binomial(len(node), 1 / len(node)))), rng)
-                if child not in allowed or child in known:
+                if child not in table or child in known:
                     continue
                 predict([child])
                 if known[child] < known[node]:
                     break
                 node = child
         parents = sorted(known, key=lambda variant: -known[variant])[:50]
-    ranked = sorted((v for v in known if v in allowed and v not in measured), key=lambda variant: -known[variant])
+    ranked = sorted((v for v in known if v in table and v not in measured), key=lambda variant: -known[variant])
     chosen = ranked[:num]
     return (
         chosen
@@ -122,13 +121,13 @@ def _cross(parents: list[str], rng: np.random.Generator) -> str:
 
 
 def _fill(
-    draw: Callable[[], str], measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator
+    draw: Callable[[], str], measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator
 ) -> list[str]:
     """Draw until there are enough new variants of the table."""
-    allowed, chosen = set(table), dict.fromkeys(())
+    chosen = dict.fromkeys(())
     for _ in range(200 * num):
         variant = draw()
-        if variant in allowed and variant not in measured:
+        if variant in table and variant not in measured:
             chosen[variant] = None
         if len(chosen) == num:
             break

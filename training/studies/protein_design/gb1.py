@@ -9,21 +9,16 @@ run with a budget and a seed are not run again.
 """
 
 import argparse
-import contextlib
 import json
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from baselines import BASELINES
-from transformers import TrainingArguments
+from campaigns import campaign, ours, train
 from transformers.utils import logging
 
-from hf_eddpm import EDDPMPipeline, EDDPMScheduler, EDDPMTrainer, model_for_data
 from hf_eddpm.design.candidates import METHODS
 from hf_eddpm.modalities.protein.data import load_proteins
 
@@ -41,79 +36,17 @@ class Landscape:
         varied = (letters != letters[0]).any(0)
         names = ["".join(row) for row in letters[:, varied]]
         self.fitness = dict(zip(names, data.properties[:, 0].tolist(), strict=True))
-        self.table = list(self.fitness)
+        self.table = self.fitness.keys()
+        self.reference = 1.0  # the wild type's
+
+    def measure(self, variants: Sequence[str]) -> list[float]:
+        return [self.fitness[variant] for variant in variants]
 
     def cold_start(self, num: int, seed: int) -> list[str]:
         values = np.array(list(self.fitness.values()))
         low = np.flatnonzero(values < np.median(values[values > FUNCTIONAL]))
-        return [self.table[row] for row in np.random.default_rng(seed).choice(low, num, replace=False)]
-
-
-def train(sequences: list[str], values: Sequence[float], num_steps: int, seed: int) -> EDDPMPipeline:
-    """A small model of the starting variants, with a property head."""
-    model, processor = model_for_data(sequences, "protein", properties=np.array(values)[:, None], seed=seed)
-    data = [{"data": sequence, "properties": [value]} for sequence, value in zip(sequences, values, strict=True)]
-    arguments = TrainingArguments(
-        str(HERE / "unused"),
-        max_steps=num_steps,
-        per_device_train_batch_size=min(64, len(data)),
-        learning_rate=2e-3,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        seed=seed,
-        logging_strategy="no",
-    )
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        EDDPMTrainer(model, arguments, processor, train_dataset=data).train()
-    pipe = EDDPMPipeline(model.eval(), EDDPMScheduler(**model.config.scheduler_config), processor)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def ours(landscape: Landscape, pipe: EDDPMPipeline, seed: int, **arguments: Any):
-    """A strategy: `pipe.design` with a library of what is measured."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def choose(measured: Mapping[str, float], table: Sequence[str], num: int, rng: np.random.Generator) -> list[str]:
-        designs = pipe.design(
-            measured=list(measured),
-            values=list(measured.values()),
-            num_designs=num,
-            library=landscape.table,
-            generator=generator,
-            **arguments,
-        )
-        return designs.sequences
-
-    return choose
-
-
-def campaign(landscape: Landscape, strategy: Any, start: list[str], num_rounds: int, batch: int, seed: int):
-    """Run the rounds and measure what they found."""
-    measured = {variant: landscape.fitness[variant] for variant in start}
-    rng = np.random.default_rng(seed)
-    found: list[str] = []
-    rounds, begin = [], time.perf_counter()
-    for _ in range(num_rounds):
-        chosen = strategy(measured, landscape.table, batch, rng)
-        assert len(chosen) <= batch and not set(chosen) & set(measured)
-        measured |= {variant: landscape.fitness[variant] for variant in chosen}
-        found += chosen
-        rounds.append(float(np.mean([landscape.fitness[variant] for variant in chosen])) if chosen else None)
-    values = np.sort([landscape.fitness[variant] for variant in found])[::-1]
-    letters = np.array([list(variant) for variant in found])
-    apart = (letters[:, None] != letters[None]).sum(-1)
-    return {
-        "look_ups": len(found),
-        "best": float(values[0]),
-        "top_10": float(values[:10].mean()),
-        "above_wild_type": float((values > 1).mean()),
-        "diversity": float(apart[np.triu_indices(len(found), 1)].mean()),
-        "mean_by_round": rounds,
-        "seconds": time.perf_counter() - begin,
-    }
+        names = list(self.table)
+        return [names[row] for row in np.random.default_rng(seed).choice(low, num, replace=False)]
 
 
 def strategies(names: list[str] | None) -> dict[str, dict[str, Any] | None]:
@@ -151,8 +84,8 @@ def main(args: list[str] | None = None) -> None:
                     strategy = BASELINES[name]
                 else:
                     if pipe is None:
-                        pipe = train(start, [landscape.fitness[each] for each in start], given.train_steps, seed)
-                    strategy = ours(landscape, pipe, seed, **arguments)
+                        pipe = train(start, landscape.measure(start), given.train_steps, seed)
+                    strategy = ours(pipe, seed, library=list(landscape.table), **arguments)
                 result = campaign(landscape, strategy, start, given.num_rounds, given.batch, seed)
                 results |= json.loads(given.output.read_text()) if given.output.is_file() else {}
                 results[key] = result

@@ -49,6 +49,12 @@ CHECKPOINTS = (
         lambda r: f"Pearson {r['fitness']['fitness']['model']['pearson']:.2f} on held-out variants",
     ),
     Checkpoint(
+        "eddpm-gb1",
+        "101,000 variants of GB1",
+        "predicting binding, with its uncertainty",
+        lambda r: f"Spearman {r['fitness']['fitness']['model']['spearman']:.2f} on held-out variants",
+    ),
+    Checkpoint(
         "eddpm-yelp-mini",
         "120,000 review sentences",
         "editing and search in one domain",
