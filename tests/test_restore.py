@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from images import CONV_DECODER, DECODERS, random_images, tiny_image_pipe
+from PIL import Image
 from proteins import CAUSAL_DECODER, LENGTH, tiny_protein_pipe
+from typer.testing import CliRunner
 
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.cli import main as cli
 from hf_eddpm.control.operators import Blur, Downsample, Grey, Mask
 
 ROOT = Path(__file__).parent.parent
+DIGITS = str(ROOT / "model_cards" / "eddpm-digits")
 FAST = {"num_inference_steps": 3, "num_gradient_steps": 3, "output_type": "pt"}
 KNOWN = np.arange(64).reshape(8, 8) % 3 > 0
 OPERATORS = {"mask": Mask(KNOWN), "downsample": Downsample(2), "blur": Blur(1.0)}
@@ -240,3 +244,34 @@ def test_bad_masks_of_proteins_are_named(arguments, message):
 def test_decoders_that_cannot_are_refused_by_name():
     with pytest.raises(ValueError, match="ImageConvDecoder is none"):
         tiny_image_pipe(decoder=CONV_DECODER).restore(random_images(1), mask=KNOWN, num_decoder_steps=3)
+
+
+def test_the_command_line_restores_pictures(tmp_path):
+    pictures = tmp_path / "small"
+    pictures.mkdir()
+    for number, image in enumerate(random_images(2, size=4)):
+        image.save(pictures / f"{number}.png")
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.where(KNOWN, 255, 0).astype(np.uint8)).save(mask)
+    whole = tmp_path / "whole.png"
+    random_images(1)[0].save(whole)
+    fast = ["--num_inference_steps", 2, "--num_gradient_steps", 1]
+
+    def run(*words):
+        result = CliRunner().invoke(cli.app, ["restore", DIGITS, *map(str, words)])
+        if isinstance(result.exception, (ValueError, OSError)):
+            raise result.exception
+        return result
+
+    run(pictures, "--operator", "downsample", "--output", tmp_path / "large", "-n", 2, *fast)
+    assert [Image.open(tmp_path / "large" / f"{number}.png").size for number in range(4)] == [(8, 8)] * 4
+    run(whole, "--operator", "mask", "--mask", mask, "--output", tmp_path / "filled", *fast)
+    there, filled = (np.asarray(Image.open(path)).astype(int) for path in (whole, tmp_path / "filled" / "0.png"))
+    assert np.abs(there - filled)[KNOWN].max() <= 1
+    for words, message in (
+        ([whole, "--operator", "mask"], "belongs to"),
+        ([tmp_path / "none.png", "--operator", "blur"], "no file"),
+        ([whole, "--operator", "downsample"], "must have the shape"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            run(*words, "--output", tmp_path / "out", *fast)

@@ -45,7 +45,7 @@ class Mask(ImageOperator):
     """
 
     def __init__(self, known: Any):
-        mask = torch.as_tensor(np.asarray(known) if not isinstance(known, torch.Tensor) else known)
+        mask = torch.as_tensor(np.array(known) if not isinstance(known, torch.Tensor) else known)
         if mask.ndim not in (2, 3):
             raise ValueError(
                 f"`known` must have the shape (height, width) or (batch, height, width), got {tuple(mask.shape)}."
