@@ -241,7 +241,9 @@ def test_bad_masks_of_proteins_are_named(arguments, message):
         tiny_protein_pipe().restore("ACDE", **arguments)
 
 
-def test_decoders_that_cannot_are_refused_by_name():
+def test_decoders_that_cannot_are_refused_by_name(pipe):
+    with pytest.raises(ValueError, match="not for the modality 'text': .* TextDecoder"):
+        pipe.restore("the food was good", mask=[True, True, True, False])
     with pytest.raises(ValueError, match="ImageConvDecoder is none"):
         tiny_image_pipe(decoder=CONV_DECODER).restore(random_images(1), mask=KNOWN, num_decoder_steps=3)
 

@@ -151,11 +151,12 @@ class RestoreMixin:
             if noise_level:
                 raise ValueError(f"`noise_level` is for images, got {noise_level:g} for modality {config.modality!r}.")
             parts = SequenceMeasurement.read(self.model, self.processor, data, mask)
-            return (
-                len(parts),
-                lambda rows: SequenceMeasurement(self.model, self.processor, [parts[row] for row in rows]),
-                {},
-            )
+
+            def measure_sequences(rows: torch.Tensor) -> SequenceMeasurement:
+                chosen = [parts[row] for row in rows]
+                return SequenceMeasurement(self.model, self.processor, chosen, self._execution_device)
+
+            return len(parts), measure_sequences, {}
         measured_by = Mask(mask) if operator is None else operator
         values = as_measurements(data).to(self._execution_device)
         if isinstance(measured_by, Mask):

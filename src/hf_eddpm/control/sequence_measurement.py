@@ -41,12 +41,12 @@ class SequenceMeasurement:
         model: The model that fills them in.
         processor: Its processor.
         parts: The sequences, from `read`.
+        device: Where to compute.
     """
 
-    def __init__(self, model: EDDPMModel, processor: EDDPMProcessor, parts: Sequence[KnownPart]):
-        self.model, self.processor, self.parts = model, processor, parts
+    def __init__(self, model: EDDPMModel, processor: EDDPMProcessor, parts: Sequence[KnownPart], device: torch.device):
+        self.model, self.processor, self.parts, self.device = model, processor, parts, device
         self.decoder: Any = model.decoder
-        self.device = model.denoiser.output.weight.device
         self.labels = self._labels([part.sequence for part in parts])  # (batch, sites)
         self.known = torch.zeros_like(self.labels, dtype=torch.bool)
         self.unknown = torch.zeros_like(self.known)

@@ -5,7 +5,8 @@
 On a CPU a step of two images is measured, on a GPU (`--device cuda`) as many images as `--batch_sizes` says, in
 bfloat16, with and without gradient checkpointing. A step is what the trainer does: loss, gradients, AdamW, an average
 of the weights. The floating-point operations of a step are counted by torch, without computing anything. The hours are
-those of the configuration's steps and batch at the pictures a second measured, on one such device.
+those of the configuration's steps and batch at the pictures a second measured, on one such device, and beside them
+those of a device that sustains 50 TFLOP/s.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = ("image_celeba64_paper", "image_ffhq128_paper", "image_lsun128_paper")
+SUSTAINED = 50e12  # operations a second, for an estimate: a sixth of an A100's peak in bfloat16
 _WARM_UP = 1  # steps before those that are timed
 
 
@@ -135,6 +137,7 @@ def markdown_report(rows: list[dict[str, Any]]) -> str:
                 "seconds": f"{row['seconds']:.2f}",
                 "GB": f"{row['gigabytes']:.1f}",
                 "hours for all steps": f"{row['hours']:,.0f}",
+                "hours at 50 TFLOP/s": f"{row['operations'] * row['steps'] * row['batch'] / SUSTAINED / 3600:,.0f}",
             }
             for row in rows
         ]
