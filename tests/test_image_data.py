@@ -57,7 +57,7 @@ def test_a_damaged_image_stops_or_is_counted_and_named(folder, caplog):
         logging.getLogger("image_data").propagate = True
         data = load_images(str(folder), on_damaged="skip")
     assert len(data) == 5 and data.damaged == ["'cat/1.png'", "'dog/0.png'"]
-    assert "2 damaged images were left out: 'cat/1.png', 'dog/0.png'" in caplog.text
+    assert f"2 damaged images of {str(folder)!r} were left out: 'cat/1.png', 'dog/0.png'" in caplog.text
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="holds no images that can be read"):
@@ -267,3 +267,36 @@ def test_transparent_images_in_a_folder_show_the_background(tmp_path):
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     assert load_images(str(tmp_path), background=0).images.max() == 0
     assert load_images(str(tmp_path)).images.min() == 255
+
+
+def test_classes_without_images_are_named(folder, caplog):
+    (folder / "empty").mkdir()
+    with caplog.at_level(logging.WARNING, "image_data"):
+        logging.getLogger("image_data").propagate = True
+        data = load_images(str(folder))
+    assert data.class_names["label"] == ["cat", "dog"] and "without images are no classes: 'empty'" in caplog.text
+    for path in (folder / "dog").glob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="class 'dog' .* has no image that can be read"):
+        load_images(str(folder), on_damaged="skip")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp", "tif"])
+def test_whatever_is_damaged_is_named_or_skipped(tmp_path, ending, capfd):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    (tmp_path / "good").mkdir()
+    picture.save(tmp_path / "good" / f"a.{ending}")
+    whole = (tmp_path / "good" / f"a.{ending}").read_bytes()
+    for number in range(40):
+        content = bytearray(whole)
+        for place in rng.integers(0, min(len(content), 60), 2):
+            content[place] = rng.integers(256)
+        broken = tmp_path / "good" / f"b{number}.{ending}"
+        broken.write_bytes(content if number % 4 else content[: rng.integers(len(content))])
+        data = load_images(str(tmp_path / "good"), image_size=12, resize="stretch", on_damaged="skip")
+        assert len(data) == 2 - len(data.damaged)
+        if data.damaged:
+            with pytest.raises(ValueError, match=f"'b{number}.{ending}' is damaged"):
+                load_images(str(tmp_path / "good"), image_size=12, resize="stretch")
+        broken.unlink()

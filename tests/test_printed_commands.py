@@ -111,6 +111,9 @@ LIMITS = {
     r"sentences/(prepare|probes)|figures/(gallery|overview|benchmarks)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",
     r"demo_image": "--num_inference_steps 2",
+    r"hf-eddpm restore": "--num_inference_steps 2 --num_gradient_steps 1",
+    r"restore/run": "--num_images 8 --seeds 0 --budget 8 --tasks deblur",
+    r"large_recipes/run": "--recipes image_celeba64_paper --num_steps 1 --checkpointing 0 --batch_sizes 1",
 }
 
 # Pipelines that commands read and other commands make: the checkpoint that stands for each.
@@ -371,6 +374,9 @@ def _write_images(folder):
         Image.fromarray(np.full((28, 28), 20 * index, np.uint8)).save(pictures / f"{index}.png")
     with np.load(DATA / "image" / "sprites64" / "validation.npz") as sprites:
         arrays = {name: sprites[name] for name in sprites}
+    (folder / "small_digits").mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((4, 4), 50 * index, np.uint8)).save(folder / "small_digits" / f"{index}.png")
     count = len(arrays["factors"])
     some = {name: _some(array, 300) if len(array) == count else array for name, array in arrays.items()}
     (folder / "sprites").mkdir()

@@ -181,6 +181,25 @@ class EDDPMOptimization(BaseOutput):
 
 
 @dataclass
+class EDDPMRestoration(BaseOutput):
+    """Result of `EDDPMPipeline.restore`; `num_samples` rows for each measurement, side by side.
+
+    Args:
+        samples: The data, for images what `output_type` says.
+        latents: Their latents, float32 `(rows, num_latents, latent_dim)`.
+        misfits: How far each is from its measurement, float32 `(rows,)`: of images the root mean square of
+            `operator(image) - measurement`, which should be about `noise_level`; of sequences -log p(known part |
+            latents) for each known residue or word, in nats.
+    """
+
+    samples: Any
+    latents: torch.Tensor
+    misfits: torch.Tensor
+
+    __repr__ = compact_repr
+
+
+@dataclass
 class EDDPMPropertyFit(BaseOutput):
     """Result of `EDDPMPipeline.fit_property`: how well rows are predicted by the heads that have not seen them.
 

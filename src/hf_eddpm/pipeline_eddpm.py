@@ -28,6 +28,7 @@ from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
 from .pipeline_control import ControlMixin
 from .pipeline_design import DesignMixin
 from .pipeline_parts import PipelineParts, batches_of_like_size
+from .pipeline_restore import RestoreMixin
 from .processing_eddpm import EDDPMProcessor
 from .sampling import check_scheduler, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
@@ -35,7 +36,7 @@ from .scheduling_eddpm import EDDPMScheduler
 _PATH_STEPS = 100  # of inversion and denoising: fewer lose too much of the ends of a path
 
 
-class EDDPMPipeline(PipelineParts, ControlMixin, DesignMixin, PipelineStorage, DiffusionPipeline):
+class EDDPMPipeline(PipelineParts, ControlMixin, DesignMixin, RestoreMixin, PipelineStorage, DiffusionPipeline):
     r"""One model that generates, reconstructs and represents data (arXiv 2402.19009).
 
     Wherever noise is drawn, the same `generator` seed gives the same result on the same machine; a list of

@@ -197,9 +197,7 @@ class PipelineParts:
             chunk = latents[rows].to(self._execution_device)
             outputs = self.model.decode(chunk, **self._arguments_of(rows, len(latents), arguments))
             parts.append(self.processor.postprocess(outputs, **as_type))
-        if isinstance(parts[0], list):
-            return [sample for part in parts for sample in part]
-        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+        return joined(parts)
 
     def _default_decode_arguments(self, decode_arguments: dict[str, Any]) -> dict[str, Any]:
         """Return what the processor sets where the caller does not, by argument or in a `generation_config`."""
@@ -359,6 +357,13 @@ class PipelineParts:
     def _ddim(self) -> EDDPMScheduler:
         """Return the scheduler whose steps can be inverted, whatever scheduler generates."""
         return EDDPMScheduler(**self.model.config.scheduler_config)
+
+
+def joined(parts: list[Any]) -> Any:
+    """Return what batches were postprocessed into as one list, array or tensor."""
+    if isinstance(parts[0], list):
+        return [sample for part in parts for sample in part]
+    return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
 
 
 def batches_of_like_size(sizes: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import needs_extra
-from . import measured
+from . import measured, restoring
 from .bulk_options import run_job, takes_bulk_options
 from .options import Checkpoint, Device, Seed, as_target
 from .usual_options import USUAL_OPTIONS
@@ -235,6 +235,7 @@ def optimize(
 
 app.command("fit-property")(measured.fit_property)
 app.command()(measured.design)
+app.command()(restoring.restore)
 
 
 @app.command("app")

@@ -201,7 +201,8 @@ def own_modules(model: EDDPMModel, parts: Sequence[str] = _PARTS) -> list[str]:
             return
         # peft looks for modules by the ends of their names ("encoder" is also a part of every BERT).
         clashes = sum(other.endswith(name) for other in known) > 1
-        if clashes or any(other.startswith(f"{name}.") for other in pretrained):
+        is_list = isinstance(module, (nn.ModuleList, nn.ModuleDict))  # which peft takes no copies of
+        if clashes or is_list or any(other.startswith(f"{name}.") for other in pretrained):
             for child_name, child in module.named_children():
                 collect(f"{name}.{child_name}", child)
         else:

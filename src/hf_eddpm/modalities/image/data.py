@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ...data.class_names import join_names, renumber
 from .files import Rows, read_rows, read_stack
-from .processing import EDDPMImageProcessor
+from .processing import DAMAGE, EDDPMImageProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -187,6 +187,7 @@ def load_images(
             rows = read_rows(each, split, image_column, names)
             part = _collect(rows, each, image_size, num_channels, resize, background, on_damaged)
             part.class_names = names
+            _check_classes(part, each)
         image_size, num_channels = part.image_size, part.num_channels
         parts.append(part)
     common = [name for name in parts[0].attributes if all(name in part.attributes for part in parts)]
@@ -210,6 +211,17 @@ def load_images(
         [name for part in parts for name in part.damaged],
         sum(part.num_unread for part in parts),
     )
+
+
+def _check_classes(data: ImageData, source: str) -> None:
+    """Raises a ValueError if the damaged images left a class of a folder without any."""
+    for name, titles in data.class_names.items():
+        if data.damaged and name in data.attributes:
+            empty = sorted(set(range(len(titles))) - set(data.attributes[name].tolist()))
+            if empty:
+                raise ValueError(
+                    f"The class {titles[empty[0]]!r} of {source!r} has no image that can be read: mend or remove it."
+                )
 
 
 def hold_out(
@@ -259,7 +271,7 @@ def _collect(
     for name, raw, values in rows:
         try:
             image, num_frames = _open(raw)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except DAMAGE as error:
             if on_damaged == "error":
                 raise ValueError(
                     f"{name} is damaged or no image ({error}); `on_damaged` 'skip' leaves such images out."
@@ -285,7 +297,7 @@ def _collect(
         attributes.append(values)
     if damaged:
         named = ", ".join(damaged[:MAX_NAMED]) + (", ..." if len(damaged) > MAX_NAMED else "")
-        logger.warning(f"{len(damaged)} damaged images were left out: {named}")
+        logger.warning(f"{len(damaged)} damaged images of {source!r} were left out: {named}")
     if with_more:
         logger.warning(
             f"{with_more} files of {source!r} hold several images: the first of each was read, {num_unread} were not."

@@ -200,6 +200,7 @@ class ImageDiffusionDecoder(ImageDecoder):
         generator: torch.Generator | list[torch.Generator] | None = None,
         scheduler: Any = None,
         progress_bar: Callable[..., Any] | None = None,
+        revise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Decode: run the pixels' chain.
 
@@ -210,6 +211,8 @@ class ImageDiffusionDecoder(ImageDecoder):
             generator: Source of noise, or one for each image.
             scheduler: Scheduler of the chain, the model's own (deterministic) one or another with the same betas.
             progress_bar: Function that wraps the steps to show progress.
+            revise: Function that changes the clean estimate of each step, `(batch, channels, height, width)` in
+                [-1, 1], given the variance of the noise relative to the signal at that step, a scalar.
 
         Returns:
             Pixels, float32 `(batch, channels, height, width)`, in [-1, 1].
@@ -231,8 +234,42 @@ class ImageDiffusionDecoder(ImageDecoder):
         images = decoder_noise.to(latents.device, torch.float32) * scheduler.init_noise_sigma
         for t in scheduler.timesteps if progress_bar is None else progress_bar(scheduler.timesteps):
             model_output = self.denoise(scheduler.scale_model_input(images, t), t, latents)
+            if revise is not None:
+                model_output = self._revised(revise, model_output, t, images)
             images = scheduler.step(model_output, t, images, **arguments).prev_sample
         return images.clamp(-1, 1)
+
+    def _revised(
+        self,
+        revise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        model_output: torch.Tensor,
+        t: torch.Tensor,
+        images: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the network's output whose clean estimate is the revised one."""
+        nearest = t.round().long().clamp(0, len(self.scheduler) - 1)  # a solver may step between two timesteps
+        clean, _ = self.scheduler.predict(model_output, nearest, images)
+        signal = self.scheduler.alphas_cumprod[int(nearest)].to(images.device)
+        clean = revise(clean.clamp(-1, 1), (1 - signal) / signal)
+        noise = (images - signal.sqrt() * clean) / (1 - signal).sqrt()
+        return self.scheduler.training_target(clean, noise, nearest)
+
+    def mean(self, latents: torch.Tensor) -> torch.Tensor:
+        """Estimate the mean of p(image | latents) in one evaluation, float32 `(batch, channels, height, width)`.
+
+        At the chain's last timestep the noisy image says next to nothing, and the network's clean estimate is that
+        mean. The noise is the same for all data, so that an image does not depend on its batch. Unlike `generate` it
+        can be differentiated cheaply.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+        """
+        last = len(self.scheduler) - 1
+        shape = (1, self.num_channels, self.image_size, self.image_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(_EVALUATION_SEED)).to(latents.device)
+        noise = noise.expand(len(latents), -1, -1, -1)
+        timestep = torch.tensor(last, device=latents.device)
+        return self.scheduler.predict(self.denoise(noise, timestep, latents), timestep, noise)[0]
 
     @torch.no_grad()
     def invert(

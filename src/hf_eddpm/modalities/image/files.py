@@ -140,10 +140,18 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
     labelled = len(classes) > 1 or classes != ["."]
     if labelled:
         class_names["label"] = classes
+        if empty := _empty_folders(folder):
+            logger.warning(f"Folders of {str(folder)!r} without images are no classes: {', '.join(empty)}.")
     for path in files:
         name = path.relative_to(folder).as_posix()
         label = {"label": classes.index(path.parent.relative_to(folder).as_posix())} if labelled else {}
         yield repr(name), path, {**label, **metadata.get(name, {})}
+
+
+def _empty_folders(folder: Path) -> list[str]:
+    """The folders inside that hold nothing."""
+    inside = (path for path in folder.rglob("*") if path.is_dir() and not _is_hidden(path.relative_to(folder)))
+    return sorted(repr(path.relative_to(folder).as_posix()) for path in inside if not any(path.iterdir()))
 
 
 def _read_metadata(table: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """EDDPMImageProcessor: pictures to tensors and back; a helper that lays pictures out in a grid."""
 
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,19 @@ from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 
+# What PIL raises for damaged files, by format and place of the damage.
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _RANGES = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
 _ALLOWED = {
     "image_size": Count,
@@ -159,9 +174,9 @@ class EDDPMImageProcessor(EDDPMProcessor):
     def _from_pil(self, image: Image.Image, name: str, where: str) -> np.ndarray:
         try:
             image.load()
-        except OSError as error:
+            image = ImageOps.exif_transpose(image)  # as cameras mean it to be seen
+        except DAMAGE as error:
             raise ValueError(f"{name} holds a damaged image{where}: {error}.") from error
-        image = ImageOps.exif_transpose(image)  # as cameras mean it to be seen
         if image.mode.startswith("I"):  # 16 bits, whose conversion by PIL would cut everything above 255 off
             levels = np.asarray(image)
             if levels.min() < 0 or levels.max() > 65535:

@@ -1,0 +1,80 @@
+"""The command `restore`: images from masked, small, blurred or grey ones."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .options import Checkpoint, Device, Seed
+
+Kind = Literal["mask", "downsample", "blur", "grey"]
+
+
+def restore(
+    checkpoint: Checkpoint,
+    data: Annotated[list[str], typer.Argument(help="The measured images: files, or folders of them.")],
+    kind: Annotated[Kind, typer.Option("--operator", help="What was measured.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder or .npz file.")],
+    mask: Annotated[str | None, typer.Option("--mask", help="Picture, white where images are known.")] = None,
+    factor: Annotated[int, typer.Option("--factor", help="Side of averaged squares.")] = 2,
+    std: Annotated[float, typer.Option("--std", help="Of the blur, in pixels.")] = 1.5,
+    noise_level: Annotated[float, typer.Option("--noise_level", help="Noise in the data, in [0, 1].")] = 0.0,
+    num_samples: Annotated[int, typer.Option("--num_samples", "-n", help="Images for each measurement.")] = 1,
+    num_inference_steps: Annotated[int, typer.Option("--num_inference_steps", help="Noise levels.")] = 10,
+    num_gradient_steps: Annotated[int, typer.Option("--num_gradient_steps", help="Gradients at each.")] = 20,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Fill in, enlarge, sharpen or colour images."""
+    from ..control.operators import Blur, Downsample, Grey, Mask
+    from .session import Session
+
+    if (mask is None) == (kind == "mask"):
+        raise ValueError("`--mask` belongs to `--operator mask`: give both or neither.")
+    session = Session(checkpoint, output, ["image"], device)
+    if session.modality != "image":
+        raise ValueError(f"`restore` is for checkpoints of images, got the modality {session.modality!r}.")
+    operator: Any
+    if kind == "mask":
+        assert mask is not None
+        operator = Mask(_opened(Path(mask)).convert("L").point(lambda level: 255 * (level > 127), "1"))
+    else:
+        operator = {"downsample": lambda: Downsample(factor), "blur": lambda: Blur(std), "grey": Grey}[kind]()
+    result = session.pipe.restore(
+        _read(data, 1 if kind == "grey" else session.pipe.processor.num_channels),
+        operator,
+        noise_level=noise_level,
+        num_samples=num_samples,
+        num_inference_steps=num_inference_steps,
+        num_gradient_steps=num_gradient_steps,
+        generator=session.generator(seed),
+    )
+    session.write({"image": result.samples})
+
+
+def _read(sources: list[str], num_channels: int) -> list[Any]:
+    """Return the pictures of files and folders, sorted within a folder, with that many channels."""
+    from ..modalities.image.files import IMAGE_FORMATS
+
+    paths: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            paths += sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_FORMATS)
+        else:
+            paths.append(source)
+    if not paths:
+        raise ValueError(f"{sources} hold no images.")
+    return [_opened(path).convert("L" if num_channels == 1 else "RGB") for path in paths]
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image, ImageOps
+
+    from ..modalities.image.processing import DAMAGE
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        return ImageOps.exif_transpose(Image.open(path))
+    except DAMAGE as error:
+        raise ValueError(f"{str(path)!r} is damaged or no image ({error}).") from error
