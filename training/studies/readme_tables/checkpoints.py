@@ -55,6 +55,18 @@ CHECKPOINTS = (
         lambda r: f"Spearman {r['fitness']['fitness']['model']['spearman']:.2f} on held-out variants",
     ),
     Checkpoint(
+        "eddpm-faces64",
+        "8,171 faces, 64 x 64",
+        "reconstructing, interpolating, editing",
+        lambda r: f"SSIM {r['reconstruction']['ssim']:.2f} of held-out faces from 160 numbers",
+    ),
+    Checkpoint(
+        "eddpm-cifar10",
+        "45,000 pictures, 32 x 32",
+        "reconstructing colour pictures",
+        lambda r: f"SSIM {r['reconstruction']['ssim']:.2f} of held-out pictures from 160 numbers",
+    ),
+    Checkpoint(
         "eddpm-yelp-mini",
         "120,000 review sentences",
         "editing and search in one domain",
