@@ -19,6 +19,7 @@ MEASURES = {
     "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-fashion": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
+    "eddpm-gb1": {"accuracy", "pearson"},
 }
 MAX_BYTES = 30 * 10**6
 
