@@ -100,6 +100,7 @@ LIMITS = {
     r"fit-property": "--num_steps 2 --num_members 2",
     r"protein_design/gb1": "--budgets 20 --seeds 0 --num_rounds 1 --batch 4 --train_steps 2 --strategies ours "
     "'greedy ridge'",
+    r"latent_rank/protein": "--num_train 60 --num_dev 30 --num_samples 20 --steps 5",
     r"protein_design/ehrlich": "--seeds 0 --num_start 20 --num_rounds 1 --batch 4 --train_steps 2 --strategies ours "
     "'random mutation'",
     r"protein_curve/regression": "--sizes 30 --num_test 30 --seeds 0 --methods 'ridge, one-hot'",
@@ -125,7 +126,11 @@ PIPELINES = {
     "L/pipeline": "eddpm-yelp-mini",
     "runs/gifford/pipeline": "eddpm-gifford",
     "G/pipeline": "eddpm-gifford",
-    "n8/pipeline": "eddpm-gfp",
+    "runs/gfp/pipeline": "eddpm-gfp",
+    "runs/gfp/fitted": "eddpm-gfp",
+    "runs/gb1/pipeline": "eddpm-gb1",
+    "runs/gb1/fitted": "eddpm-gb1",
+    "runs/gifford/fitted": "eddpm-gifford",
     "runs/digits/pipeline": "eddpm-digits",
     "runs/fashion/pipeline": "eddpm-fashion",
     "runs/faces/pipeline": "eddpm-faces64",
@@ -433,10 +438,10 @@ class Workplace:
     def run(self, command, folder):
         """Runs a command in a new folder."""
         shutil.copytree(self.template, folder)
-        proteins = "gfp" if re.search("gfp|n8/", command.matched) else "gifford"
+        proteins = next((name for name in ("gfp", "gb1") if name in command.matched), "gifford")
         shutil.copytree(folder / proteins, folder, dirs_exist_ok=True)
         if (study := re.search(r"training/studies/\w+", command.matched)) and not re.search(
-            r"readme|plot|table\.py", command.text
+            r"readme|plot|table\.py|latent_rank/protein", command.text
         ):
             # What is there already is not run again.
             shutil.rmtree(folder / study[0] / "results", ignore_errors=True)

@@ -21,6 +21,7 @@ MEASURES = {
     "eddpm-faces64": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-cifar10": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
+    "eddpm-gb1": {"accuracy", "pearson"},
 }
 MAX_BYTES = {"eddpm-sentences": 50 * 10**6}  # of the others 30
 

@@ -8,7 +8,7 @@ from torch import nn
 from ..modalities.protein.metrics import SYMBOLS
 from .kernel import Inputs
 
-MAX_COLUMNS = 800  # residues at sites; with more of them the networks take longer than they are worth
+MAX_SITES = 40  # that vary; with more of them, each in few rows, a Gaussian process predicts better
 _MEMBERS = 4
 _CHANNELS, _KERNEL, _DROPOUT = 32, 5, 0.3
 _BATCH = 32
@@ -61,9 +61,9 @@ class ConvolutionalNetworks:
 
     @staticmethod
     def fit_for(inputs: Inputs) -> bool:
-        """Whether few enough residues stand at the sites that vary, and nothing but residues is to be seen."""
-        columns = sum(len(kinds) for kinds in map(np.unique, inputs.frames.T) if len(kinds) > 1)
-        return inputs.latents is None and 0 < columns <= MAX_COLUMNS
+        """Whether few enough sites vary, and nothing but residues is to be seen."""
+        varied = int((inputs.frames != inputs.frames[0]).any(0).sum())
+        return inputs.latents is None and 0 < varied <= MAX_SITES
 
     def predict(self, inputs: Inputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and standard deviation of the function, without noise, each `(num,)`."""

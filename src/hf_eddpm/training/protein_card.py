@@ -6,6 +6,7 @@
 `evaluation.json`; both write the card (README.md) by this file, and this command writes it anew.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _results(evaluation: dict[str, Any]) -> str:
 def _uncertainty(evaluation: dict[str, Any]) -> list[str]:
     """How sure an ensemble of heads is of each property, and where it is most wrong."""
     parts = []
-    reference = evaluation["reconstruction"]["examples"][0][0]
+    reference = _consensus(evaluation)
     for name, found in evaluation.get("uncertainty", {}).items():
         parts.append(
             f"The ensemble of heads gives a standard deviation with `pipe.predict(..., return_std=True)`, of {name} "
@@ -107,13 +108,21 @@ def _uncertainty(evaluation: dict[str, Any]) -> list[str]:
 
 def _samples(evaluation: dict[str, Any]) -> list[str]:
     """The first samples of the first seed, as they came."""
-    reference = evaluation["reconstruction"]["examples"][0][0]
+    reference = _consensus(evaluation)
     most = max(evaluation["samples"], key=int)
     rows = [{"sample": f"`{_short(each, reference)}`"} for each in evaluation["samples"][most]["examples"][:NUM_SHOWN]]
     against = ""
     if len(reference) > LONG:
-        against = f", by their edits against `{reference[:12]}...`, the first held-out protein"
+        against = ", by their edits against the most common residues of held-out proteins"
     return [f"The first samples of the first seed, {most} steps, as they came{against}:", markdown_table(rows)]
+
+
+def _consensus(evaluation: dict[str, Any]) -> str:
+    """Return what most of the held-out examples have at each site, for proteins of one length; else the first."""
+    examples = [original for original, _ in evaluation["reconstruction"]["examples"]]
+    if len(set(map(len, examples))) > 1:
+        return examples[0]
+    return "".join(Counter(site).most_common(1)[0][0] for site in zip(*examples, strict=True))
 
 
 def _short(sequence: str, reference: str) -> str:

@@ -20,6 +20,14 @@ COLUMNS = {
     "latent_frechet_ratio": ("latents' Frechet over real halves", ".2f"),
     "train_cpu_seconds": ("training, CPU s", ".0f"),
 }
+OF_PROTEINS = {
+    "exact_match": ("exact match", ".3f"),
+    "refined_exact_match": ("after 10 refinement steps", ".3f"),
+    "pearson": ("fitness, Pearson", ".3f"),
+    "noise_scale": ("noise scale", "g"),
+    "sample_frechet": ("samples, Frechet, one-hot", ".3f"),
+    "unique": ("unique", ".3f"),
+}
 FRONT = ("share 0", "share 0.003", "share 0.01", "share 0.03", "share 0.1", "share 1")
 Points = dict[str, list[dict[str, Any]]]
 
@@ -38,10 +46,11 @@ def write_report(results: Path, folder: Path) -> None:
     if checkpoints:
         rows = [
             {"data": run["data"], "checkpoint": run["checkpoint"]}
-            | {title: f"{run[key]:{form}}" for key, (title, form) in COLUMNS.items() if key in run}
+            | {title: f"{run[key]:{form}}" for key, (title, form) in (COLUMNS | OF_PROTEINS).items() if key in run}
             for run in sorted(checkpoints, key=lambda run: (run["data"], run["checkpoint"] != "before"))
         ]
-        parts += ["## Checkpoints", markdown_table(rows)]
+        kinds = ([row for row in rows if ("exact match" in row) == of_proteins] for of_proteins in (False, True))
+        parts += ["## Checkpoints", *(markdown_table(kind) for kind in kinds if kind)]
     data: dict[str, Points] = {}
     for name in sorted({f"{run['data']}, {run['steps']:,} steps" for run in runs}):
         chosen = [run for run in runs if f"{run['data']}, {run['steps']:,} steps" == name]

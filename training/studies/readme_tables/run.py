@@ -272,13 +272,13 @@ ROWS = [
         "studies/control/protein.py",
     ),
     Row(
-        "green fluorescent protein: samples above the best tenth of real ones, by such an oracle: scale 0; 2; 10",
+        "GFP, earlier weights: samples above the best tenth of real ones, by such an oracle: scale 0; 2; 10",
         "training/studies/control/results/gfp.json",
         lambda r: "; ".join(f"{r['samples'][scale]['hits']:.3f}" for scale in ("0", "2", "10")),
         "studies/control/protein.py",
     ),
     Row(
-        "green fluorescent protein: score of edits of strength 0.2; guided; of no edit; distinct ones of the first",
+        "GFP, earlier weights: score of edits of strength 0.2; guided; of no edit; distinct ones of the first",
         "training/studies/control/results/gfp.json",
         lambda r: "; ".join(
             [
@@ -314,7 +314,7 @@ ROWS = [
         "studies/few_steps/run.py",
     ),
     Row(
-        "green fluorescent protein, samples that differ, 20 steps: DDIM; DPM-Solver++; at noise scale 1.2",
+        "GFP, earlier weights, samples that differ, 20 steps: DDIM; DPM-Solver++; at noise scale 1.2",
         "training/studies/few_steps/results/gfp.json",
         lambda r: "; ".join(
             f"{step_row(r, *setting)['unique']['mean']:.3f}"
