@@ -369,10 +369,11 @@ def _write_images(folder):
             place.mkdir(exist_ok=True)
             (place / path.name).write_bytes(gzip.compress(bytes(data), compresslevel=1))
     for name, source in (("utkface", "utkface64"), ("cifar", "cifar10")):
-        (folder / name).mkdir()
         for part, count in (("train", 120), ("validation", 40)):
             table = pq.read_table(DATA / "image" / source / f"{part}.parquet")
-            pq.write_table(table.take(_some(range(len(table)), count)), folder / name / f"{part}.parquet")
+            for place in (folder / name, folder / source):
+                place.mkdir(exist_ok=True)
+                pq.write_table(table.take(_some(range(len(table)), count)), place / f"{part}.parquet")
     pictures = folder / "my_pictures"
     pictures.mkdir()
     for index in range(10):
