@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 # The folder of this script holds evaluate.py, which would hide the library `evaluate`.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
@@ -30,10 +31,9 @@ def answer_help(module: str, words: list[str]) -> None:
     if package is None or package.origin is None:
         raise ImportError('hf_eddpm is not installed: run `pip install ".[train]"` in the repository\'s folder.')
     folder = Path(package.origin).parent / "training"
-    spec = importlib.util.spec_from_file_location("options", folder / "options.py")
-    assert spec is not None and spec.loader is not None
-    options = sys.modules["options"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(options)
+    bare = sys.modules["bare"] = ModuleType("bare")  # the package's folder without what its __init__ imports
+    bare.__path__ = [str(folder)]
+    options = importlib.import_module("bare.options")
     text = ast.get_docstring(ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")))
     options.answer_help(text, *options.OPTIONS[module], words=words)
 

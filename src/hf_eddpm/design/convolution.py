@@ -136,7 +136,7 @@ class ConvolutionalNetworks:
     def _members(self, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return each member's predictions, `(num, members)`."""
         chunks = [self._forward(self._windows(frames[at : at + _CHUNK])) for at in range(0, len(frames), _CHUNK)]
-        members: NDArray[np.float64] = torch.cat(chunks, 1).T.double().numpy()
+        members: NDArray[np.float64] = torch.cat(chunks, 1).T.cpu().double().numpy()
         return members
 
 
