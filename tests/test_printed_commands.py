@@ -112,7 +112,7 @@ LIMITS = {
     r"sentences/(prepare|probes)|figures/(gallery|overview|benchmarks)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",
     r"demo_image": "--num_inference_steps 2",
-    r"hf-eddpm restore": "--num_inference_steps 2 --num_gradient_steps 1",
+    r"hf-eddpm restore": "--num_inference_steps 2",
     r"restore/run": "--num_images 8 --seeds 0 --budget 8 --tasks deblur",
     r"large_recipes/run": "--recipes image_celeba64_paper --num_steps 1 --checkpointing 0 --batch_sizes 1",
 }

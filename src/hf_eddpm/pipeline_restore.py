@@ -47,8 +47,7 @@ class RestoreMixin:
         mask: Any = None,
         noise_level: NumberFromZero = 0.0,
         num_samples: Count = 1,
-        num_inference_steps: Steps = 10,
-        num_gradient_steps: Count = 20,
+        num_inference_steps: Steps = 100,
         class_labels: int | Sequence[int] | IntTensor | None = None,
         guidance_scale: GuidanceScale = 1.0,
         generator: Generators = None,
@@ -58,9 +57,9 @@ class RestoreMixin:
     ) -> EDDPMRestoration:
         r"""Draw data that a measurement may have come from: inpainting, super-resolution, deblurring, colourising.
 
-        The latents are drawn given the measurement by annealing (see `control.restoration.sample_posterior`), with its
-        gradient through the decoder: through the one pass, or through a pixel chain's estimate of the mean image.
-        Then they are decoded, and what the measurement says beyond the latents is put into the image (see
+        The latents are drawn given the measurement (see `control.restoration.sample_posterior`), by its gradient
+        through the decoder: through the one pass, or through a pixel chain's estimate of the mean image. Then they are
+        decoded, and what the measurement says beyond the latents is put into the image (see
         `ImageMeasurement.fit`), in each step of a pixel chain.
 
         Images may be measured by any differentiable function of images in [0, 1]; `Mask`, `Downsample`, `Blur` and
@@ -78,8 +77,7 @@ class RestoreMixin:
             noise_level: Standard deviation of the noise in the measurement, in the unit of the measurement; 0 where it
                 is exact. For images.
             num_samples: Data drawn for each measurement; they stand measurement by measurement.
-            num_inference_steps: Noise levels of the annealing, in [1, T].
-            num_gradient_steps: Gradients through the decoder at each.
+            num_inference_steps: Steps of the chain, each with a gradient through the decoder, in [1, T].
             class_labels: Class of the data, or one for each measurement; None where it is not known.
             guidance_scale: Weight of the class.
             generator: Source of noise, or one for each sample, which makes each independent of its batch.
@@ -124,9 +122,8 @@ class RestoreMixin:
                     noise[start : start + batch_size],
                     self._drawer(len(rows), ours),
                     num_inference_steps,
-                    num_gradient_steps,
                     on_step=bar.update,
-                    before_gradients=measurement.prepare,
+                    prepare=measurement.prepare,
                 )
                 outputs = measurement.decode(latents, generator=ours, **decoding)
                 samples = self.processor.postprocess(outputs, **as_type)

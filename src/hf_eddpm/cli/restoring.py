@@ -20,8 +20,7 @@ def restore(
     std: Annotated[float, typer.Option("--std", help="Of the blur, in pixels.")] = 1.5,
     noise_level: Annotated[float, typer.Option("--noise_level", help="Noise in the data, in [0, 1].")] = 0.0,
     num_samples: Annotated[int, typer.Option("--num_samples", "-n", help="Images for each measurement.")] = 1,
-    num_inference_steps: Annotated[int, typer.Option("--num_inference_steps", help="Noise levels.")] = 10,
-    num_gradient_steps: Annotated[int, typer.Option("--num_gradient_steps", help="Gradients at each.")] = 20,
+    num_inference_steps: Annotated[int, typer.Option("--num_inference_steps", help="Steps of the chain.")] = 100,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -46,7 +45,6 @@ def restore(
         noise_level=noise_level,
         num_samples=num_samples,
         num_inference_steps=num_inference_steps,
-        num_gradient_steps=num_gradient_steps,
         generator=session.generator(seed),
     )
     session.write({"image": result.samples})

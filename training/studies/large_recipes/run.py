@@ -6,7 +6,7 @@ On a CPU a step of two images is measured, in seconds of computing (what others 
 (`--device cuda`) as many images as `--batch_sizes` says, in bfloat16; `--checkpointing 0 1` compares without and with
 gradient checkpointing. A step is what the trainer does: loss, gradients, AdamW, an average of the weights. The
 floating-point operations of a step are counted by torch, without computing anything. The hours are those of the
-configuration's steps and batch at the pictures a second measured, on one such device, and beside them those of a device
+configuration's steps and batch at the pictures a second measured, on one such device, and beside them those of one
 that sustains 50 TFLOP/s.
 """
 

@@ -11,7 +11,7 @@ import torch
 
 from hf_eddpm import EDDPMModel, EDDPMScheduler
 from hf_eddpm.control.image_measurement import ImageMeasurement, expected_images
-from hf_eddpm.control.restoration import climb, likelihood_gradient, sample_posterior
+from hf_eddpm.control.restoration import sample_posterior
 
 _DPS_STEP = 3.0  # times the gradient of the residual's norm
 _GLUING = 0.3  # PSLD's weight of the encoder's agreement
@@ -19,6 +19,7 @@ _LEVELS = 10  # of the methods with several gradients at each
 _FREE_LEVELS = 3  # of these, at which the chain runs as it is
 _RESAMPLE_GAMMA = 40.0
 _LANGEVIN_STEP = 0.3
+_ADAM_STEP, _BETAS, _EPSILON = 0.1, (0.9, 0.99), 1e-8
 
 
 @dataclass
@@ -58,9 +59,29 @@ class Problem:
         return ((measured - self.measurement.values) * self.measurement.known).flatten(1).norm(dim=1)
 
 
+def slope_of(problem: Problem, latents: torch.Tensor) -> torch.Tensor:
+    """The gradient of the log-likelihood by the latents."""
+    with torch.enable_grad():
+        latents = latents.detach().requires_grad_()
+        return torch.autograd.grad(problem.measurement.log_likelihood(latents).sum(), latents)[0]
+
+
+def climb(problem: Problem, start: torch.Tensor, num_steps: int, variance: float = float("inf")) -> torch.Tensor:
+    """Ascend log_likelihood(z) + log N(z; start, variance I) by Adam (Kingma & Ba 2015, arXiv 1412.6980)."""
+    latents = start = start.detach()
+    first, second = torch.zeros_like(start), torch.zeros_like(start)
+    for step in range(1, num_steps + 1):
+        slope = slope_of(problem, latents) - (latents - start) / variance
+        first = _BETAS[0] * first + (1 - _BETAS[0]) * slope
+        second = _BETAS[1] * second + (1 - _BETAS[1]) * slope.square()
+        size = (second / (1 - _BETAS[1] ** step)).sqrt() + _EPSILON
+        latents = latents + _ADAM_STEP * first / (1 - _BETAS[0] ** step) / size
+    return latents
+
+
 def latents_alone(problem: Problem, budget: int) -> torch.Tensor:
     """Gradient descent on the latents without a prior, from noise."""
-    return climb(problem.measurement.log_likelihood, problem.draw(), budget)
+    return climb(problem, problem.draw(), budget)
 
 
 def latent_dps(problem: Problem, budget: int, gluing: float = 0.0) -> torch.Tensor:
@@ -110,7 +131,7 @@ def resample(problem: Problem, budget: int) -> torch.Tensor:
         if step < _FREE_LEVELS:
             latents = following
             continue
-        best = climb(problem.measurement.log_likelihood, clean, budget // (_LEVELS - _FREE_LEVELS))
+        best = climb(problem, clean, budget // (_LEVELS - _FREE_LEVELS))
         previous = scheduler.previous_timestep(int(t))
         if previous < 0:
             return best
@@ -139,7 +160,7 @@ def langevin(problem: Problem, budget: int) -> torch.Tensor:
         variance, point = 1 - float(scheduler.alphas_cumprod[int(t)]), clean
         squares = torch.zeros_like(clean)
         for place in range(1, budget // (_LEVELS - _FREE_LEVELS) + 1):
-            slope = likelihood_gradient(problem.measurement.log_likelihood, point) - (point - clean) / variance
+            slope = slope_of(problem, point) - (point - clean) / variance
             squares = 0.99 * squares + 0.01 * slope.square()
             size = _LANGEVIN_STEP / ((squares / (1 - 0.99**place)).sqrt() + 1)
             point = point + size * slope + (2 * size).sqrt() * problem.draw() * (size < variance)
@@ -148,23 +169,37 @@ def langevin(problem: Problem, budget: int) -> torch.Tensor:
 
 
 def annealing(problem: Problem, budget: int) -> torch.Tensor:
-    """What `pipe.restore` does: optimise the clean estimate near where the denoiser expects it, then noise it anew."""
+    """Decoupled annealing that optimises the clean estimate near where the denoiser expects it, as ReSample does."""
+    scheduler, latents = problem.chain(_LEVELS), problem.draw()
+    for step, t in enumerate(scheduler.timesteps):
+        model_output = problem.denoise(latents, t)
+        clean, _ = scheduler.predict(model_output, t, latents)
+        previous = scheduler.previous_timestep(int(t))
+        if step < _FREE_LEVELS:
+            latents = scheduler.step(model_output, t, latents).prev_sample
+            continue
+        variance = 1 - float(scheduler.alphas_cumprod[int(t)])
+        latents = climb(problem, clean, budget // (_LEVELS - _FREE_LEVELS), variance)
+        if previous >= 0:
+            latents = scheduler.add_noise(latents, problem.draw(), torch.tensor(previous))
+    return latents
+
+
+def kept(problem: Problem, budget: int) -> torch.Tensor:
+    """What `pipe.restore` does: latent DPS, the residual counted in standard deviations of the likelihood."""
+    log_likelihood = problem.measurement.log_likelihood
     return sample_posterior(
-        problem.denoise,
-        problem.chain(_LEVELS),
-        problem.measurement.log_likelihood,
-        problem.draw(),
-        problem.draw,
-        _LEVELS,
-        budget // (_LEVELS - _FREE_LEVELS),
+        problem.denoise, problem.chain(budget), log_likelihood, problem.draw(), problem.draw, budget
     )
 
 
+KEPT = "latent DPS in standard deviations (`restore`)"
 CANDIDATES: dict[str, Callable[[Problem, int], torch.Tensor]] = {
     "gradient descent on the latents alone": latents_alone,
     "latent DPS": latent_dps,
     "PSLD": psld,
     "ReSample": resample,
     "annealing, Langevin (DAPS)": langevin,
-    "annealing, optimised (`restore`)": annealing,
+    "annealing, optimised": annealing,
+    KEPT: kept,
 }

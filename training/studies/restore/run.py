@@ -7,10 +7,12 @@
 Every method of `candidates.py` has the same number of gradients through the decoder, PSLD half of it, as its gradients
 go through the encoder too. All latents are decoded in the same way, with the measurement's data step; "mean image" is
 the decoder's mean image of the kept method's latents without it, "mean of 3" the mean of three of its samples. Each
-seed has images of its own. Frechet distances are from all held-out images in the features of a classifier trained on
-the training images; few images are far from all of them, as the row of real images shows.
+seed has images of its own. Rows of other methods that the output file has already stay. Frechet distances are from all
+held-out images in the features of a classifier trained on the training images; few images are far from all of them, as
+the row of real images shows.
 """
 
+import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -37,11 +39,10 @@ from hf_eddpm.training.train_image import load_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from restore.candidates import CANDIDATES, Problem  # noqa: E402
+from restore.candidates import CANDIDATES, KEPT, Problem  # noqa: E402
 
 NEAREST, BICUBIC = "nearest neighbour", "bicubic"
 MEAN_IMAGE, MEAN_OF_SAMPLES, REAL = "mean image of `restore`'s latents", "mean of 3 of `restore`", "real images"
-KEPT = "annealing, optimised (`restore`)"
 _DRAWS = 3  # samples of the kept method for each measurement
 _SHOWN = 10  # images of the picture
 
@@ -176,6 +177,19 @@ def benchmark(
     return rows, pictures
 
 
+def merged(rows: list[dict[str, Any]], args: RestoreArguments) -> list[dict[str, Any]]:
+    """The rows, and before them those of other methods that the output file has from a run of the same settings."""
+    if args.output is None or not Path(args.output).is_file():
+        return rows
+    before = json.loads(Path(args.output).read_text(encoding="utf-8"))
+    if any(before[name] != getattr(args, name) for name in ("num_images", "budget", "seeds")):
+        return rows
+    measured = {(row["task"], row["method"]) for row in rows}
+    kept = [row for row in before["rows"] if (row["task"], row["method"]) not in measured]
+    order = list(TASKS)
+    return sorted([*kept, *rows], key=lambda row: order.index(row["task"]))
+
+
 def markdown_report(rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
     return markdown_table(
@@ -209,6 +223,7 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     pipe.set_progress_bar_config(disable=True)
     judge = Judge(train, dev, data_args.label_column, args.seeds[0])
     rows, pictures = benchmark(pipe, dev.images, judge, args)
+    rows = merged(rows, args)
     result = {
         "command": describe_command("training/studies/restore/run.py", words),
         "extractor": judge.name,
