@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..allocator import keep_freed_memory
 from ..extras import needs_extra
 from . import measured, restoring
 from .bulk_options import run_job, takes_bulk_options
@@ -305,6 +306,7 @@ def _session(checkpoint: str, output: str, columns: list[str], device: str | Non
 
 def main() -> None:
     """Run the command of the command line and exit."""
+    keep_freed_memory()
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..allocator import keep_freed_memory
+
 MODALITIES = ("text", "protein", "image")
 
 
@@ -44,6 +46,7 @@ def _run(module: str, args: Sequence[str], trains: bool) -> Any:
     # The optimiser's moments of rare tokens decay to denormal numbers, which CPUs handle many times more slowly. It
     # holds for the whole process, so it stands here and not in `main`.
     torch.set_flush_denormal(trains)
+    keep_freed_memory()  # for the whole process, too
     try:
         return import_module(f".{module}", __package__).main(list(args))
     finally:
