@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep large blocks that are freed, for the next that are wanted.
 
     By default it gives them back to the system, which then clears every page anew. That takes up to two fifths of the
-    time that images take on a CPU. The programs of this package call this when they start; a program of yours may, too.
-    It holds for the whole process, whose memory then stays at its highest.
+    time that images take on a CPU. The programs of this package call this when they start; yours may, too. It
+    holds for the whole process, whose memory then stays at its highest.
 
     Returns:
         Whether the C library took all values; False where it is not glibc.

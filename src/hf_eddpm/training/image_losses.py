@@ -1,7 +1,7 @@
 """What a decoder of images in one pass learns beside its pixels: features that look alike, and a critic it must pass.
 
-A Gaussian likelihood alone makes the mean of all images that a latent may stand for, which is blurred. The autoencoders
-of latent diffusion have both terms (Esser et al. 2021, arXiv 2012.09841, section 3; Rombach et al. 2022,
+A Gaussian likelihood alone makes the mean of all images that a latent may stand for, which is blurred. Autoencoders of
+latent diffusion have both terms (Esser et al. 2021, arXiv 2012.09841, section 3; Rombach et al. 2022,
 arXiv 2112.10752, appendix G). They are parts of the training, not of the model: no checkpoint needs them to decode.
 """
 
