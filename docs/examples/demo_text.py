@@ -250,7 +250,7 @@ def show_generation(
     for label, name in enumerate(classes):
         generator = torch.Generator().manual_seed(seed)
         count = max(1, num_samples // len(classes))
-        samples = pipe(count, class_labels=label, guidance_scale=3.0, generator=generator, **options).samples
+        samples = pipe(count, class_labels=label, guidance_scale=2.0, generator=generator, **options).samples
         print(f"  {name}:")
         for sample in samples:
             print(f"    {sample}")
