@@ -329,10 +329,8 @@ def _write_sentences(folder):
                 _write(folder / place / f"{part}.tsv.gz", rows)
     for label in range(5):
         for part in ("train", "dev"):
-            _write(
-                folder / "data" / "sentences" / f"{part}.{label}.txt",
-                [f"Sentence {n} of class {label}." for n in range(9)],
-            )
+            for place in (folder, folder / "data" / "sentences"):
+                _write(place / f"{part}.{label}.txt", [f"Sentence {n} of class {label}." for n in range(9)])
     entry = "{'eval_reconstruction_loss': '3.4', 'epoch': '0.5'}"
     for name in ("a", "runs/b"):
         _write(
