@@ -401,9 +401,11 @@ def faces(folder: Path) -> None:
     page.picture("From one to another", "interpolation", plot_grid(paths), in_card=False)
     latents = pipe.encode(people).latents
     shown = made[:SHOWN]
-    grown = [person for person, age in zip(people, ages, strict=True) if 20 <= age < 35]
-    older = pipe.direction([person for person, age in zip(people, ages, strict=True) if age >= OLD], grown)
-    younger = pipe.direction([person for person, age in zip(people, ages, strict=True) if age <= YOUNG], grown)
+    old, grown, young = (
+        [person for person, fits in zip(people, fitting, strict=True) if fits]
+        for fitting in (ages >= OLD, (ages >= 20) & (ages < 35), ages <= YOUNG)
+    )
+    older, younger = pipe.direction(old, grown), pipe.direction(young, grown)
     rows = [
         pipe.edit(shown, direction=younger, scale=2.0),
         pipe.edit(shown, direction=younger, scale=1.0),

@@ -66,13 +66,12 @@ def _read(sources: list[str], num_channels: int) -> list[Any]:
 
 
 def _opened(path: Path) -> Any:
-    from PIL import Image, ImageOps
-
+    from ..modalities.image.data import open_image
     from ..modalities.image.processing import DAMAGE
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        return ImageOps.exif_transpose(Image.open(path))
+        return open_image(path)[0]
     except DAMAGE as error:
         raise ValueError(f"{str(path)!r} is damaged or no image ({error}).") from error

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from ..modeling_eddpm import EDDPMModel
 from ..scheduling_eddpm import EDDPMScheduler
-from .operators import ImageOperator, Operator
+from .operators import NO_GRADIENT, ImageOperator, Operator
 
 _TOLERANCE = 1e-3  # by which values of a ready operator may miss [0, 1]
 _NOISE_WIDTH = 6  # standard deviations of noise that they may miss it by besides
@@ -111,10 +111,7 @@ class ImageMeasurement:
                     f"{tuple(measured.shape)}, got {tuple(values.shape)}."
                 )
             if not measured.requires_grad:
-                raise ValueError(
-                    "`operator` must be differentiable: what it returned has no gradient. NumPy, `.detach()`, "
-                    "`.item()` and integer types cut it off."
-                )
+                raise ValueError(NO_GRADIENT)
             (slope,) = torch.autograd.grad(measured.sum(), images, allow_unused=True)
         if slope is None or not bool(slope.any()):
             raise ValueError(

@@ -16,6 +16,10 @@ from ..argument_types import Bounds, Count, PositiveNumber, checked
 Operator = Callable[[torch.Tensor], torch.Tensor]
 Factor = Annotated[int, Bounds(at_least=2)]
 
+NO_GRADIENT = (
+    "`operator` must be differentiable: what it returned has no gradient. NumPy, `.detach()`, `.item()` and integer "
+    "types cut it off."
+)
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as PIL converts to grey
 
 

@@ -8,6 +8,7 @@ import torch
 from ..argument_types import PositiveNumber, Steps, checked
 from ..scheduling_eddpm import EDDPMScheduler
 from .guided_step import TINY, Objective
+from .operators import NO_GRADIENT
 
 _STEP_SIZE = 0.3  # of latents whose standard deviation is about 1
 _PREPARATIONS = 10  # times that a likelihood which changes on the way is made anew
@@ -77,10 +78,7 @@ def _distance(log_likelihood: Objective, latents: torch.Tensor) -> torch.Tensor:
     """
     value = log_likelihood(latents)
     if not value.requires_grad:
-        raise ValueError(
-            "`operator` must be differentiable: what it returned has no gradient. NumPy, `.detach()`, `.item()` and "
-            "integer types cut it off."
-        )
+        raise ValueError(NO_GRADIENT)
     return (-2 * value).clamp(min=TINY).sqrt()
 
 

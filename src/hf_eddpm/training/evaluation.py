@@ -102,19 +102,24 @@ def with_earlier(result: dict[str, Any], earlier: dict[str, Any] | None) -> dict
     }
 
 
-def finish_result(result: dict[str, Any], start: float, output: str | Path | None) -> dict[str, Any]:
+def finish_result(
+    result: dict[str, Any], start: float, output: str | Path | None, table: str | None = None
+) -> dict[str, Any]:
     """Adds hardware, versions and wall time to what a script measured on the CPU, and writes it.
 
     Args:
         result: What was measured.
         start: `time.perf_counter()` at the start.
         output: JSON file to write, its folder made if need be; `None` for none.
+        table: Markdown to write beside it; `None` for none.
     """
     result = result | describe_environment(torch.device("cpu"))
     result["wall_time_seconds"] = round(time.perf_counter() - start, 1)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if table is not None:
+            Path(output).with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     return result
 
 

@@ -134,3 +134,10 @@ def finish_training(
         f"{num_steps:,} steps of {batch_size} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"
     )
     return what, time.perf_counter() - start
+
+
+def add_finishing(facts: dict[str, Any], finishing: tuple[str, float] | None) -> None:
+    """Adds to the facts of a run what `finish_training` returned: what was done, and its seconds to the wall time."""
+    if finishing is not None:
+        facts["settings"]["finishing"], seconds = finishing
+        facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)

@@ -16,6 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..modalities.image.metrics import fit_classifier, to_tensor
+
 logger = logging.get_logger(__name__)
 
 CRITIC_FILE = "critic.pt"
@@ -92,12 +94,10 @@ def fit_feature_network(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = FeatureNetwork(images.shape[3], num_classes, width).to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_steps)
-        right = 0.0
-        for _ in range(num_steps):
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
             rows = torch.randint(len(images), (batch_size,))
-            batch = torch.from_numpy(images[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            batch = to_tensor(images[rows.numpy()]).to(device)
             if labels is None:
                 turns = torch.randint(4, (batch_size,))
                 batch = torch.cat([torch.rot90(batch[turns == turn], turn, (2, 3)) for turn in range(4)])
@@ -106,15 +106,11 @@ def fit_feature_network(
                 targets = torch.from_numpy(np.asarray(labels)[rows.numpy()].astype(np.int64)).to(device)
             padded = nn.functional.pad(batch, [margin] * 4, mode="reflect")
             top, left = torch.randint(2 * margin + 1, (2,)).tolist()
-            logits = network(padded[:, :, top : top + side, left : left + side])
-            loss = nn.functional.cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            right = 0.95 * right + 0.05 * float((logits.argmax(1) == targets).float().mean())
+            return padded[:, :, top : top + side, left : left + side], targets
+
+        right = fit_classifier(network, draw, num_steps)
     logger.info(f"The feature network tells {num_classes} classes apart, {right:.2f} right at the end.")
-    return network.eval().requires_grad_(False)
+    return network.requires_grad_(False)
 
 
 class PerceptualDistance(nn.Module):

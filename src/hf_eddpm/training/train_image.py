@@ -35,7 +35,7 @@ from .batching import data_seed
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
-from .finishing import check_one_process, finish_denoiser, finish_training
+from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .image_card import write_image_card
 from .image_losses import (
     KeepCritic,
@@ -168,9 +168,7 @@ def main(args: list[str] | None = None) -> Path:
             **describe_run(trainer, metrics),
         }
         facts["settings"] |= describe_losses(model_args)
-        if finishing is not None:
-            facts["settings"]["finishing"], seconds = finishing
-            facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
+        add_finishing(facts, finishing)
         publish(trainer, pipe, folder, facts, write_image_card)
     return folder
 

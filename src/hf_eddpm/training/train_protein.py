@@ -31,7 +31,7 @@ from .baselines.vae import VariationalAutoencoder
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
-from .finishing import check_one_process, finish_denoiser, finish_training
+from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
 from .protein_card import write_protein_card
 from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
@@ -121,9 +121,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
-        if finishing is not None:
-            facts["settings"]["finishing"], seconds = finishing
-            facts["wall_time_seconds"] = round(facts["wall_time_seconds"] + seconds, 1)
+        add_finishing(facts, finishing)
         publish(trainer, pipe, folder, facts, write_protein_card)
     return folder
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,10 +151,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         "seeds": args.seeds,
         "rows": rows,
     }
-    finish_result(result, start, args.output)
-    if args.output is not None:
-        Path(args.output).with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
-    print(markdown_report(rows))
+    report = markdown_report(rows)
+    finish_result(result, start, args.output, report)
+    print(report)
     return rows
 
 

@@ -156,10 +156,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         "command": describe_command("training/studies/few_steps/run.py", sys.argv[1:] if words is None else words),
         "rows": rows,
     }
-    finish_result(result, start, args.output)
-    if args.output is not None:
-        Path(args.output).with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
-    print(markdown_report(rows))
+    report = markdown_report(rows)
+    finish_result(result, start, args.output, report)
+    print(report)
     return rows
 
 

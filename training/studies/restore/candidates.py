@@ -5,6 +5,7 @@ Each takes a `Problem` and a budget of gradients through the decoder, and return
 of latent DPS at more values than those of the others.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -150,27 +151,28 @@ def langevin(problem: Problem, budget: int) -> torch.Tensor:
     Source: Zhang et al. 2024 (arXiv 2407.01521, algorithm 1); the sizes are those of Li et al. 2016 (arXiv
     1512.07666).
     """
-    scheduler, latents = problem.chain(_LEVELS), problem.draw()
-    for step, t in enumerate(scheduler.timesteps):
-        model_output = problem.denoise(latents, t)
-        clean, _ = scheduler.predict(model_output, t, latents)
-        previous = scheduler.previous_timestep(int(t))
-        if step < _FREE_LEVELS:
-            latents = scheduler.step(model_output, t, latents).prev_sample
-            continue
-        variance, point = 1 - float(scheduler.alphas_cumprod[int(t)]), clean
-        squares = torch.zeros_like(clean)
-        for place in range(1, budget // (_LEVELS - _FREE_LEVELS) + 1):
+
+    def walk(clean: torch.Tensor, num_steps: int, variance: float) -> torch.Tensor:
+        point, squares = clean, torch.zeros_like(clean)
+        for place in range(1, num_steps + 1):
             slope = slope_of(problem, point) - (point - clean) / variance
             squares = 0.99 * squares + 0.01 * slope.square()
             size = _LANGEVIN_STEP / ((squares / (1 - 0.99**place)).sqrt() + 1)
             point = point + size * slope + (2 * size).sqrt() * problem.draw() * (size < variance)
-        latents = point if previous < 0 else scheduler.add_noise(point, problem.draw(), torch.tensor(previous))
-    return latents
+        return point
+
+    return _anneal(problem, budget, walk)
 
 
 def annealing(problem: Problem, budget: int) -> torch.Tensor:
     """Decoupled annealing that optimises the clean estimate near where the denoiser expects it, as ReSample does."""
+    return _anneal(problem, budget, functools.partial(climb, problem))
+
+
+def _anneal(
+    problem: Problem, budget: int, improve: Callable[[torch.Tensor, int, float], torch.Tensor]
+) -> torch.Tensor:
+    """Improve the clean estimate of each level, given steps and variance, and add the next level's noise to it."""
     scheduler, latents = problem.chain(_LEVELS), problem.draw()
     for step, t in enumerate(scheduler.timesteps):
         model_output = problem.denoise(latents, t)
@@ -180,7 +182,7 @@ def annealing(problem: Problem, budget: int) -> torch.Tensor:
             latents = scheduler.step(model_output, t, latents).prev_sample
             continue
         variance = 1 - float(scheduler.alphas_cumprod[int(t)])
-        latents = climb(problem, clean, budget // (_LEVELS - _FREE_LEVELS), variance)
+        latents = improve(clean, budget // (_LEVELS - _FREE_LEVELS), variance)
         if previous >= 0:
             latents = scheduler.add_noise(latents, problem.draw(), torch.tensor(previous))
     return latents

@@ -232,11 +232,11 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         "seeds": args.seeds,
         "rows": rows,
     }
-    finish_result(result, start, args.output)
+    report = markdown_report(rows)
+    finish_result(result, start, args.output, report)
     if args.output is not None:
-        Path(args.output).with_suffix(".md").write_text(markdown_report(rows) + "\n", encoding="utf-8")
         plot_grid(pictures, scale=2).save(Path(args.output).with_suffix(".png"), optimize=True)
-    print(markdown_report(rows))
+    print(report)
     return rows
 
 

@@ -270,7 +270,7 @@ def _collect(
     processor = None
     for name, raw, values in rows:
         try:
-            image, num_frames = _open(raw)
+            image, num_frames = open_image(raw)
         except DAMAGE as error:
             if on_damaged == "error":
                 raise ValueError(
@@ -310,7 +310,7 @@ def _collect(
     return ImageData(np.stack(images), kept, damaged=damaged, num_unread=num_unread)
 
 
-def _open(raw: Any) -> tuple[Image.Image, int]:
+def open_image(raw: Any) -> tuple[Image.Image, int]:
     """Decodes an image whole, so that damage shows here; of a file with several (animations, pages) the first.
 
     Returns:
