@@ -108,6 +108,8 @@ LIMITS = {
     r"protein_design/table": "",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",
     r"docstring_corpus": "--limit 20",
+    r"speed/allocator": "--num_data 2 --repeats 1",
+    r"sentences/sampling": "--count 4",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",
     r"sentences/(prepare|probes)|figures/(gallery|overview|benchmarks)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",
