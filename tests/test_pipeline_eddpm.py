@@ -39,6 +39,7 @@ from hf_eddpm import (
 from hf_eddpm.hub import saving, storage
 from hf_eddpm.modalities.text.fitting import train_tokenizer
 from hf_eddpm.pipeline_parts import batches_of_like_size
+from hf_eddpm.pipeline_paths import perceptual_steps
 from hf_eddpm.sampling import slerp
 
 FEW = {"num_inference_steps": 5}
@@ -99,6 +100,41 @@ def test_a_batch_with_a_list_of_generators_gives_what_its_items_give_one_by_one(
     alone = [pipe(num_samples=1, generator=generator, eta=eta, **FEW) for generator in _generators(3)]
     torch.testing.assert_close(together.latents, torch.cat([out.latents for out in alone]))
     assert together.samples == [sample for out in alone for sample in out.samples]
+
+
+def test_of_several_candidates_the_one_that_comes_back_most_closely_is_kept(pipe):
+    generator = torch.Generator().manual_seed(3)
+    draws = [pipe(5, num_inference_steps=4, generator=generator) for _ in range(3)]
+    kept = pipe(5, num_inference_steps=4, num_candidates=3, generator=torch.Generator().manual_seed(3))
+    for place in range(5):
+        errors = []
+        for draw in draws:
+            datum = draw.samples[place]
+            again = pipe.encode([datum]).latents[0] if datum.strip() else torch.full_like(draw.latents[place], 1e9)
+            errors.append(float((again - draw.latents[place]).square().mean()))
+        best = draws[errors.index(min(errors))]
+        assert kept.samples[place] == best.samples[place]
+        assert torch.equal(kept.latents[place], best.latents[place])
+
+
+def test_candidates_of_a_batch_are_those_of_its_items(pipe):
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    batch = pipe(3, num_inference_steps=4, num_candidates=2, generator=generators())
+    single = [pipe(1, num_inference_steps=4, num_candidates=2, generator=[each]) for each in generators()]
+    assert batch.samples == [each.samples[0] for each in single]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"output_type": "latent"}, {"num_return_sequences": 2, "do_sample": True}, {"latents": "noise"}]
+)
+def test_candidates_need_one_drawn_and_decoded_sample_each(pipe, arguments):
+    if arguments.get("latents") == "noise":
+        config = pipe.model.config
+        arguments = {"latents": torch.randn(2, config.num_latents, config.latent_dim)}
+    with pytest.raises(ValueError, match="`num_candidates` must be 1 with"):
+        pipe(2, num_candidates=2, **arguments)
 
 
 def test_num_samples_and_latents_set_the_size_of_the_batch(pipe):
@@ -1127,6 +1163,13 @@ def test_the_argument_at_fault_is_named(pipe, data, error, message):
 def test_arguments_of_the_call_outside_their_range_are_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{**FEW, **arguments})
+
+
+@pytest.mark.parametrize("space", ["noise", "latents"])
+def test_perceptual_spacing_chooses_points_of_a_denser_path(pipe, space):
+    dense = pipe.interpolate("the food was great .", "i hate it .", num_steps=17, space=space)[0]
+    chosen = pipe.interpolate("the food was great .", "i hate it .", 3, space=space, spacing="perceptual")[0]
+    assert chosen == [dense[place] for place in perceptual_steps(dense, 3)]
 
 
 @pytest.mark.parametrize(

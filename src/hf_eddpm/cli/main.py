@@ -75,6 +75,9 @@ def generate(
     ] = None,
     class_label: Annotated[int | None, typer.Option("--class_label", help="Class of the samples.")] = None,
     guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="Weight of the class.")] = 1.0,
+    num_candidates: Annotated[
+        int, typer.Option("--num_candidates", help="Drawn for each sample; the most consistent is kept.")
+    ] = 1,
     seed: Seed = 0,
     device: Device = None,
     *,
@@ -86,6 +89,7 @@ def generate(
         "noise_scale": noise_scale,
         "class_labels": class_label,
         "guidance_scale": guidance_scale,
+        "num_candidates": num_candidates,
     }
     if bulk:
         run_job("generate", checkpoint, bulk, num_samples=num_samples, seed=seed, device=device, arguments=arguments)
@@ -143,13 +147,14 @@ def interpolate(
     output: Output = "-",
     num_steps: Annotated[int, typer.Option("--num_steps", help="Points of a path, both ends counted.")] = 7,
     space: Annotated[str, typer.Option("--space", help="noise or latents.")] = "noise",
+    spacing: Annotated[str, typer.Option("--spacing", help="even, or perceptual: by what the data show.")] = "even",
     column: Column = None,
     device: Device = None,
 ) -> None:
     """Walk from data to other data."""
     session = _session(checkpoint, output, ["path", "point", "sample"], device)
     starts, ends = session.read_or_take(first, column), session.read_or_take(last, column)
-    paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, space=space)
+    paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, space=space, spacing=spacing)
     places = [(path, point) for path in range(len(paths)) for point in range(num_steps)]
     samples = [sample for path in paths for sample in path]
     session.write({"path": [path for path, _ in places], "point": [point for _, point in places], "sample": samples})
