@@ -102,41 +102,6 @@ def test_a_batch_with_a_list_of_generators_gives_what_its_items_give_one_by_one(
     assert together.samples == [sample for out in alone for sample in out.samples]
 
 
-def test_of_several_candidates_the_one_that_comes_back_most_closely_is_kept(pipe):
-    generator = torch.Generator().manual_seed(3)
-    draws = [pipe(5, num_inference_steps=4, generator=generator) for _ in range(3)]
-    kept = pipe(5, num_inference_steps=4, num_candidates=3, generator=torch.Generator().manual_seed(3))
-    for place in range(5):
-        errors = []
-        for draw in draws:
-            datum = draw.samples[place]
-            again = pipe.encode([datum]).latents[0] if datum.strip() else torch.full_like(draw.latents[place], 1e9)
-            errors.append(float((again - draw.latents[place]).square().mean()))
-        best = draws[errors.index(min(errors))]
-        assert kept.samples[place] == best.samples[place]
-        assert torch.equal(kept.latents[place], best.latents[place])
-
-
-def test_candidates_of_a_batch_are_those_of_its_items(pipe):
-    def generators():
-        return [torch.Generator().manual_seed(seed) for seed in range(3)]
-
-    batch = pipe(3, num_inference_steps=4, num_candidates=2, generator=generators())
-    single = [pipe(1, num_inference_steps=4, num_candidates=2, generator=[each]) for each in generators()]
-    assert batch.samples == [each.samples[0] for each in single]
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"output_type": "latent"}, {"num_return_sequences": 2, "do_sample": True}, {"latents": "noise"}]
-)
-def test_candidates_need_one_drawn_and_decoded_sample_each(pipe, arguments):
-    if arguments.get("latents") == "noise":
-        config = pipe.model.config
-        arguments = {"latents": torch.randn(2, config.num_latents, config.latent_dim)}
-    with pytest.raises(ValueError, match="`num_candidates` must be 1 with"):
-        pipe(2, num_candidates=2, **arguments)
-
-
 def test_num_samples_and_latents_set_the_size_of_the_batch(pipe):
     out = pipe(num_samples=3, **FEW)
     assert len(out.samples) == 3 and out.latents.shape == (3, 2, 8)

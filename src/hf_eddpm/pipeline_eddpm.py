@@ -30,7 +30,7 @@ from .pipeline_parts import PipelineParts, batches_of_like_size
 from .pipeline_paths import PathsMixin
 from .pipeline_restore import RestoreMixin
 from .processing_eddpm import EDDPMProcessor
-from .sampling import check_scheduler, most_consistent, without_gradient
+from .sampling import check_scheduler, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 
@@ -129,7 +129,6 @@ class EDDPMPipeline(
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: FloatTensor | None = None,
-        num_candidates: Count = 1,
         output_type: str = "data",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
@@ -153,8 +152,6 @@ class EDDPMPipeline(
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
-            num_candidates: How many are drawn for each sample. The one that is kept has the latents that the encoder
-                gives back most closely: those that decoder and encoder agree upon.
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
@@ -174,26 +171,6 @@ class EDDPMPipeline(
             refuse_without("another `output_type` than 'latent'", sorted(decode_arguments), "nothing is decoded")
         if callback_on_step_end is None and callback_on_step_end_tensor_inputs is not None:
             refuse_without("`callback_on_step_end`", ["callback_on_step_end_tensor_inputs"], "it is what is called")
-        if num_candidates > 1:
-            if latents is not None or output_type != "data" or self._copies(decode_arguments) > 1:
-                raise ValueError(
-                    "`num_candidates` must be 1 with `latents`, another `output_type` than 'data' or several "
-                    f"sequences for each sample, got {num_candidates}."
-                )
-            arguments = dict(
-                num_inference_steps=num_inference_steps,
-                eta=eta,
-                noise_scale=noise_scale,
-                class_labels=class_labels,
-                guidance_scale=guidance_scale,
-                guidance=guidance,
-                generator=generator,
-                callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            )
-            draws = [self(num_samples, **arguments, **decode_arguments) for _ in range(num_candidates)]
-            output = most_consistent(draws, lambda data: self.encode(data).latents)
-            return output if return_dict else output.to_tuple()
         self._interrupt = False
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):

@@ -3,14 +3,13 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .argument_checks import is_integer
 from .argument_types import Generators
-from .outputs import EDDPMPipelineOutput
 from .scheduling_eddpm import EDDPMScheduler
 
 
@@ -171,26 +170,3 @@ def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> tor
     arc = torch.sin((1 - weight) * angle) / sine * unit_a + torch.sin(weight * angle) / sine * unit_b
     mixed = arc * ((1 - weight) * norm_a + weight * norm_b)
     return torch.where(straight, (1 - weight) * flat_a + weight * flat_b, mixed).view_as(a)
-
-
-def most_consistent(
-    draws: Sequence[EDDPMPipelineOutput], encode: Callable[[list[Any]], torch.Tensor]
-) -> EDDPMPipelineOutput:
-    """Return of each sample the draw whose latents the encoder gives back most closely, by mean squares.
-
-    Args:
-        draws: Several draws of the same number of samples, with latents `(num, num_latents, latent_dim)`.
-        encode: Function from data to their latents. Empty strings are not encoded: they are chosen last.
-    """
-    count = len(draws[0].samples)
-    distances = torch.full((len(draws), count), float("inf"))
-    for row, draw in enumerate(draws):
-        written = [place for place, datum in enumerate(draw.samples) if not isinstance(datum, str) or datum.strip()]
-        if written:
-            again = encode([draw.samples[place] for place in written]).float()
-            errors = (again - draw.latents[written].to(again)).square().flatten(1).mean(1)
-            distances[row, written] = errors.cpu()
-    chosen = distances.argmin(0).tolist()
-    samples = [draws[row].samples[place] for place, row in enumerate(chosen)]
-    latents = torch.stack([draws[row].latents[place] for place, row in enumerate(chosen)])
-    return EDDPMPipelineOutput(samples=samples, latents=latents)

@@ -48,6 +48,7 @@ from text_recipe.variants import (
     Slots,
     Variant,
     drop_latents,
+    merged,
     slow_encoder,
 )
 
@@ -64,14 +65,6 @@ class SparseAverage(AverageStep):
         """Take a step, or none."""
         if state.global_step % self.every == 0:
             super().on_step_end(args, state, control, **kwargs)
-
-
-def merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
-    """Return the base with the changes, those of a network inside it."""
-    result = dict(base)
-    for key, value in changed.items():
-        result[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
-    return result
 
 
 def train(variant: Variant, seed: int, data: TextData, words: list[str]) -> tuple[EDDPMPipeline, dict[str, Any]]:

@@ -85,6 +85,14 @@ VARIANTS = {
 }
 
 
+def merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with changes, those of a network inside its own values."""
+    result = dict(base)
+    for key, value in changed.items():
+        result[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    return result
+
+
 class RisingShare(TrainerCallback):
     """Raises the share linearly from 0 between two parts of a training that ends by the clock.
 
