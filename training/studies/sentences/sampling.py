@@ -29,7 +29,7 @@ from sentences.domains import chosen, describe, read
 from sentences.prepare import CLASSES
 
 LABELS = (0, 3, 4)
-SETTINGS = ((1.0, 0.8), (2.0, 0.8), (3.0, 0.8), (1.0, 0.6), (2.0, 0.6))  # guidance scale, noise scale
+SETTINGS = ((1.0, 0.9), (1.5, 0.9), (2.0, 0.9), (1.0, 0.8), (2.0, 0.8))  # guidance scale, noise scale
 STEPS = 50
 
 
