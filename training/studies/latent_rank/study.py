@@ -7,18 +7,17 @@ See README.md beside this file. A run whose file exists is not repeated.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fitting import add_values, fit_variant
 from report import write_report
-from safetensors.torch import load_file, save_file
 from transformers import set_seed
-from variants import VARIANTS, RisingShare, StudyModel, Variant
+from variants import VARIANTS, Variant
 
-from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer
+from hf_eddpm import EDDPMPipeline
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.modalities.image.data import ImageData
@@ -28,7 +27,6 @@ from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluation import as_embeddings, reach_statistics, result_file
 from hf_eddpm.training.image_judge import Judge, decode, sample_latents
 from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
-from hf_eddpm.training.sampler import use_solver
 from hf_eddpm.training.train_image import LabelledImages, build_model, class_labels, load_data
 
 FOLDER = Path(__file__).resolve().parent
@@ -70,39 +68,10 @@ def train_variant(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
     set_seed(args.seed)
-    for key, value in variant.model_config.items():
-        given = model_args.model_config.get(key)
-        model_args.model_config[key] = {**given, **value} if isinstance(value, dict) and given else value
-    model_args.model_config["encoder_gradient_scale"] = variant.share
+    add_values(model_args, variant)
     plain, processor = build_model(model_args, train)
-    model = StudyModel(EDDPMConfig.from_dict(plain.config.to_dict()), variant)
-    labels = class_labels(train, data_args.label_column, model.config.num_classes)
-    trainer = EDDPMTrainer(
-        model=model,
-        args=args,
-        processor=processor,
-        ema_decay=args.ema_decay,
-        train_dataset=LabelledImages(train.images, labels),
-        callbacks=[] if variant.rise is None else [RisingShare(model, variant.share, variant.rise)],
-    )
-    weights, noted = folder / "model.safetensors", folder / "facts.json"
-    if noted.exists():
-        model.load_state_dict(load_file(weights))
-        facts = json.loads(noted.read_text(encoding="utf-8"))
-    else:
-        start = np.array([time.perf_counter(), time.process_time()])
-        trainer.train()
-        wall, cpu = np.array([time.perf_counter(), time.process_time()]) - start
-        facts = {"seed": args.seed, "steps": args.max_steps, "batch_size": args.train_batch_size}
-        facts |= {"train_seconds": round(wall, 1), "train_cpu_seconds": round(cpu, 1)}
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), weights)
-        noted.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    model.config.encoder_gradient_scale = variant.share
-    pipe = trainer.build_pipeline()
-    use_solver(pipe)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, facts
+    labels = class_labels(train, data_args.label_column, plain.config.num_classes)
+    return fit_variant(variant, plain, processor, args, LabelledImages(train.images, labels), folder)
 
 
 @torch.no_grad()
