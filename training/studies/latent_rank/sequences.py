@@ -22,7 +22,7 @@ from fitting import add_values, fit_variant
 from report import write_report
 from torch.utils.data import Dataset
 from transformers import set_seed
-from variants import Variant, sequence_variants
+from variants import VARIANCES, Variant, sequence_variants
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
@@ -59,7 +59,6 @@ from hf_eddpm.training.options import (
 )
 
 FOLDER = Path(__file__).resolve().parent
-VARIANCES = {"yelp": (0.1, 0.3, 0.02), "gifford": (0.1, 0.3, 0.03), "gfp": (0.03, 0.1)}  # of the encoder
 NUM_SAMPLES = {"yelp": 1000, "gifford": 4000, "gfp": 1000}
 NUM_RECONSTRUCTIONS = 1000
 NUM_ENCODED = 6000  # training data, for the probe and the distances of latents
@@ -255,7 +254,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=FOLDER / "results", help="where the JSON files go")
     arguments = parser.parse_args(args)
     shard, num_shards = map(int, arguments.shard.split("/"))
-    variants = sequence_variants(arguments.dataset, VARIANCES[arguments.dataset])
+    variants = sequence_variants(arguments.dataset)
     if unknown := set(arguments.variants or ()) - set(variants):
         raise ValueError(f"`variants` must be among {list(variants)}, got {sorted(unknown)}.")
     names = list(variants) if arguments.variants is None else arguments.variants

@@ -65,6 +65,7 @@ VARIANTS = {
     "share 0.1, the bound's weights": Variant(0.1, model_config={"loss_weighting": "elbo"}),
 }
 
+VARIANCES = {"yelp": (0.1, 0.3, 0.02), "gifford": (0.1, 0.3, 0.03), "gfp": (0.03, 0.1)}  # of the encoder
 SHARES = (0, 0.1, 0.01, 1, 0.03, 0.003)  # the most telling first
 FINISH_STEPS = 1000
 SHAPES = {  # of the latents, beside the recipe's own
@@ -74,13 +75,13 @@ SHAPES = {  # of the latents, beside the recipe's own
 }
 
 
-def sequence_variants(dataset: str, variances: tuple[float, ...]) -> dict[str, Variant]:
+def sequence_variants(dataset: str) -> dict[str, Variant]:
     """Variants for sentences or proteins by name, the most telling first.
 
     Args:
-        dataset: Name of the recipe.
-        variances: Of the encoder; the first is the recipe's own, at which the cures stand.
+        dataset: Name of the recipe. The first of its variances is its own, at which the cures stand.
     """
+    variances = VARIANCES[dataset]
     elbo = {"loss_weighting": "elbo"}
     named = {f"share {share:g}": Variant(share) for share in SHARES}
     named |= {
