@@ -19,6 +19,8 @@ import study  # noqa: E402
 import variants  # noqa: E402
 from variants import VARIANTS, IterativeNormalization, RisingShare  # noqa: E402
 
+from shipped import shipped_rows  # noqa: E402
+
 
 def _correlated(num, generator):
     return torch.randn(num, 1, 2, generator=generator) @ torch.randn(2, 6, generator=generator) + torch.randn(
@@ -77,6 +79,20 @@ def test_the_study_measures_every_kind_of_variant_and_reports(tmp_path, monkeypa
         new["effective_rank"] == pytest.approx(old["effective_rank"]) and new["train_seconds"] == old["train_seconds"]
     )
     assert "share 0, 16 cells" in (tmp_path / "table.md").read_text() and (tmp_path / "figure.png").is_file()
+
+
+def test_checkpoints_are_listed_with_whether_their_samples_reach_the_latents(tmp_path):
+    reach = {"num": 9, "std": 0.9, "real_std": 1.0, "neighbor_ratio": 1.1, "frechet": 1.4, "real_frechet": 1.0}
+    latents = {"dims": 16, "effective_rank": 3.0, "rate": 20.0}
+    for name, steps in (("a", "10"), ("b", "20")):
+        (tmp_path / name).mkdir()
+        values = {"latents": latents, "reach": {steps: reach, "50": reach | {"neighbor_ratio": 1.3}}}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(values))
+        index = {"scheduler": ["diffusers", "DDIMScheduler"], "default_num_inference_steps": 10}
+        (tmp_path / name / "model_index.json").write_text(json.dumps(index))
+    first, second = shipped_rows(tmp_path)
+    assert (first["reached"], first["sampler"], first["effective rank"]) == ("yes", "DDIM, 10", "3.0 (low)")
+    assert (second["reached"], second["sampler"]) == ("no", "DDIM, 50")  # its own number was not measured
 
 
 @pytest.fixture

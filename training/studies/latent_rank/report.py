@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_eddpm.hub.card import markdown_table
+from shipped import reaches, shipped_rows
 
 LATENTS = {
     "effective_rank": ("effective rank", ".1f"),
@@ -95,6 +96,8 @@ def write_report(results: Path, folder: Path) -> None:
             markdown_table([_row(variant, group) for variant, group in points.items()]),
             _note(first),
         ]
+    if rows := shipped_rows():
+        parts += ["## Samples of the shipped checkpoints", markdown_table(rows)]
     if chains := [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("chain/*.json"))]:
         rows = [_chain_row(chain, name) for chain in chains for name in chain["rows"]]
         parts += ["## The denoiser alone, finished on the latents of saved checkpoints", markdown_table(rows)]
@@ -112,10 +115,12 @@ def _chain_row(chain: dict[str, Any], name: str) -> dict[str, str]:
         "effective rank": f"{latents['effective_rank']:.1f}",
         "rate, nats": f"{latents['rate']:.1f}",
         "denoiser": name,
+        "sampler": "{scheduler}, noise {noise_scale:g}".format(**chain["sampler"]) if "sampler" in chain else "",
         "steps": steps,
         "latents' standard deviation": f"{values['std']:.3f}",
         "neighbour ratio": f"{values['neighbor_ratio']:.2f}",
         "latents' Frechet over real halves": f"{values['frechet'] / values['real_frechet']:.2f}",
+        "reached": "yes" if reaches(values) else "no",
     }
 
 
