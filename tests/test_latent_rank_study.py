@@ -14,6 +14,7 @@ from hf_eddpm.training import image_judge
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training" / "studies" / "latent_rank"))
 
+import page  # noqa: E402
 import sequences  # noqa: E402
 import study  # noqa: E402
 import variants  # noqa: E402
@@ -93,6 +94,14 @@ def test_checkpoints_are_listed_with_whether_their_samples_reach_the_latents(tmp
     first, second = shipped_rows(tmp_path)
     assert (first["reached"], first["sampler"], first["effective rank"]) == ("yes", "DDIM, 10", "3.0 (low)")
     assert (second["reached"], second["sampler"]) == ("no", "DDIM, 50")  # its own number was not measured
+
+
+def test_the_page_of_the_benchmark_holds_what_was_measured(monkeypatch, tmp_path):
+    assert page.main(["--check"]) == 0, "run `python training/studies/latent_rank/page.py`"
+    changed = tmp_path / "latents.md"
+    changed.write_text(page.PAGE.read_text().replace("share 0.003 | 1 |", "share 0.003 | 7 |"))
+    monkeypatch.setattr(page, "PAGE", changed)
+    assert page.main(["--check"]) == 1
 
 
 @pytest.fixture

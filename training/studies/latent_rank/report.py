@@ -73,9 +73,7 @@ def write_report(results: Path, folder: Path) -> None:
         results: Where the JSON files lie.
         folder: Where the report goes.
     """
-    files = [file for pattern in ("*.json", *(f"{name}/*.json" for name in KINDS)) for file in results.glob(pattern)]
-    everything = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)]
-    runs = [run for run in everything if "variant" in run]
+    everything = read_runs(results)
     parts = []
     checkpoints = [run for run in everything if "checkpoint" in run]
     if checkpoints:
@@ -86,10 +84,8 @@ def write_report(results: Path, folder: Path) -> None:
         ]
         kinds = ([row for row in rows if ("exact match" in row) == of_proteins] for of_proteins in (False, True))
         parts += ["## Checkpoints", *(markdown_table(kind) for kind in kinds if kind)]
-    data: dict[str, Points] = {}
-    for name in sorted({f"{run['data']}, {run['steps']:,} steps" for run in runs}):
-        chosen = [run for run in runs if f"{run['data']}, {run['steps']:,} steps" == name]
-        data[name] = points = _points(chosen)
+    data = points_by_data(everything)
+    for name, points in data.items():
         first = next(iter(points.values()))[0]
         parts += [
             f"## {name[0].upper()}{name[1:]}",
@@ -102,7 +98,22 @@ def write_report(results: Path, folder: Path) -> None:
         rows = [_chain_row(chain, name) for chain in chains for name in chain["rows"]]
         parts += ["## The denoiser alone, finished on the latents of saved checkpoints", markdown_table(rows)]
     (folder / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    _plot(data, folder / "figure.png")
+    _plot({name: points for name, points in data.items() if len(points) > 2 or len(data) < 3}, folder / "figure.png")
+
+
+def read_runs(results: Path) -> list[dict[str, Any]]:
+    """All runs, and what was measured of checkpoints."""
+    files = [file for pattern in ("*.json", *(f"{name}/*.json" for name in KINDS)) for file in results.glob(pattern)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)]
+
+
+def points_by_data(everything: list[dict[str, Any]]) -> dict[str, Points]:
+    """The runs of variants, by data set and number of steps, and by variant."""
+    data: dict[str, list[dict[str, Any]]] = {}
+    for run in everything:
+        if "variant" in run:
+            data.setdefault(f"{run['data']}, {run['steps']:,} steps", []).append(run)
+    return {name: _points(runs) for name, runs in sorted(data.items())}
 
 
 def _chain_row(chain: dict[str, Any], name: str) -> dict[str, str]:
@@ -147,10 +158,10 @@ def _points(runs: list[dict[str, Any]]) -> Points:
     names = sequence_variants(data) if data in KINDS else VARIANTS
     groups: Points = {name: [run for run in runs if run["variant"] == name] for name in names}
     found = {name: group for name, group in groups.items() if group}
-    return dict(sorted(found.items(), key=lambda item: _place(item[0]) or (1.0, 0.0)))
+    return dict(sorted(found.items(), key=lambda item: place(item[0]) or (1.0, 0.0)))
 
 
-def _place(variant: str) -> tuple[float, float] | None:
+def place(variant: str) -> tuple[float, float] | None:
     """Of a variant of the front: minus one or the encoder's variance, and the share; None for the others."""
     match = re.fullmatch(r"share ([\d.]+)(?:, encoder variance ([\d.]+))?", variant)
     return None if match is None else (float(match[2] or -1), float(match[1]))
@@ -178,10 +189,10 @@ def _plot(data: dict[str, Points], path: Path) -> None:
     figure, axes = plt.subplots(len(data), 3, figsize=(13, 4 * len(data)), layout="constrained", squeeze=False)
     for row, (name, points) in zip(axes, data.items(), strict=True):
         of = next(iter(points.values()))[0]["data"]
-        fronts = {place[0]: {} for place in map(_place, points) if place is not None}
+        fronts: dict[float, dict[float, str]] = {}
         for variant in points:
-            if place := _place(variant):
-                fronts[place[0]][place[1]] = variant
+            if where := place(variant):
+                fronts.setdefault(where[0], {})[where[1]] = variant
         for axis, (key, title) in zip(row, AXES.get(of, AXES["images"]), strict=False):
             means = {variant: _means(group, "rate", key) for variant, group in points.items()}
             for number, (variance, front) in enumerate(sorted(fronts.items())):
@@ -190,7 +201,7 @@ def _plot(data: dict[str, Points], path: Path) -> None:
                 axis.plot(*zip(*line, strict=True), "o-", color="black" if variance < 0 else f"C{number}", label=label)
                 for (share, _), point in zip(sorted(front.items()), line, strict=True):
                     axis.annotate(f"{share:g}", point, (4, 4), textcoords="offset points", fontsize=7)
-            for number, variant in enumerate(each for each in points if _place(each) is None):
+            for number, variant in enumerate(each for each in points if place(each) is None):
                 axis.scatter(*means[variant], color=f"C{number % 10}", marker="x")
                 text = variant.removeprefix("share ")
                 axis.annotate(text, means[variant], (4, 4), textcoords="offset points", fontsize=6)

@@ -119,6 +119,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--max_steps", type=int, default=None, help="by default those of the configuration")
+    parser.add_argument("--shard", default="0/1", help="which of how many parts of the runs this process does")
+    parser.add_argument("--use_cpu", default="true", choices=("true", "false"))
     parser.add_argument("--output_dir", type=Path, default=FOLDER / "results", help="where the JSON files go")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/latent_rank"), help="where the weights go")
     parser.add_argument("--checkpoints", nargs="+", default=[], help="measure these too: NAME=FOLDER ...")
@@ -126,7 +128,7 @@ def main(args: list[str] | None = None) -> None:
     common = [str(FOLDER / f"{arguments.dataset}.json"), "--output_dir", str(arguments.work_dir)]
     common += ["--train", *arguments.data] if arguments.data else []
     common += ["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []
-    common += ["--use_cpu", "--num_threads", str(torch.get_num_threads())]
+    common += ["--use_cpu", arguments.use_cpu, "--num_threads", str(torch.get_num_threads())]
     common += ["--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0", "--disable_tqdm", "true"]
     data_args, _, _, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=common
@@ -140,7 +142,7 @@ def main(args: list[str] | None = None) -> None:
         "real_frechet": judge.frechet(images),
         "num_samples": count,
         "extractor": judge.name,
-        **describe_environment(torch.device("cpu")),
+        **describe_environment(training_args.device),
     }
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for word in arguments.checkpoints:
@@ -152,18 +154,20 @@ def main(args: list[str] | None = None) -> None:
             result = {"data": arguments.dataset, "checkpoint": name}
             result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
             write(file, result | shared)
-    for seed in arguments.seeds:
-        for name in arguments.variants:
-            stem = f"{arguments.dataset} {name} steps {training_args.max_steps} seed {seed}"
-            file = result_file(arguments.output_dir, stem)
-            if file.exists():
-                continue
-            folder = arguments.work_dir / file.stem
-            pipe, facts = train_variant(VARIANTS[name], [*common, "--seed", str(seed)], train, folder)
-            result = {"data": arguments.dataset, "variant": name, **facts}
-            result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
-            write(file, result | shared)
-    write_report(arguments.output_dir, FOLDER)
+    shard, num_shards = map(int, arguments.shard.split("/"))
+    runs = [(name, seed) for seed in arguments.seeds for name in arguments.variants]
+    for name, seed in runs[shard::num_shards]:
+        stem = f"{arguments.dataset} {name} steps {training_args.max_steps} seed {seed}"
+        file = result_file(arguments.output_dir, stem)
+        if file.exists():
+            continue
+        folder = arguments.work_dir / file.stem
+        pipe, facts = train_variant(VARIANTS[name], [*common, "--seed", str(seed)], train, folder)
+        result = {"data": arguments.dataset, "variant": name, **facts}
+        result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
+        write(file, result | shared)
+    if arguments.output_dir.resolve() == FOLDER / "results":
+        write_report(arguments.output_dir, FOLDER)
 
 
 if __name__ == "__main__":
