@@ -76,7 +76,7 @@ LIMITS = {
     r"image_front.*--recipes": "--max_steps 2 --num_images 20 --seeds 1",
     r"image_front": "--max_steps 2 --num_images 20 --seeds 1 --recipes 'joint, 0.1'",
     r"latent_rank/study": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
-    r"latent_rank/page": "",
+    r"(latent_rank|schedulers)/page": "",
     r"latent_rank/sequences": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
     r"latent_rank/chain": "--num_train 40 --num_dev 20 --num_steps 2 --batch_size 8 --num_samples 20 "
     "--sampling_steps 2",

@@ -4,6 +4,7 @@ import json
 
 from conftest import SENTENCES
 
+import schedulers.page as page
 import schedulers.samplers as samplers
 
 
@@ -31,3 +32,8 @@ def test_a_checkpoints_samplers_are_measured_and_the_table_names_one(make_pipe, 
     table = (tmp_path / "out.md").read_text()
     assert table.count("**ancestral**") + table.count("**DDIM**") + table.count(f"**{samplers.DPM}**") == 1
     assert "real sentences" in table
+
+
+def test_the_page_holds_what_was_measured():
+    text = page.PAGE.read_text()
+    assert page.rewrite(text) == text, "run `python training/studies/schedulers/page.py`"

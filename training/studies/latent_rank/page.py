@@ -22,28 +22,32 @@ MEASURES = {
     "images": (("mse", "MSE", ".4f"), ("pixel_frechet", "Frechet", ".3f"), ("probe", "accuracy", ".3f")),
     "yelp": (
         ("bleu", "BLEU", ".1f"),
-        ("reverse_perplexity", "reverse perplexity", ".0f"),
+        ("perplexity", "perplexity", ".0f"),
         ("probe", "accuracy", ".3f"),
     ),
-    "proteins": (("exact_match", "exact", ".3f"), ("frechet", "Frechet", ".3f"), ("probe", "Pearson", ".3f")),
+    "proteins": (
+        ("site_accuracy", "site accuracy", ".3f"),
+        ("frechet", "Frechet", ".3f"),
+        ("probe", "Pearson", ".3f"),
+    ),
 }
 TITLES = ("reconstruction", "samples", "probe")
 
 
-def table(data: dict[str, Points], front: bool) -> str:
-    """One row for each data set and variant.
+def kind_of(variant: str) -> str:
+    """Which table a variant stands in: the shares at the recipe's own variance, at others, or the cures."""
+    where = place(variant)
+    return "cures" if where is None else "shares" if where[0] < 0 else "variances"
 
-    Args:
-        data: Runs by data set and variant.
-        front: Whether the rows are the shares at the recipe's own variance, or the other variants.
-    """
-    rows = []
-    for name, points in data.items():
-        for variant, group in points.items():
-            where = place(variant)
-            if front != (where is not None and where[0] < 0) or (not front and where is not None):
-                continue
-            rows.append({"data": name, "variant": variant, "seeds": str(len(group))} | _cells(group))
+
+def table(data: dict[str, Points], kind: str) -> str:
+    """One row for each data set and variant of a kind."""
+    rows = [
+        {"data": name, "variant": variant, "seeds": str(len(group))} | _cells(group)
+        for name, points in data.items()
+        for variant, group in points.items()
+        if kind_of(variant) == kind
+    ]
     return markdown_table(rows)
 
 
@@ -53,6 +57,8 @@ def _cells(group: list[dict[str, Any]]) -> dict[str, str]:
     cells = {title: _cell(group, key, form) for key, (title, form) in LATENTS.items()}
     for title, (key, unit, form) in zip(TITLES, kind, strict=True):
         cells[title] = f"{_cell(group, key, form)} ({unit})"
+    if first == "yelp":
+        cells["samples"] += f", {_cell(group, 'reverse_perplexity', '.0f')} (reverse)"
     return cells | {title: _cell(group, key, form) for key, (title, form) in REACH.items()}
 
 
@@ -64,11 +70,8 @@ def _cell(group: list[dict[str, Any]], key: str, form: str) -> str:
 def rewrite(page: str) -> str:
     """Returns the page with each table between its markers."""
     data = points_by_data(read_runs(FOLDER / "results"))
-    tables = {
-        "shares": table(data, front=True),
-        "cures": table(data, front=False),
-        "checkpoints": markdown_table(shipped_rows()),
-    }
+    tables = {kind: table(data, kind) for kind in ("shares", "variances", "cures")}
+    tables["checkpoints"] = markdown_table(shipped_rows())
     for name, text in tables.items():
         begin = f"<!-- {name}: written by training/studies/latent_rank/page.py -->"
         end = f"<!-- end of {name} -->"

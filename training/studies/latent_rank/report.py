@@ -51,7 +51,7 @@ OF_SEQUENCES = {
 KINDS = {"yelp": OF_SENTENCES, "gifford": OF_SEQUENCES, "gfp": OF_SEQUENCES}
 AXES = {  # error and samples, against the rate
     "images": (("mse", "reconstruction, MSE"), ("pixel_frechet", "samples, Frechet (pixels)")),
-    "yelp": (("bleu", "reconstruction, BLEU"), ("reverse_perplexity", "reverse perplexity of samples")),
+    "yelp": (("bleu", "reconstruction, BLEU"), ("perplexity", "perplexity of samples")),
     "gifford": (("site_accuracy", "reconstruction, site accuracy"), ("frechet", "samples, Frechet (one-hot)")),
     "gfp": (("site_accuracy", "reconstruction, site accuracy"), ("frechet", "samples, Frechet (one-hot)")),
 }
@@ -179,14 +179,14 @@ def _row(variant: str, group: list[dict[str, Any]]) -> dict[str, str]:
 def _plot(data: dict[str, Points], path: Path) -> None:
     """Draws rate against error, and the spectrum's effective rank against the share, a row for each data set.
 
-    The shares at one variance of the encoder are joined by a line.
+    The shares at one variance of the encoder are joined by a line. What has collapsed to a line is left out.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(len(data), 3, figsize=(13, 4 * len(data)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(data), 3, figsize=(15, 4 * len(data)), layout="constrained", squeeze=False)
     for row, (name, points) in zip(axes, data.items(), strict=True):
         of = next(iter(points.values()))[0]["data"]
         fronts: dict[float, dict[float, str]] = {}
@@ -201,13 +201,14 @@ def _plot(data: dict[str, Points], path: Path) -> None:
                 axis.plot(*zip(*line, strict=True), "o-", color="black" if variance < 0 else f"C{number}", label=label)
                 for (share, _), point in zip(sorted(front.items()), line, strict=True):
                     axis.annotate(f"{share:g}", point, (4, 4), textcoords="offset points", fontsize=7)
-            for number, variant in enumerate(each for each in points if place(each) is None):
-                axis.scatter(*means[variant], color=f"C{number % 10}", marker="x")
-                text = variant.removeprefix("share ")
-                axis.annotate(text, means[variant], (4, 4), textcoords="offset points", fontsize=6)
+            others = [each for each in points if place(each) is None and not _collapsed(points[each])]
+            for number, variant in enumerate(others):
+                text, marker = variant.removeprefix("share "), "x+*"[number // 10 % 3]
+                axis.scatter(*means[variant], color=f"C{number % 10}", marker=marker, label=text)
             axis.set(xlabel="rate, nats", ylabel=title, title=name)
-            if len(fronts) > 1:
-                axis.legend(fontsize=7)
+            if key == "frechet":
+                axis.set_yscale("log")
+        row[2].legend(*row[0].get_legend_handles_labels(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         for number, (variance, front) in enumerate(sorted(fronts.items())):
             shares = sorted(front)
             ranks = [_means(points[front[share]], "effective_rank")[0] for share in shares]
@@ -226,6 +227,11 @@ def _plot(data: dict[str, Points], path: Path) -> None:
         )
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _collapsed(group: list[dict[str, Any]]) -> bool:
+    """Whether the latents lie on a line, and nothing else of the variant is worth a place in the figure."""
+    return _means(group, "effective_rank")[0] < 1.2
 
 
 def _means(group: list[dict[str, Any]], *keys: str) -> tuple[float, ...]:
