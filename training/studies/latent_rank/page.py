@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import KINDS, LATENTS, REACH, Points, place, points_by_data, read_runs
+from report import KINDS, LATENTS, REACH, Points, checkpoint_tables, long_rows, place, points_by_data, read_runs
 
 from hf_eddpm.hub.card import markdown_table
 from shipped import shipped_rows
@@ -69,8 +69,11 @@ def _cell(group: list[dict[str, Any]], key: str, form: str) -> str:
 
 def rewrite(page: str) -> str:
     """Returns the page with each table between its markers."""
-    data = points_by_data(read_runs(FOLDER / "results"))
+    runs = read_runs(FOLDER / "results")
+    data = points_by_data(runs)
     tables = {kind: table(data, kind) for kind in ("shares", "variances", "cures")}
+    tables["long"] = markdown_table(long_rows(FOLDER / "results"))
+    tables["anew"] = "\n\n".join(checkpoint_tables(runs))
     tables["checkpoints"] = markdown_table(shipped_rows())
     for name, text in tables.items():
         begin = f"<!-- {name}: written by training/studies/latent_rank/page.py -->"

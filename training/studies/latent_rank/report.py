@@ -75,15 +75,8 @@ def write_report(results: Path, folder: Path) -> None:
     """
     everything = read_runs(results)
     parts = []
-    checkpoints = [run for run in everything if "checkpoint" in run]
-    if checkpoints:
-        rows = [
-            {"data": run["data"], "checkpoint": run["checkpoint"]}
-            | {title: f"{run[key]:{form}}" for key, (title, form) in (COLUMNS | OF_PROTEINS).items() if key in run}
-            for run in sorted(checkpoints, key=lambda run: (run["data"], run["checkpoint"] != "before"))
-        ]
-        kinds = ([row for row in rows if ("exact match" in row) == of_proteins] for of_proteins in (False, True))
-        parts += ["## Checkpoints", *(markdown_table(kind) for kind in kinds if kind)]
+    if tables := checkpoint_tables(everything):
+        parts += ["## Checkpoints", *tables]
     data = points_by_data(everything)
     for name, points in data.items():
         first = next(iter(points.values()))[0]
@@ -92,6 +85,8 @@ def write_report(results: Path, folder: Path) -> None:
             markdown_table([_row(variant, group) for variant, group in points.items()]),
             _note(first),
         ]
+    if rows := long_rows(results):
+        parts += ["## Trainings at the shipped length that were cut short: their logs", markdown_table(rows)]
     if rows := shipped_rows():
         parts += ["## Samples of the shipped checkpoints", markdown_table(rows)]
     if chains := [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("chain/*.json"))]:
@@ -105,6 +100,34 @@ def read_runs(results: Path) -> list[dict[str, Any]]:
     """All runs, and what was measured of checkpoints."""
     files = [file for pattern in ("*.json", *(f"{name}/*.json" for name in KINDS)) for file in results.glob(pattern)]
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)]
+
+
+def checkpoint_tables(everything: list[dict[str, Any]]) -> list[str]:
+    """The checkpoints before and after they were trained anew: one table for images, one for proteins."""
+    rows = [
+        {"data": run["data"], "checkpoint": run["checkpoint"]}
+        | {title: f"{run[key]:{form}}" for key, (title, form) in (COLUMNS | OF_PROTEINS).items() if key in run}
+        for run in sorted(everything, key=lambda run: (run["data"], run.get("checkpoint") != "before"))
+        if "checkpoint" in run
+    ]
+    kinds = ([row for row in rows if ("exact match" in row) == of_proteins] for of_proteins in (False, True))
+    return [markdown_table(kind) for kind in kinds if kind]
+
+
+def long_rows(results: Path) -> list[dict[str, str]]:
+    """The last entry in the log of long trainings, of training data."""
+    logs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("long/*.json"))]
+    return [
+        {
+            "data": log["data"],
+            "variant": log["variant"],
+            "step": f"{log['logged_step']:,} of {log['planned_steps']:,}",
+            **{title: f"{log[key]:{form}}" for key, (title, form) in LATENTS.items()},
+            "reconstruction loss": f"{log['reconstruction_loss']:.3f}",
+            "diffusion loss": f"{log['diffusion_loss']:.3f}",
+        }
+        for log in logs
+    ]
 
 
 def points_by_data(everything: list[dict[str, Any]]) -> dict[str, Points]:
