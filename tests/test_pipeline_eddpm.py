@@ -39,6 +39,7 @@ from hf_eddpm import (
 from hf_eddpm.hub import saving, storage
 from hf_eddpm.modalities.text.fitting import train_tokenizer
 from hf_eddpm.pipeline_parts import batches_of_like_size
+from hf_eddpm.pipeline_paths import perceptual_steps
 from hf_eddpm.sampling import slerp
 
 FEW = {"num_inference_steps": 5}
@@ -1127,6 +1128,13 @@ def test_the_argument_at_fault_is_named(pipe, data, error, message):
 def test_arguments_of_the_call_outside_their_range_are_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{**FEW, **arguments})
+
+
+@pytest.mark.parametrize("space", ["noise", "latents"])
+def test_perceptual_spacing_chooses_points_of_a_denser_path(pipe, space):
+    dense = pipe.interpolate("the food was great .", "i hate it .", num_steps=17, space=space)[0]
+    chosen = pipe.interpolate("the food was great .", "i hate it .", 3, space=space, spacing="perceptual")[0]
+    assert chosen == [dense[place] for place in perceptual_steps(dense, 3)]
 
 
 @pytest.mark.parametrize(

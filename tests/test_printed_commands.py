@@ -113,6 +113,8 @@ LIMITS = {
     r"docstring_corpus": "--limit 20",
     r"speed/allocator": "--num_data 2 --repeats 1",
     r"sentences/sampling": "--count 4",
+    r"sentences/chain": "--num_steps 2 --batch_size 8",
+    r"text_recipe/run": "--max_steps 2 --per_device_train_batch_size 8 --variants 'batch 64'",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",
     r"sentences/(prepare|probes)|figures/(gallery|overview|benchmarks)": "",
     r"demo_text": "--num_samples 2 --num_inference_steps 2",

@@ -37,6 +37,15 @@ def test_a_checkpoints_choice_changes_and_changes_back_and_its_weights_stay(pipe
     assert json.loads(index.read_text()) == json.loads(before[index])
 
 
+def test_pictures_of_the_card_may_change_afterwards(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "samples.png").write_bytes(b"one")
+    sampler.main([str(tmp_path), "--steps", "7"])
+    (tmp_path / "gallery" / "samples.png").write_bytes(b"another")
+    assert EDDPMPipeline.from_pretrained(tmp_path).config.default_num_inference_steps == 7
+
+
 def test_the_choice_is_kept_by_a_checkpoint_that_brings_its_code(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "checkpoint")
     sampler.main([str(tmp_path / "checkpoint"), "--steps", "7", "--noise_scale", "1.2"])

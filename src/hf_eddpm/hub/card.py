@@ -90,7 +90,8 @@ def build_model_card(
     sections = [f"# {name}", _introduction(model, summary), "## Use", _usage(name, snippet)]
     if evaluation is not None:
         sections += ["## Results", results, _measured_with(evaluation)]
-    sections += [_PARTS_TITLE, _parts_table(model)]
+    stored = (training or {}).get("arguments", {}).get("save_dtype")  # a model that is measured is in float32
+    sections += [_PARTS_TITLE, _parts_table(model, stored or str(model.dtype).removeprefix("torch."))]
     if training is not None:
         sections += ["## Training", *_training(training)]
     sections += ["## Limits", *_bullets([*limits, *_general_limits(training, evaluation)])]
@@ -223,7 +224,7 @@ def _usage(name: str, snippet: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _parts_table(model: EDDPMModel) -> str:
+def _parts_table(model: EDDPMModel, weights: str) -> str:
     config = model.config
     denoiser = "transformer, " if config.denoiser_type == "transformer" else ""
     what = {
@@ -239,7 +240,6 @@ def _parts_table(model: EDDPMModel) -> str:
     for part, module in model.named_children():
         count = _num_parameters(module)
         rows.append({"part": part, "what": what.get(part, ""), "parameters": f"{count:,}"})
-    weights = str(model.dtype).removeprefix("torch.")
     return f"{markdown_table(rows)}\n\nThe weights are stored as {weights}; `model/config.json` has every value."
 
 

@@ -120,8 +120,8 @@ def verify_checksums(folder: Path) -> None:
 
 
 def _is_checked(path: Path) -> bool:
-    """Whether a file is among those that `save_pretrained` writes; foreign ones are not ours to check."""
-    if path.name.startswith(".") or path.name == CHECKSUMS_FILE:
+    """Whether a file is among those that `save_pretrained` writes; pictures of the card and others are not."""
+    if path.name.startswith(".") or path.name == CHECKSUMS_FILE or path.suffix in (".png", ".jpg", ".gif", ".svg"):
         return False
     return len(path.parts) > 1 or path.name == INDEX_FILE
 

@@ -61,7 +61,7 @@ def build_text_card(
         snippet=_snippet([] if training is None else training.get("examples", [])),
         results="" if evaluation is None else _results(evaluation),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name, datasets),
-        limits=_limits(pipe, training, data_name),
+        limits=[*_limits(pipe, training, data_name), *_failures(evaluation)],
         pipeline_tag="text-generation",
         language=card.get("card_language"),
         tags=("peft", "lora") if relation == "adapter" else (),
@@ -102,6 +102,12 @@ def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str
         )
     limits.append("The held-out sentences were watched during training; the test split was not used.")
     return [*limits, *card_notes(training)]
+
+
+def _failures(evaluation: dict[str, Any] | None) -> list[str]:
+    pairs = [] if evaluation is None else evaluation["reconstruction"].get("failures", [])
+    quoted = [f"`{original}` comes back as `{copy}`" for original, copy in pairs if original != copy]
+    return [f"Where it fails most, in one pass: {'; '.join(quoted)}."] if quoted else []
 
 
 def _results(evaluation: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ..modalities.text.metrics import (
     uniqueness,
 )
 from ..pipeline_eddpm import EDDPMPipeline
+from ..pipeline_paths import data_distance
 from .evaluation import (
     Parts,
     Stopwatch,
@@ -42,6 +43,7 @@ from .evaluation import (
 )
 
 NUM_EXAMPLES = 10
+NUM_FAILURES = 3
 
 
 @dataclass
@@ -218,7 +220,14 @@ def _reconstruction(dev: TextData, reconstructions: list[str]) -> dict[str, Any]
         "bleu": corpus_bleu(reconstructions, dev.sentences),
         "exact_match": exact_match(reconstructions, dev.sentences),
         "examples": _examples(zip(dev.sentences, reconstructions, strict=True)),
+        "failures": _failures(dev.sentences, reconstructions),
     }
+
+
+def _failures(sentences: Sequence[str], reconstructions: Sequence[str]) -> list[list[str]]:
+    """The held-out sentences of which fewest characters came back, with what came."""
+    pairs = sorted(zip(sentences, reconstructions, strict=True), key=lambda pair: -data_distance(*pair))
+    return [list(pair) for pair in pairs[:NUM_FAILURES]]
 
 
 def _reference(

@@ -85,7 +85,10 @@ CHECKPOINTS = (
         "eddpm-fashion",
         "60,000 clothes, 28 x 28",
         "classes, edits, interpolation",
-        lambda r: f"{r['samples']['20']['guided_class_accuracy']['mean']:.1%} of guided samples are right",
+        lambda r: (
+            f"{r['samples']['20']['guided_class_accuracy']['mean']:.1%} of guided samples are right, "
+            f"SSIM {r['reconstruction']['ssim']:.2f}"
+        ),
     ),
 )
 
