@@ -215,6 +215,11 @@ def test_a_saved_protein_pipeline_loads_with_the_same_outputs(decoder, tmp_path)
     assert loaded.processor.to_dict() == pipe.processor.to_dict()
 
 
+@pytest.mark.parametrize(("name", "share"), [("protein-small", 0), ("protein-paper", 1)])
+def test_the_chains_gradient_reaches_the_encoder_in_the_papers_preset_alone(name, share):
+    assert EDDPMConfig.from_preset(name).encoder_gradient_scale == share
+
+
 @pytest.mark.parametrize("name", ["protein-small", "protein-paper"])
 def test_the_presets_build(name):
     config = EDDPMConfig.from_preset(name)

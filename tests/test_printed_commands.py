@@ -76,6 +76,8 @@ LIMITS = {
     r"image_front.*--recipes": "--max_steps 2 --num_images 20 --seeds 1",
     r"image_front": "--max_steps 2 --num_images 20 --seeds 1 --recipes 'joint, 0.1'",
     r"latent_rank/study": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
+    r"(latent_rank|schedulers)/page": "",
+    r"latent_rank/sequences": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
     r"latent_rank/chain": "--num_train 40 --num_dev 20 --num_steps 2 --batch_size 8 --num_samples 20 "
     "--sampling_steps 2",
     r"control/text": "--num 4 --num_inference_steps 2 --scales 1 --strengths 0.1",
@@ -83,6 +85,7 @@ LIMITS = {
     r"control/composition": "--num 4 --ode_steps 2 --scales 1",
     r"control/image": "--num 10 --num_fitted 40 --num_inference_steps 2 --scales 1 --class_scales 1 "
     "--brightness_scales 3 --direction_scales 1 --strengths 0.1",
+    r"schedulers/samplers": "--num_samples 20 --seeds 0",
     r"schedulers/run": "--num_samples 8 --num_steps 4",
     r"ood/run": "--num 8 --num_timesteps 2",
     r"speed/text": "--vocab_sizes 100 --num_sentences 2 --num_tokens 2 --num_layers 1 --repeats 1 --num_samples 20 "

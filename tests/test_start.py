@@ -49,6 +49,17 @@ def test_a_step_of_no_length_leaves_the_checkpoint_as_it_was(tune, checkpoint):
     assert checkpoint.name in json.loads((folder / "training.json").read_text())["base_models"]
 
 
+def test_the_chain_of_a_checkpoint_is_finished_and_the_rest_stays(tune, checkpoint):
+    folder = tune("--learning_rate", "1e-3", "--warmup_steps", "9999999", "--finish_steps", "3")
+    before, after = (EDDPMPipeline.from_pretrained(each).model for each in (checkpoint, folder))
+    same = {
+        part: all(map(torch.equal, a.half().parameters(), b.half().parameters()))
+        for part in ("encoder", "decoder", "denoiser")
+        for a, b in [(getattr(before, part), getattr(after, part))]
+    }
+    assert same == {"encoder": True, "decoder": True, "denoiser": False}
+
+
 def test_the_training_may_differ_but_not_the_networks(tune, checkpoint):
     folder = tune(encoder_noise_variance=0.5, decoder={"model_type": "llama"})
     assert EDDPMPipeline.from_pretrained(folder).model.config.encoder_noise_variance == 0.5

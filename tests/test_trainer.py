@@ -18,6 +18,8 @@ from hf_eddpm import EDDPMModel, EDDPMTextProcessor, EDDPMTrainer, diagnostics, 
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.training import trainer
 from hf_eddpm.training.collator import RawDataCollator
+from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.monitor import held_out_neighbor_ratio
 
 NO_DROPOUT = {"model_type": "bert", **TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VOLATILE = ("runtime", "per_second", "train_seconds", "flos", "train_loss")  # the last counts from the last start
@@ -168,6 +170,27 @@ def test_an_evaluation_warns_of_held_out_latents_on_a_line(make_trainer, process
     metrics = make_trainer(model, trainer_values={"eval_dataset": held_out}).evaluate()
     assert metrics["eval_active_dims"] == 16 and metrics["eval_effective_rank"] == pytest.approx(1, abs=1e-3)
     assert len(warnings) == 1 and "of 16" in warnings[0]
+
+
+def test_an_evaluation_says_whether_samples_reach_held_out_latents(make_trainer):
+    model = tiny_model()
+    metrics = make_trainer(model, trainer_values={"eval_dataset": SENTENCES * 10}).evaluate()
+    assert metrics["eval_neighbor_ratio"] > 0
+    assert "eval_neighbor_ratio" not in make_trainer(model, trainer_values={"eval_dataset": SENTENCES[:9]}).evaluate()
+
+
+def test_the_ratio_falls_as_the_chain_learns_the_latents(generator):
+    model = tiny_model(prediction_type="v_prediction", denoiser_hidden_size=48).eval()
+    sides = (torch.randint(2, (200, 1, 1), generator=generator) * 2.0 - 1).expand(-1, 2, 8)
+    means = sides + 0.2 * torch.randn(200, 2, 8, generator=generator)
+    before = held_out_neighbor_ratio(model, means)
+    finish_denoiser(model, means, None, 300, 64, 3e-3, 0.9, seed=0)
+    after = held_out_neighbor_ratio(model, means)
+    assert 0 < after < before / 2
+    assert held_out_neighbor_ratio(model, means) == after  # always the same noise
+    assert held_out_neighbor_ratio(model, means[:1].expand(30, -1, -1)) is None  # all the same
+    model.denoiser.requires_grad_(False)
+    assert held_out_neighbor_ratio(model, means) is None
 
 
 # Gradients

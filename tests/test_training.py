@@ -278,6 +278,23 @@ def test_a_denoiser_that_is_told_the_class_trains_on_labelled_files(run, tmp_pat
             run(*words, model_config=conditional)
 
 
+def test_a_training_ends_with_the_denoiser_alone_where_that_is_asked_for(run, tmp_path):
+    for label, part in enumerate((NEGATIVE, POSITIVE)):
+        (tmp_path / f"part.{label}.txt").write_text("\n".join(part) + "\n")
+    data = ["--train", f"{tmp_path}/part.0.txt=0", f"{tmp_path}/part.1.txt=1"]
+    told = {"ema_decay": 0.9, "model_config": {**MODEL, **BACKBONES, "num_classes": 2}}
+    plain = run(*data, output="plain", **told)
+    finished = run(*data, "--finish_steps", "5", "--finish_batch_size", "8", output="finished", **told)
+    before, after = (EDDPMPipeline.from_pretrained(folder).model.state_dict() for folder in (plain, finished))
+    assert {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])} == {
+        "denoiser"
+    }
+    settings = [_facts(folder)["settings"] for folder in (plain, finished)]
+    assert "finishing" not in settings[0] and settings[1]["finishing"].startswith("5 steps of 8")
+    with pytest.raises(ValueError, match="`finish_steps` must be 0 for a baseline"):
+        run(*data, "--finish_steps", "1", "--no_latents", "true")
+
+
 def test_weights_are_saved_in_the_type_that_was_asked_for(run, sentences):
     folder = run("--train", sentences, "--save_dtype", "float16")
     assert EDDPMPipeline.from_pretrained(folder, dtype=torch.float16).model.dtype == torch.float16

@@ -23,7 +23,7 @@ _LIBRARY_NAME = "hf_eddpm"
 _TAGS = ("eddpm", "diffusers", "latent-diffusion", "autoencoder", "representation-learning", "arxiv:2402.19009")
 _TERMS = (
     *("loss", "reconstruction_loss", "diffusion_loss", "alignment_loss"),
-    *("latent_std", "active_dims", "kl_per_dim", "effective_rank", "largest_share", "rate"),
+    *("latent_std", "active_dims", "kl_per_dim", "effective_rank", "largest_share", "rate", "neighbor_ratio"),
 )
 
 _CITATION = """\
@@ -302,6 +302,11 @@ def _losses(training: dict[str, Any]) -> list[str]:
         note += (
             " Active dimensions and KL look at one dimension at a time; the effective rank counts the directions in "
             "which the latents vary, the largest share is the share of the first of them, and the rate is in nats."
+        )
+    if "eval_neighbor_ratio" in held_out:
+        note += (
+            " The neighbour ratio says how much farther from held-out latents sampled ones lie than other held-out "
+            "ones do: 1 where samples are like new data."
         )
     return [markdown_table(rows), note]
 

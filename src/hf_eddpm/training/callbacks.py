@@ -122,7 +122,7 @@ class FreshMonitors(TrainerCallback):
     ) -> None:
         """Start anew."""
         for monitor in self.monitors.values():
-            monitor.sums = {}
+            monitor.clear()
 
 
 class AverageStep(TrainerCallback):

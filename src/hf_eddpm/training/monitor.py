@@ -3,31 +3,51 @@
 from typing import Any
 
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
-from ..diagnostics import moment_eigenvalues, spectrum_statistics
+from ..diagnostics import moment_eigenvalues, nearest_distances, spectrum_statistics
 from ..double_precision import as_double
+from ..modeling_eddpm import EDDPMModel
 from ..outputs import EDDPMOutput
+from ..sampling import run_chain
 
 _ACTIVE_STD = 0.1  # a dimension whose posterior mean varies less than this carries (almost) nothing
 _MAX_SPECTRUM = 1024  # wider latents have no spectrum in the log: the covariance would cost too much
+_CHAIN_STEPS = 20
 
 
 class TrainingMonitor:
     """Sums loss terms and statistics of the latents over batches, for the log.
 
+    Args:
+        num_kept: Posterior means to keep, the first since the last call of `take_means`.
+
     Attributes:
         count: Data that the averages last collected are of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_kept: int = 0) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
+        self.num_kept = num_kept
+        self._means: list[torch.Tensor] = []
+
+    def clear(self) -> None:
+        """Forget what was added since the last collection."""
+        self.sums, self._means = {}, []
+
+    def take_means(self) -> torch.Tensor | None:
+        """Return the posterior means that were kept, `(num, num_latents, latent_dim)`, and keep none; None of none."""
+        means, self._means = self._means, []
+        return torch.cat(means)[: self.num_kept] if means else None
 
     def update(self, output: EDDPMOutput) -> None:
         """Add a batch, in float64 and without gradient."""
         assert output.posterior_mean is not None
         mean = as_double(output.posterior_mean.detach()).flatten(1)  # (batch, latent_size)
         batch = len(mean)
+        if sum(map(len, self._means)) < self.num_kept:
+            self._means.append(output.posterior_mean.detach().float().cpu())
         values = {
             "count": torch.tensor(batch, dtype=torch.float64, device=mean.device),
             "mean": mean.sum(0),
@@ -77,3 +97,34 @@ class TrainingMonitor:
             "kl_per_dim": float(0.5 * (square.mean().cpu() + variance - 1 - variance.log())),
             **spectrum,
         }
+
+
+@torch.no_grad()
+def held_out_neighbor_ratio(model: EDDPMModel, means: torch.Tensor) -> float | None:
+    """Return how far sampled latents lie from held-out ones, see `diagnostics.nearest_neighbor_ratio`.
+
+    Every other datum is in the place of the training data, the rest in that of unseen ones; as many latents are
+    sampled by DPM-Solver++, in twenty steps and always from the same noise.
+
+    Args:
+        model: The model, in evaluation mode.
+        means: Posterior means of held-out data, `(num, num_latents, latent_dim)`.
+
+    Returns:
+        The ratio; None of fewer than twenty data, of latents that are not finite or all the same, and for a model
+        whose denoiser does not train.
+    """
+    trains = any(parameter.requires_grad for parameter in model.denoiser.parameters())
+    if len(means) < 20 or not trains or not bool(means.isfinite().all()):
+        return None
+    real, unseen = means[::2], means[1::2]
+    apart = float(nearest_distances(unseen, real).mean())
+    if apart == 0:
+        return None
+    noise = torch.randn(unseen.shape, generator=torch.Generator().manual_seed(0))
+    scheduler = DPMSolverMultistepScheduler.from_config(model.scheduler.config, use_karras_sigmas=True)
+    steps = min(_CHAIN_STEPS, len(model.scheduler))
+    sampled = run_chain(model.denoise, scheduler, noise.to(model.device), steps).float()
+    if not bool(sampled.isfinite().all()):
+        return None
+    return float(nearest_distances(sampled, real).mean()) / apart

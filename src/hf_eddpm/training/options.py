@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from .option_parts import BaselineChoice, FinishChoice, ImageLosses, as_dict
+from .option_parts import FinishChoice, ImageLosses, as_dict
 
 
 @dataclass
@@ -174,7 +174,7 @@ class ImageModelArguments(ImageLosses, FinishChoice):
 
 
 @dataclass
-class TextModelArguments(BaselineChoice):
+class TextModelArguments(FinishChoice):
     """What is trained."""
 
     preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
@@ -199,10 +199,18 @@ class TextModelArguments(BaselineChoice):
     no_latents: bool = field(
         default=False, metadata={"help": "Train the decoder alone instead, a language model: latents of zero."}
     )
+    finish_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps at the end in which the denoiser alone learns the latents of the training sentences."
+        },
+    )
+    finish_batch_size: int = field(default=256, metadata={"help": "Latents of such a step."})
 
     def __post_init__(self) -> None:
         self.model_config = as_dict(self.model_config, "model_config")
         self.check_baseline()
+        self.check_finish()
         if self.baseline and (self.encoder or self.decoder):
             raise ValueError("`vae_kl_weight` and `no_latents` are for networks that start from scratch.")
 

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -40,6 +41,7 @@ from .batching import data_seed
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
+from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
 from .runs import (
     describe_arguments,
@@ -65,7 +67,14 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, lora_args, card_args, training_args = parse_arguments(
         TextDataArguments, TextModelArguments, LoraArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    set_up(training_args, __name__, load_text.__module__, model_config=model_args.model_config)
+    check_one_process(model_args.finish_steps, training_args)
+    set_up(
+        training_args,
+        __name__,
+        load_text.__module__,
+        finish_denoiser.__module__,
+        model_config=model_args.model_config,
+    )
 
     train, dev = load_data(data_args, training_args.seed)
     fit_steps(training_args, len(train))
@@ -92,6 +101,10 @@ def main(args: list[str] | None = None) -> Path:
         callbacks=[Curves()],
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(training_args))
+    labels = None if train_labels is None else np.array(train_labels)
+    finishing = finish_training(
+        trainer, train.sentences, labels, model_args.finish_steps, model_args.finish_batch_size
+    )
     metrics = trainer.evaluate()
 
     folder = Path(training_args.output_dir) / "pipeline"
@@ -122,6 +135,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_model_relation": "adapter" if lora_args.lora and lora_args.lora_save == "adapter" else "finetune",
             **facts_of_run,
         }
+        add_finishing(facts, finishing)
         publish(trainer, pipe, folder, facts, write_text_card)
     return folder
 

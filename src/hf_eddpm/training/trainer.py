@@ -28,7 +28,7 @@ from ..scheduling_eddpm import EDDPMScheduler
 from .callbacks import AverageStep, Clock, FreshMonitors, OwnNoise, TimeLimit
 from .collator import RawDataCollator
 from .defaults import EMA_DECAY, default_arguments
-from .monitor import TrainingMonitor
+from .monitor import TrainingMonitor, held_out_neighbor_ratio
 from .ordered import OrderedTrainer
 from .previews import Preview
 from .refusals import check_options
@@ -37,6 +37,7 @@ logger = logging.get_logger(__name__)
 
 _EMA_FILE = "ema.safetensors"
 _NOT_PREDICTED = ("reconstruction_loss", "diffusion_loss", "alignment_loss", "property_loss", "latents")
+_KEPT_MEANS = 1000  # held-out data whose latents those of samples are compared with in the log
 _CALIBRATION_DATA = 4096  # data from which the latents' statistics under averaged weights are taken
 
 
@@ -97,7 +98,7 @@ class EDDPMTrainer(OrderedTrainer):
         self._check_options()
         if args.label_names is None:  # Trainer finds none in the signature of `forward`
             self.label_names = list(self._eddpm.decoder.target_names)
-        self.monitors = {name: TrainingMonitor() for name in ("train", "eval")}
+        self.monitors = {"train": TrainingMonitor(), "eval": TrainingMonitor(_KEPT_MEANS)}
         self.ema: EMAModel | None = None
         self._evaluated = "eval"  # prefix of the evaluation that runs
         self._has_averaged_weights = False
@@ -196,8 +197,15 @@ class EDDPMTrainer(OrderedTrainer):
             terms = self.monitors[kind].collect(self._sum_over_processes, self._eddpm.config.encoder_noise_variance)
             names = {name: name if kind == "train" else f"{self._evaluated}_{name}" for name in terms}
             logs.update({names[name]: value for name, value in terms.items()})
-            if kind == "eval" and "effective_rank" in terms and self.is_world_process_zero():
-                warn_of_low_rank(terms["effective_rank"], self._eddpm.config.latent_size, self.monitors["eval"].count)
+            if kind == "eval" and self.is_world_process_zero():
+                if "effective_rank" in terms:
+                    warn_of_low_rank(
+                        terms["effective_rank"], self._eddpm.config.latent_size, self.monitors["eval"].count
+                    )
+                means = self.monitors["eval"].take_means()
+                ratio = None if means is None or self._is_sharded else held_out_neighbor_ratio(self._eddpm, means)
+                if ratio is not None:
+                    logs[f"{self._evaluated}_neighbor_ratio"] = ratio
         super().log(logs, start_time)
 
     def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
@@ -252,7 +260,7 @@ class EDDPMTrainer(OrderedTrainer):
         """
         prefix = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments.get("metric_key_prefix", "eval")
         before, self._evaluated = self._evaluated, prefix
-        self.monitors["eval"].sums = {}
+        self.monitors["eval"].clear()
         try:
             with self.averaged_weights():
                 return super().evaluate(*args, **kwargs)

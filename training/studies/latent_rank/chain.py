@@ -21,10 +21,11 @@ from transformers import HfArgumentParser
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.training.environment import describe_environment
-from hf_eddpm.training.evaluation import reach_statistics
+from hf_eddpm.training.evaluation import describe_sampler, reach_statistics
 from hf_eddpm.training.finishing import finish_denoiser
 from hf_eddpm.training.options import ColumnArguments
 from hf_eddpm.training.raw_data import load_raw_data
+from hf_eddpm.training.sampler import use_solver
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -45,6 +46,9 @@ class ChainArguments:
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's."})
     num_samples: int = field(default=1000, metadata={"help": "Samples."})
     sampling_steps: list[int] = field(default_factory=lambda: [20, 50], metadata={"help": "Numbers of steps."})
+    noise_scale: float | None = field(default=None, metadata={"help": "Of the first noise; the checkpoint's own."})
+    solver: bool = field(default=False, metadata={"help": "Sample by DPM-Solver++, whatever the checkpoint does."})
+    device: str = field(default="cpu", metadata={"help": "Where the networks compute."})
     seed: int = field(default=0, metadata={"help": "Of everything."})
 
 
@@ -56,11 +60,13 @@ def reach(
     result = {}
     for steps in args.sampling_steps:
         generator = torch.Generator().manual_seed(args.seed)
-        classes, told = pipe.model.config.num_classes, {}
+        classes, options = pipe.model.config.num_classes, {}
         if classes:
-            told["class_labels"] = torch.randint(classes, (args.num_samples,), generator=generator)
-        out = pipe(args.num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **told)
-        result[str(steps)] = reach_statistics(out.latents.float(), unseen, real)
+            options["class_labels"] = torch.randint(classes, (args.num_samples,), generator=generator)
+        if args.noise_scale is not None:
+            options["noise_scale"] = args.noise_scale
+        out = pipe(args.num_samples, num_inference_steps=steps, generator=generator, output_type="latent", **options)
+        result[str(steps)] = reach_statistics(out.latents.float().cpu(), unseen, real)
     return result
 
 
@@ -71,7 +77,9 @@ def main(words: list[str] | None = None) -> None:
     args, columns = HfArgumentParser((ChainArguments, ColumnArguments)).parse_args_into_dataclasses(args=named)
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(dtype=torch.float32)
+    pipe.to(args.device, dtype=torch.float32)
+    if args.solver:
+        use_solver(pipe)
     train = load_raw_data(pipe, args.data, columns, images=True)
     if args.dev_last:
         rows_of = np.arange(len(train))
@@ -80,7 +88,7 @@ def main(words: list[str] | None = None) -> None:
         dev = load_raw_data(pipe, args.dev, columns, images=True)
     train, dev = train.sample(args.num_train, args.seed), dev.sample(args.num_dev, args.seed)
     labels = torch.tensor(train.labels) if train.labels is not None and pipe.model.config.num_classes else None
-    real, unseen = (pipe.encode(data.items, 250).latents.float() for data in (train, dev))
+    real, unseen = (pipe.encode(data.items, 250).latents.float().cpu() for data in (train, dev))
     model, noise = pipe.model, pipe.model.config.encoder_noise_variance
     before = copy.deepcopy(model.denoiser.state_dict())
     rows: dict[str, Any] = {"as trained": reach(pipe, unseen, real[:5000], args)}
@@ -96,7 +104,8 @@ def main(words: list[str] | None = None) -> None:
         "settings": {key: value for key, value in settings.items() if key not in ("data", "dev")},
         "latents": spectrum_statistics(covariance_eigenvalues(unseen), noise),
         "rows": rows,
-        **describe_environment(torch.device("cpu")),
+        "sampler": describe_sampler(pipe),
+        **describe_environment(pipe.device),
     }
     output = Path(args.output or FOLDER / "results" / "chain" / f"{result['checkpoint']}.json")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -7,18 +7,17 @@ See README.md beside this file. A run whose file exists is not repeated.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fitting import add_values, fit_variant
 from report import write_report
-from safetensors.torch import load_file, save_file
 from transformers import set_seed
-from variants import VARIANTS, RisingShare, StudyModel, Variant
+from variants import VARIANTS, Variant
 
-from hf_eddpm import EDDPMConfig, EDDPMPipeline, EDDPMTrainer
+from hf_eddpm import EDDPMPipeline
 from hf_eddpm.diagnostics import covariance_eigenvalues, spectrum_statistics
 from hf_eddpm.metrics.frechet_distance import frechet_distance
 from hf_eddpm.modalities.image.data import ImageData
@@ -28,7 +27,6 @@ from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluation import as_embeddings, reach_statistics, result_file
 from hf_eddpm.training.image_judge import Judge, decode, sample_latents
 from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
-from hf_eddpm.training.sampler import use_solver
 from hf_eddpm.training.train_image import LabelledImages, build_model, class_labels, load_data
 
 FOLDER = Path(__file__).resolve().parent
@@ -70,39 +68,10 @@ def train_variant(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
     set_seed(args.seed)
-    for key, value in variant.model_config.items():
-        given = model_args.model_config.get(key)
-        model_args.model_config[key] = {**given, **value} if isinstance(value, dict) and given else value
-    model_args.model_config["encoder_gradient_scale"] = variant.share
+    add_values(model_args, variant)
     plain, processor = build_model(model_args, train)
-    model = StudyModel(EDDPMConfig.from_dict(plain.config.to_dict()), variant)
-    labels = class_labels(train, data_args.label_column, model.config.num_classes)
-    trainer = EDDPMTrainer(
-        model=model,
-        args=args,
-        processor=processor,
-        ema_decay=args.ema_decay,
-        train_dataset=LabelledImages(train.images, labels),
-        callbacks=[] if variant.rise is None else [RisingShare(model, variant.share, variant.rise)],
-    )
-    weights, noted = folder / "model.safetensors", folder / "facts.json"
-    if noted.exists():
-        model.load_state_dict(load_file(weights))
-        facts = json.loads(noted.read_text(encoding="utf-8"))
-    else:
-        start = np.array([time.perf_counter(), time.process_time()])
-        trainer.train()
-        wall, cpu = np.array([time.perf_counter(), time.process_time()]) - start
-        facts = {"seed": args.seed, "steps": args.max_steps, "batch_size": args.train_batch_size}
-        facts |= {"train_seconds": round(wall, 1), "train_cpu_seconds": round(cpu, 1)}
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), weights)
-        noted.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    model.config.encoder_gradient_scale = variant.share
-    pipe = trainer.build_pipeline()
-    use_solver(pipe)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, facts
+    labels = class_labels(train, data_args.label_column, plain.config.num_classes)
+    return fit_variant(variant, plain, processor, args, LabelledImages(train.images, labels), folder)
 
 
 @torch.no_grad()
@@ -150,6 +119,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--max_steps", type=int, default=None, help="by default those of the configuration")
+    parser.add_argument("--shard", default="0/1", help="which of how many parts of the runs this process does")
+    parser.add_argument("--use_cpu", default="true", choices=("true", "false"))
     parser.add_argument("--output_dir", type=Path, default=FOLDER / "results", help="where the JSON files go")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/latent_rank"), help="where the weights go")
     parser.add_argument("--checkpoints", nargs="+", default=[], help="measure these too: NAME=FOLDER ...")
@@ -157,7 +128,7 @@ def main(args: list[str] | None = None) -> None:
     common = [str(FOLDER / f"{arguments.dataset}.json"), "--output_dir", str(arguments.work_dir)]
     common += ["--train", *arguments.data] if arguments.data else []
     common += ["--max_steps", str(arguments.max_steps)] if arguments.max_steps else []
-    common += ["--use_cpu", "--num_threads", str(torch.get_num_threads())]
+    common += ["--use_cpu", arguments.use_cpu, "--num_threads", str(torch.get_num_threads())]
     common += ["--eval_strategy", "no", "--save_strategy", "no", "--num_previews", "0", "--disable_tqdm", "true"]
     data_args, _, _, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=common
@@ -171,7 +142,7 @@ def main(args: list[str] | None = None) -> None:
         "real_frechet": judge.frechet(images),
         "num_samples": count,
         "extractor": judge.name,
-        **describe_environment(torch.device("cpu")),
+        **describe_environment(training_args.device),
     }
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for word in arguments.checkpoints:
@@ -183,18 +154,20 @@ def main(args: list[str] | None = None) -> None:
             result = {"data": arguments.dataset, "checkpoint": name}
             result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
             write(file, result | shared)
-    for seed in arguments.seeds:
-        for name in arguments.variants:
-            stem = f"{arguments.dataset} {name} steps {training_args.max_steps} seed {seed}"
-            file = result_file(arguments.output_dir, stem)
-            if file.exists():
-                continue
-            folder = arguments.work_dir / file.stem
-            pipe, facts = train_variant(VARIANTS[name], [*common, "--seed", str(seed)], train, folder)
-            result = {"data": arguments.dataset, "variant": name, **facts}
-            result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
-            write(file, result | shared)
-    write_report(arguments.output_dir, FOLDER)
+    shard, num_shards = map(int, arguments.shard.split("/"))
+    runs = [(name, seed) for seed in arguments.seeds for name in arguments.variants]
+    for name, seed in runs[shard::num_shards]:
+        stem = f"{arguments.dataset} {name} steps {training_args.max_steps} seed {seed}"
+        file = result_file(arguments.output_dir, stem)
+        if file.exists():
+            continue
+        folder = arguments.work_dir / file.stem
+        pipe, facts = train_variant(VARIANTS[name], [*common, "--seed", str(seed)], train, folder)
+        result = {"data": arguments.dataset, "variant": name, **facts}
+        result |= measure(pipe, train, dev, pixels, judge, data_args.label_column or "")
+        write(file, result | shared)
+    if arguments.output_dir.resolve() == FOLDER / "results":
+        write_report(arguments.output_dir, FOLDER)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Variant:
         penalty: Weight of the covariance penalty.
         whiten: Whether iterative normalisation takes the place of that of single dimensions.
         cells: Whether each latent sees one cell of the encoder's grid instead of all of it.
+        finish_steps: Steps at the end in which the denoiser alone learns the posterior means.
         model_config: Values that differ from the configuration file's; those of a network are added to its own.
     """
 
@@ -32,6 +33,7 @@ class Variant:
     penalty: float = 0.0
     whiten: bool = False
     cells: bool = False
+    finish_steps: int = 0
     model_config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +64,49 @@ VARIANTS = {
     "share 1, the bound's weights": Variant(1.0, model_config={"loss_weighting": "elbo"}),
     "share 0.1, the bound's weights": Variant(0.1, model_config={"loss_weighting": "elbo"}),
 }
+
+VARIANCES = {"yelp": (0.1, 0.3, 0.02), "gifford": (0.1, 0.3, 0.03), "gfp": (0.03, 0.1)}  # of the encoder
+SHARES = (0, 0.1, 0.01, 1, 0.03, 0.003)  # the most telling first
+FINISH_STEPS = 1000
+SHAPES = {  # of the latents, beside the recipe's own
+    "yelp": {"eight vectors": {"pooling": "attention", "num_latents": 8, "latent_dim": 8}},
+    "gifford": {"one vector": {"num_latents": 1, "latent_dim": 30}},
+    "gfp": {"one vector": {"num_latents": 1, "latent_dim": 128}},
+}
+
+
+def sequence_variants(dataset: str) -> dict[str, Variant]:
+    """Variants for sentences or proteins by name, the most telling first.
+
+    Args:
+        dataset: Name of the recipe. The first of its variances is its own, at which the cures stand.
+    """
+    variances = VARIANCES[dataset]
+    elbo = {"loss_weighting": "elbo"}
+    named = {f"share {share:g}": Variant(share) for share in SHARES}
+    named |= {
+        "share 0.1, covariance penalty 0.1": Variant(0.1, penalty=0.1),
+        "share 0.1, iterative normalisation": Variant(0.1, whiten=True),
+        "share 0, then to 0.1": Variant(0.1, rise=(0.5, 1.0)),
+        "share 0, finished": Variant(0, finish_steps=FINISH_STEPS),
+        "share 0.1, finished": Variant(0.1, finish_steps=FINISH_STEPS),
+        **{
+            f"share {share:g}, {name}": Variant(share, model_config=shape)
+            for name, shape in SHAPES[dataset].items()
+            for share in (0, 0.1)
+        },
+        "share 0.1, covariance penalty 0.01": Variant(0.1, penalty=0.01),
+        "share 1, covariance penalty 0.1": Variant(1, penalty=0.1),
+        "share 1, the bound's weights": Variant(1, model_config=elbo),
+        "share 0, cosine schedule": Variant(0, model_config={"beta_schedule": "squaredcos_cap_v2"}),
+    }
+    for variance in variances[1:]:
+        value = {"encoder_noise_variance": variance}
+        named |= {
+            f"share {share:g}, encoder variance {variance:g}": Variant(share, model_config=value) for share in SHARES
+        }
+        named[f"share 1, the bound's weights, encoder variance {variance:g}"] = Variant(1, model_config=value | elbo)
+    return named
 
 
 class RisingShare(TrainerCallback):
@@ -110,7 +155,7 @@ class IterativeNormalization(LatentNormalization):
             return ((flat - mean) @ self._inverse_root(cov)).view_as(latents)
 
     def _inverse_root(self, cov: torch.Tensor) -> torch.Tensor:
-        identity = torch.eye(len(cov))
+        identity = torch.eye(len(cov), device=cov.device)
         cov = cov + 1e-3 * identity
         trace = cov.trace()
         root = identity

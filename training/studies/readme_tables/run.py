@@ -321,14 +321,14 @@ ROWS = [
         "studies/few_steps/run.py",
     ),
     Row(
-        "GFP, earlier weights, samples that differ, 20 steps: DDIM; DPM-Solver++; at noise scale 1.2",
+        "GFP: samples that differ, 20 steps: DDIM; DPM-Solver++; at noise scale 1.3",
         "training/studies/few_steps/results/gfp.json",
         lambda r: "; ".join(
             f"{step_row(r, *setting)['unique']['mean']:.3f}"
             for setting in (
                 ("DDIM", 20),
                 ("DPM-Solver++ (Karras)", 20),
-                ("DPM-Solver++ (Karras)", 20, 1.2),
+                ("DPM-Solver++ (Karras)", 20, 1.3),
             )
         ),
         "studies/few_steps/run.py",

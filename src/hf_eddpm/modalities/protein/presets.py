@@ -19,13 +19,16 @@ SMALL_ENCODER: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 # Thirty latent dimensions as in the paper, but ten vectors with a query of attention each: the encoder finds what to
-# attend to in fewer steps than with one query, and with every seed (docs/guides/proteins.md has the numbers)
+# attend to in fewer steps than with one query, and with every seed (docs/guides/proteins.md has the numbers). The
+# encoder learns by reconstruction alone: the chain's gradient costs exact reconstructions, and samples are no nearer
+# for it (docs/benchmarks/latents.md).
 SMALL: dict[str, Any] = {
     "pooling": "attention",
     "num_latents": 10,
     "latent_dim": 3,
     "encoder_noise_variance": 0.008,
     "decoder_noise_variance": 0.0,
+    "encoder_gradient_scale": 0.0,
     "denoiser_num_layers": 4,
     "denoiser_hidden_size": 256,
     "denoiser_embedding_size": 64,
