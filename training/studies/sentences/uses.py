@@ -1,0 +1,201 @@
+"""What people do with a text model, each use with a number beside an outside reference.
+
+    python training/studies/sentences/uses.py --checkpoint model_cards/eddpm-sentences --data data/sentences \\
+        --captions data/captions5 --output training/studies/sentences/results/uses.json
+
+`--data` is what `prepare.py` wrote; `--captions` the folder of the captions with the number of their picture. Search:
+how often the caption nearest to another is one of the same picture, by the cosine of embeddings, of whitened ones, of
+TF-IDF, and of a sentence encoder if `--sentence_encoder` names one. Interpolation: how often neighbours on a path of
+seven are equal, and the perplexity between the ends over that of the ends, under a trigram model of the training
+sentences. Edits: negative reviews moved along the direction to positive ones, judged by logistic regression on the
+n-grams of training reviews, and their BLEU with what they were. Score: the area under the ROC curve that tells two
+kinds of held-out sentences by the difference of their bounds as one class and as the other; and real from shuffled
+words by the bound per token.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModel, AutoTokenizer
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu
+from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier
+from hf_eddpm.training.environment import describe_command
+from hf_eddpm.training.evaluation import finish_result
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from sentences.domains import chosen, nearest_is_paraphrase, read
+from sentences.prepare import read_lines
+
+POINTS = 7
+KINDS = {"reviews": (0, 1), "dialogue": (2, 3), "captions": (4,)}
+SCALES = (1.0, 1.5, 2.0)
+
+
+def whitened(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors `(num, size)` whose directions all have the same variance."""
+    centred = vectors.float() - vectors.float().mean(0)
+    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ directions.T / values
+
+
+def sentence_vectors(name: str, sentences: list[str]) -> torch.Tensor:
+    """Return the mean hidden states `(num, hidden)` of a sentence encoder."""
+    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
+    parts = []
+    for start in range(0, len(sentences), 128):
+        batch = tokenizer(sentences[start : start + 128], padding=True, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        parts.append((states * mask).sum(1) / mask.sum(1))
+    return torch.cat(parts)
+
+
+def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None) -> dict[str, float]:
+    """Return how often a caption's nearest is one of the same picture, by what it is compared with."""
+    rows = [line.split("\t", 1) for line in read_lines(folder / "dev.tsv.gz")][:limit]
+    pictures = torch.tensor([int(picture) for picture, _ in rows])
+    captions = [caption.strip() for _, caption in rows]
+    latents = pipe.encode(captions).embeddings
+    vectors = {"ours": latents, "ours, whitened": whitened(latents)}
+    vectors["TF-IDF"] = torch.from_numpy(TfidfVectorizer().fit_transform(captions).toarray())
+    if encoder is not None:
+        vectors["sentence encoder"] = sentence_vectors(encoder, captions)
+    return {name: nearest_is_paraphrase(each, pictures) for name, each in vectors.items()}
+
+
+def interpolation(pipe: EDDPMPipeline, judge: TrigramModel, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return what paths are like, for each space and spacing."""
+    firsts, lasts = [first for first, _ in pairs], [last for _, last in pairs]
+    found = {}
+    for space in ("noise", "latents"):
+        for spacing in ("even", "perceptual"):
+            paths = pipe.interpolate(firsts, lasts, POINTS, space=space, spacing=spacing)
+            steps = [step for path in paths for step in zip(path, path[1:], strict=False)]
+            middle = [path[POINTS // 2] for path in paths]
+            ends = [text for path in paths for text in (path[0], path[-1])]
+            found[f"{space}, {spacing}"] = {
+                "repeated": sum(first == second for first, second in steps) / len(steps),
+                "perplexity_of_middle_over_ends": judge.perplexity(middle) / judge.perplexity(ends),
+                "first": paths[0],
+            }
+    return found
+
+
+def edits(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, Any]:
+    """Return what becomes of negative reviews along the direction to positive ones."""
+    reviews = [read(folder / f"train.{label}.txt") for label in (0, 1)]
+    labels = [label for label, texts in enumerate(reviews) for _ in texts]
+    judge = fit_text_classifier([text for texts in reviews for text in texts], labels)
+    some = [random.Random(1).sample(texts, min(2000, len(texts))) for texts in reviews]
+    direction = pipe.direction(some[1], some[0])
+    texts = chosen(folder, [0], count)
+    found: dict[str, Any] = {}
+    for scale in SCALES:
+        changed = pipe.edit(texts, direction=direction, scale=scale, refinement_steps=10)
+        flipped = float((judge.predict(changed) == 1).mean())
+        found[f"scale {scale:g}"] = {"flipped": flipped, "self_bleu": corpus_bleu(changed, texts)}
+        found[f"scale {scale:g}"]["first"] = [list(pair) for pair in zip(texts[:5], changed[:5], strict=True)]
+    found["unchanged"] = {"flipped": float((judge.predict(texts) == 1).mean()), "self_bleu": 100.0}
+    return found
+
+
+def bounds(pipe: EDDPMPipeline, texts: list[str], label: int | None) -> torch.Tensor:
+    """Return the bound of sentences, as sentences of a class, in bits per token `(num,)`."""
+    generator = torch.Generator().manual_seed(0)
+    return pipe.score(texts, num_timesteps=32, generator=generator, class_labels=label).bits_per_unit
+
+
+def told_apart(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, float]:
+    """Return the areas under the ROC curve between each two kinds, and between real and shuffled sentences."""
+    sets = {name: chosen(folder, labels, count) for name, labels in KINDS.items()}
+    found = {}
+    names = list(sets)
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            texts = sets[one] + sets[other]
+            # The bound of a kind is that of its likeliest class.
+            as_one, as_other = (
+                torch.stack([bounds(pipe, texts, label) for label in KINDS[name]]).amin(0) for name in (one, other)
+            )
+            truth = [0] * len(sets[one]) + [1] * len(sets[other])
+            found[f"{one} or {other}"] = float(roc_auc_score(truth, (as_one - as_other).numpy()))
+    real = [text for texts in sets.values() for text in texts]
+    rng = random.Random(0)
+    shuffled = [" ".join(rng.sample(words, len(words))) for words in map(str.split, real)]
+    values = torch.cat([bounds(pipe, real, None), bounds(pipe, shuffled, None)])
+    found["real or shuffled words"] = float(roc_auc_score([0] * len(real) + [1] * len(shuffled), values.numpy()))
+    return found
+
+
+def report(found: dict[str, Any]) -> str:
+    """Return one table of all uses."""
+    rows = [
+        ("search: nearest is of the same picture", name, f"{value:.2f}") for name, value in found["search"].items()
+    ]
+    for name, values in found["interpolation"].items():
+        ratio = values["perplexity_of_middle_over_ends"]
+        rows.append(
+            (
+                "interpolation: equal neighbours, perplexity of the middle",
+                name,
+                f"{values['repeated']:.2f}, x {ratio:.2f}",
+            )
+        )
+    for name, values in found["edits"].items():
+        rows.append(
+            (
+                "edit: judged positive, BLEU with the original",
+                name,
+                f"{values['flipped']:.2f}, {values['self_bleu']:.0f}",
+            )
+        )
+    rows += [("score: area under the ROC curve", name, f"{value:.2f}") for name, value in found["score"].items()]
+    return markdown_table([dict(zip(("use", "by", "result"), row, strict=True)) for row in rows])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the JSON and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
+    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser.add_argument("--captions", type=Path, required=True, help="folder of the captions and their pictures")
+    parser.add_argument("--sentence_encoder", help="folder or Hub id of a sentence encoder to search by, too")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
+    parser.add_argument("--count", type=int, default=200, help="sentences of a kind, edits; a third of it paths")
+    parser.add_argument("--limit", type=int, help="captions to search; all by default")
+    words = sys.argv[1:] if words is None else list(words)
+    arguments, start = parser.parse_args(words), time.perf_counter()
+    pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    everything = [
+        text for labels in KINDS.values() for label in labels for text in read(arguments.data / f"train.{label}.txt")
+    ]
+    some = [chosen(arguments.data, labels, 2 * max(1, arguments.count // 9)) for labels in KINDS.values()]
+    pairs = [(texts[place], texts[place + 1]) for texts in some for place in range(0, len(texts) - 1, 2)]
+    found = {
+        "command": describe_command("training/studies/sentences/uses.py", words),
+        "search": search(pipe, arguments.captions, arguments.sentence_encoder, arguments.limit),
+        "interpolation": interpolation(pipe, TrigramModel.fit(everything), pairs),
+        "edits": edits(pipe, arguments.data, arguments.count),
+        "score": told_apart(pipe, arguments.data, arguments.count),
+    }
+    table = report(found)
+    finish_result(found, start, arguments.output, table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
