@@ -352,11 +352,15 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         batch, size = len(samples), samples[0].numel()
         device = samples.device if generator is None else generator.device
         diffusion = torch.zeros(batch, device=samples.device)
-        strata = torch.linspace(1, len(self), num_timesteps + 1)
-        for low, high in zip(strata[:-1].tolist(), strata[1:].tolist(), strict=True):
-            uniform = torch.rand(batch, generator=generator, device=device)
-            timesteps = (low + uniform.to(samples.device) * (high - low)).long().clamp(0, len(self) - 1)
-            diffusion += self.bound_weights(timesteps) * noise_errors(timesteps) * ((len(self) - 1) / num_timesteps)
+        # Timesteps as often as their weight says (importance sampling, as in Nichol & Dhariwal 2021, arXiv 2102.09672,
+        # section 3.3): uniform ones leave the estimate to the few near the data, whose weights are hundredfold.
+        weights = self.bound_weights()[1:].double()
+        shares = (weights.cumsum(0) / weights.sum()).float().to(samples.device)
+        for stratum in range(num_timesteps if len(weights) else 0):
+            uniform = torch.rand(batch, generator=generator, device=device).to(samples.device)
+            timesteps = 1 + torch.searchsorted(shares, (stratum + uniform) / num_timesteps)
+            errors = noise_errors(timesteps.clamp(max=len(self) - 1))
+            diffusion += errors * (float(weights.sum()) / num_timesteps)
         # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_0) the smaller ratio * beta.
         noise_variance = 1 - self.alphas_cumprod.double()
         ratio = noise_variance[:-1] / noise_variance[1:]

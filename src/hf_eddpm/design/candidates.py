@@ -96,7 +96,7 @@ def propose(
 
     Args:
         pool: Takes the candidates.
-        methods: Names in `METHODS`.
+        methods: Names in `METHODS`, or `LIBRARY`.
         starts: Where searches start.
         parents: Good sequences that changes are made of, best first.
         sources: The model's proposals.
@@ -110,6 +110,8 @@ def propose(
         pool.add(list(_everything(pool.limits)), ENUMERATED)
         return
     for method in methods:
+        if method == LIBRARY:
+            continue  # by the judge alone (see `design_batch`)
         if method in SEARCHES:
             pool.add(sources.search(method, starts), method)
         elif method in SAMPLES:

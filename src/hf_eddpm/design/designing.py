@@ -106,7 +106,7 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     if (request.measured is None) != (request.values is None):
         given, missing = ("values", "measured") if request.measured is None else ("measured", "values")
         refuse_without(f"`{missing}`", [given], "a table of measurements has both")
-    methods = check_methods(request.methods)
+    methods = check_methods(request.methods, request.library is not None)
     known = [] if request.known_sequences is None else model.as_list(request.known_sequences, "known_sequences")
     library = None if request.library is None else frozenset(model.as_list(request.library, "library"))
     origin = None if request.wild_type is None else model.as_list(request.wild_type, "wild_type")
@@ -156,7 +156,7 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     parents = [limits.repair(each, rng) for each in dict.fromkeys([*starts, *ranked[:_NUM_PARENTS]])]
     parents = list(dict.fromkeys(parents))
     propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates)
-    if library is not None and isinstance(judge, ProcessJudge):
+    if library is not None and LIBRARY in methods and isinstance(judge, ProcessJudge):
         _look_through(pool, library, judge, goal, request.num_candidates)
     ordered = sorted(pool.methods)  # by which method came first does not matter
     scores = optimistic(ordered)
@@ -392,13 +392,20 @@ def _describe(
     return designs
 
 
-def check_methods(methods: Any) -> list[str]:
-    """Return methods without repeats.
+def check_methods(methods: Any, has_library: bool = False) -> list[str]:
+    """Return methods without repeats; by default all that can be.
+
+    Args:
+        methods: Names in `METHODS`, or `LIBRARY`; None for all.
+        has_library: Whether there is a library to look through.
 
     Raises:
-        ValueError: If there are none, or one is unknown.
+        ValueError: If there are none, one is unknown, or there is no library for the one that looks through it.
     """
-    names = list(METHODS) if methods is None else list(dict.fromkeys(methods))
-    if not names or (unknown := [name for name in names if name not in METHODS]):
-        raise ValueError(f"`methods` must be some of {list(METHODS)}, got {names if not names else unknown}.")
+    possible = (*METHODS, LIBRARY)
+    names = list(possible if has_library else METHODS) if methods is None else list(dict.fromkeys(methods))
+    if not names or (unknown := [name for name in names if name not in possible]):
+        raise ValueError(f"`methods` must be some of {list(possible)}, got {names if not names else unknown}.")
+    if LIBRARY in names and not has_library:
+        refuse_without("`library`", [f"methods {LIBRARY!r}"], "it proposes what the judge prefers of one")
     return names
