@@ -33,6 +33,7 @@ _HEAD_ROWS = 3000  # measured rows that searches in the latents learn from
 _HEAD_MEMBERS, _HEAD_STEPS = 4, 300
 _NUM_STARTS = 12  # of the searches, where none are given
 _NUM_PARENTS = 48  # good sequences that changes are made of
+_REACH = 3  # edits of a change from the best measured sequences: no judge knows what a leap breaks
 _CHUNK = 8192  # sequences of a library at a time
 _SHOWN = 1000  # measured sequences on the map of latents
 _NINETY = 1.6448536269514722  # standard deviations to either end of a Gaussian's central 90 %
@@ -155,7 +156,8 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
 
     parents = [limits.repair(each, rng) for each in dict.fromkeys([*starts, *ranked[:_NUM_PARENTS]])]
     parents = list(dict.fromkeys(parents))
-    propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates)
+    reach = None if table is None else _REACH
+    propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates, reach)
     if library is not None and LIBRARY in methods and isinstance(judge, ProcessJudge):
         _look_through(pool, library, judge, goal, request.num_candidates)
     ordered = sorted(pool.methods)  # by which method came first does not matter

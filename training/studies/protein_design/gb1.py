@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import BASELINES
+from baselines import BASELINES, baseline
 from campaigns import campaign, ours, train
 from transformers.utils import logging
 
@@ -81,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
                 if key in results:
                     continue
                 if arguments is None:
-                    strategy = BASELINES[name]
+                    strategy = baseline(name)
                 else:
                     if pipe is None:
                         pipe = train(start, landscape.measure(start), given.train_steps, seed)
