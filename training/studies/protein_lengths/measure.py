@@ -17,8 +17,10 @@ from rapidfuzz.distance import Levenshtein
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.modalities.protein.data import load_proteins
+from hf_eddpm.training.evaluation import plus_minus
 
 RESULTS = Path(__file__).parent / "results" / "lengths.json"
+EVALUATION = RESULTS.parent / "gifford-causal.json"  # of the causal decoder of loops, by training/evaluate.py
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "protein-recipes.md"
 START, END = "<!-- lengths: written by training/studies/protein_lengths/measure.py -->", "<!-- end of lengths -->"
 
@@ -55,9 +57,24 @@ def write_page(results: dict[str, dict]) -> None:
         for kind in ("real", "samples"):
             lengths = result[kind]
             samples.append({"data": name, "proteins": kind, **{k: f"{v:.4g}" for k, v in lengths.items()}})
+    tables = [markdown_table(rows), markdown_table(samples)]
+    if EVALUATION.is_file():
+        evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))
+        sampled = evaluation["samples"]["20"]
+        row = {
+            "exact": f"{evaluation['reconstruction']['exact_match']:.3f}",
+            "after 1 refinement step": f"{evaluation['refined_reconstruction']['1']['exact_match']:.3f}",
+            "Frechet distance of samples": plus_minus(sampled["frechet"], ".3f"),
+            "of as many real loops": plus_minus(evaluation["reference"]["frechet"], ".3f"),
+            "valid": plus_minus(sampled["validity"], ".3f"),
+            "novel": plus_minus(sampled["novelty"], ".3f"),
+            "fitness, Pearson": f"{evaluation['fitness']['fitness']['model']['pearson']:.3f}",
+            "Spearman": f"{evaluation['fitness']['fitness']['model']['spearman']:.3f}",
+        }
+        tables.append(markdown_table([row]))
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(START)
-    table = f"{markdown_table(rows)}\n\n{markdown_table(samples)}"
+    table = "\n\n".join(tables)
     PAGE.write_text(f"{before}{START}\n\n{table}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
