@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from hf_eddpm.cli.main import app
 from hf_eddpm.design.candidates import METHODS
+from hf_eddpm.modalities.protein.data import load_proteins
 
 LETTERS = list("ACDEFGHIKLMNPQRSTVWY")
 QUICK = {"num_candidates": 60, "num_steps": 2}
@@ -141,6 +142,26 @@ def test_only_sequences_of_a_library_are_chosen(pipe):
     assert set(result.sequences) == set(library[:2]) and {each.method for each in result} == {"enumerate"}
 
 
+def test_a_large_library_is_looked_through_by_a_method_of_its_own(pipe):
+    library = ["".join(row) for row in np.random.default_rng(1).choice(list("ACDEKW"), (400, LENGTH))]
+    arguments = {**_table(), "num_designs": 5, "library": library, "num_candidates": 50}
+    result = pipe.design(**arguments, methods=["library"], generator=seeded())
+    assert {each.method for each in result} == {"library"} and set(result.sequences) <= set(library)
+    result = pipe.design(**arguments, methods=["mutate"], generator=seeded())  # few mutants are in the library
+    assert not result.num_candidates or {each.method for each in result} == {"mutate"}
+    with pytest.raises(ValueError, match="`methods 'library'` needs `library`"):
+        pipe.design(**_table(), methods=["library"])
+
+
+def test_the_bound_tells_sequences_apart(pipe, designs):
+    again = pipe.design(**_table(), num_designs=100, **CHEAP, max_mutations=3, generator=seeded())
+    bounds = np.array([[each.bound for each in result] for result in (designs, again)])
+    np.testing.assert_allclose(*bounds)
+    some = designs.sequences[:20]
+    draws = torch.stack([pipe.score(some, 32, seeded(seed)).bound for seed in range(8)])
+    assert float(draws.std(0).mean()) < 10  # nats; timesteps drawn uniformly leave ten times as much
+
+
 def test_too_few_candidates_are_returned_with_what_bound(pipe):
     limits = {"frozen_positions": range(2, 8), "allowed_residues": {0: "AW", 1: "AC"}, "forbidden_motifs": ["WC"]}
     result = pipe.design("AACDEFGH", **_table(), num_designs=9, **limits, generator=seeded())
@@ -231,6 +252,13 @@ def test_files_hold_the_table(designs, tmp_path):
     designs.to_fasta(tmp_path / "plate.fasta")
     lines = (tmp_path / "plate.fasta").read_text(encoding="utf-8").splitlines()
     assert lines[1::2] == designs.sequences and lines[0].startswith(">design_1 A1 ")
+    designs.to_csv(tmp_path / "plate.tsv")
+    table = load_proteins(str(tmp_path / "plate.tsv"), property_columns=["predicted property 0"])
+    assert table.sequences == designs.sequences
+    designs.to_alignment(tmp_path / "plate.a3m")
+    assert load_proteins(str(tmp_path / "plate.a3m")).sequences[0] == designs.designs[0].start
+    with pytest.raises(ValueError, match=r"`path` must end in .a2m or .a3m"):
+        designs.to_alignment(tmp_path / "plate.sto")
     assert designs.to_pandas().shape == (100, len(rows[0]))
     designs.to_html(tmp_path / "plate.html", title="A <plate>")
     page = (tmp_path / "plate.html").read_text(encoding="utf-8")
@@ -263,8 +291,10 @@ def test_the_command_line_designs_and_writes(folder):
         assert row["sequence"][:2] == "AC" and row["sequence"][7] == "I" and row["sequence"][2] in "AW"
         assert re.search(r"\bD3[AW]\b", row["edits"])
     assert "<img" in (folder / "plate.html").read_text(encoding="utf-8")
-    result = CliRunner().invoke(app, f"{words} -o {folder}/plate.fasta".split())
-    assert result.exit_code == 0 and (folder / "plate.fasta").read_text(encoding="utf-8").count(">") == 6
+    for ending, records in (("fasta", 6), ("a2m", 7)):  # an alignment begins with the start
+        result = CliRunner().invoke(app, f"{words} -o {folder}/plate.{ending}".split())
+        assert result.exit_code == 0
+        assert (folder / f"plate.{ending}").read_text(encoding="utf-8").count(">") == records
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from hf_eddpm import EDDPMProteinProcessor
-from hf_eddpm.design.alignment import align, aligned_frames
+from hf_eddpm.design.alignment import align, aligned_frames, write_alignment
 from hf_eddpm.design.candidates import Pool, Sources, list_edits, mutate, propose, recombine
 from hf_eddpm.design.convolution import ConvolutionalNetworks
 from hf_eddpm.design.goals import Goal
@@ -93,6 +93,15 @@ def test_classes_are_told_from_a_mistyped_number():
         table(random_variants(20, np.random.default_rng(0)), words)
 
 
+def test_truth_values_are_classes_and_few_different_numbers_may_be():
+    sequences = random_variants(40, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"holds classes \[False, True\], not numbers \(row 1 is the first\)"):
+        table(sequences, [True, False] * 20)
+    notes = table(sequences, [0, 1] * 20).notes
+    assert any("only 2 different values in 40 sequences, as classes have" in note for note in notes)
+    assert not any("as classes have" in note for note in table(sequences, list(range(40))).notes)
+
+
 def test_few_rows_and_an_outlier_are_noted_and_the_outlier_does_no_harm():
     rng = np.random.default_rng(0)
     sequences, values = random_variants(12, rng), rng.normal(size=12)
@@ -146,6 +155,8 @@ def test_what_is_repaired_keeps_positions_and_distance(anchors, sequence, most, 
         ({"frozen_positions": [1], "allowed_residues": {1: "W"}}, "contradict each other: `frozen_positions` keeps C"),
         ({"max_mutations": 1, "allowed_residues": {0: "W", 1: "W"}}, "asks for 2 mutations.*`max_mutations` is 1"),
         ({"frozen_positions": range(6)}, "leave no position free"),
+        ({"frozen_positions": range(6), "max_insertions": 2, "max_deletions": 2}, "leave no position free"),
+        ({"forbidden_motifs": ["NXS"]}, r"letters that stand for none of .*: \['X'\]. Write '.' for any residue"),
         ({"max_mutations": 0}, "`max_mutations` must be at least 1"),
         ({"frozen_positions": [6]}, r"`frozen_positions` must be in \[0, 6\)"),
         ({"frozen_positions": "12"}, "`frozen_positions` must be a list of integers"),
@@ -177,6 +188,12 @@ def test_an_alignment_puts_every_residue_somewhere_and_counts_the_fewest_edits(s
     ]
     (frame,), (same,) = aligned_frames([sequence], reference), aligned_frames([reference], reference)
     assert (frame == same).all() == (sequence == reference)
+
+
+def test_rows_of_an_alignment_have_inserts_in_lower_case():
+    sequences = ["ACDEF", "ACDWEF", "ADEF"]
+    assert write_alignment(sequences, "ACDEF", fill=False) == ["ACDEF", "ACDEF", "ACDwEF", "A-DEF"]
+    assert write_alignment(sequences, "ACDEF", fill=True) == ["ACD.EF", "ACD.EF", "ACDwEF", "A-D.EF"]
 
 
 def test_an_insertion_moves_one_residue_of_an_aligned_frame():

@@ -253,3 +253,14 @@ def test_a_tiny_model_reconstructs_the_proteins_it_has_overfitted(decoder):
         optimizer.step()
     model.eval()
     assert pipe.reconstruct(PROTEINS) == PROTEINS
+
+
+def test_a_causal_decoder_has_the_alphabet_of_proteins_unless_told_otherwise(tmp_path):
+    decoder = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    config = EDDPMConfig.from_preset("protein-small", decoder=decoder)
+    assert (config.decoder.vocab_size, config.decoder.bos_token_id, config.decoder.eos_token_id) == (24, 1, 2)
+    config.save_pretrained(tmp_path)
+    assert EDDPMConfig.from_pretrained(tmp_path).to_dict()["decoder"] == config.to_dict()["decoder"]
+    assert EDDPMConfig.from_preset("protein-small", decoder={**decoder, "vocab_size": 40}).decoder.vocab_size == 40
+    assert not hasattr(EDDPMConfig.from_preset("protein-small").decoder, "vocab_size")
+    assert EDDPMConfig(modality="text", decoder=decoder).decoder.vocab_size == 50257

@@ -107,6 +107,9 @@ LIMITS = {
     r"protein_design/ehrlich": "--seeds 0 --num_start 20 --num_rounds 1 --batch 4 --train_steps 2 --strategies ours "
     "'random mutation'",
     r"protein_curve/regression": "--sizes 30 --num_test 30 --seeds 0 --methods 'ridge, one-hot'",
+    r"protein_lengths/prepare": "--num 30",
+    r"protein_lengths/measure": "--num 8 --num_samples 4",
+    r"protein_curve/embed": "",
     r"protein_design/calibration": "--num_train 30 --num_test 30 --seeds 0",
     r"protein_design/table": "",
     r"protein\.ehrlich": "--num_train 40 --num_validation 10",

@@ -389,3 +389,19 @@ def test_a_saved_scheduler_loads_equal(tmp_path, values):
     assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
     assert (loaded.config.prediction_type, loaded.config.timestep_spacing) == ("v_prediction", "leading")
     assert torch.equal(DDIMScheduler.from_config(loaded.config).alphas_cumprod, loaded.alphas_cumprod)
+
+
+def test_the_estimate_of_the_bound_is_that_of_all_timesteps_and_hardly_varies_where_errors_do_not():
+    scheduler = EDDPMScheduler()
+    samples = torch.zeros(400, 1, 3)
+
+    def terms(errors, num_timesteps=4):
+        return scheduler.bound_terms(samples, errors, num_timesteps, torch.Generator().manual_seed(0))[0]
+
+    rest = terms(lambda timesteps: torch.zeros(len(timesteps)))
+    weights = scheduler.bound_weights()[1:]
+    growing = terms(lambda timesteps: 1 + timesteps / 300) - rest
+    exact = float((weights * (1 + torch.arange(1, 1000) / 300)).sum())
+    assert float(growing.mean()) == pytest.approx(exact, rel=0.02)
+    assert float((terms(torch.ones_like) - rest).std()) < 1e-3 * exact
+    assert torch.isfinite(EDDPMScheduler(num_train_timesteps=1).bound_terms(samples, torch.ones_like, 2)[0]).all()

@@ -387,7 +387,15 @@ def test_the_benchmark_measures_two_points_by_one_training_and_repeats_none(tabl
 
 
 @pytest.mark.parametrize(
-    "name", ["protein_gifford", "protein_gifford_causal", "protein_gifford_paper", "protein_gfp", "protein_gb1"]
+    "name",
+    [
+        "protein_gifford",
+        "protein_gifford_causal",
+        "protein_gifford_paper",
+        "protein_gfp",
+        "protein_gb1",
+        "protein_lengths",
+    ],
 )
 def test_the_published_configurations_are_known_to_the_script(name, table, tmp_path):
     config = Path(__file__).parent.parent / "training" / "configs" / f"{name}.json"

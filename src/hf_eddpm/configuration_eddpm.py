@@ -175,6 +175,8 @@ class EDDPMConfig(PreTrainedConfig):
             self.encoder = copy.deepcopy(modality.default_encoder)
         if self.decoder is None:
             self.decoder = copy.deepcopy(modality.default_decoder)
+        if isinstance(self.decoder, dict) and modality.complete_decoder is not None:
+            self.decoder = {**modality.complete_decoder(self.decoder), **self.decoder}
         try:
             super().__post_init__(**kwargs)
         except (AttributeError, TypeError, KeyError, StrictDataclassError) as error:  # a value of the wrong type

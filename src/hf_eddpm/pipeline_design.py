@@ -152,7 +152,8 @@ class DesignMixin:
             known_sequences: Proteins that are known besides `measured`, for example the training set.
             library: The only proteins that may be chosen, for example those of a library that can be ordered.
             methods: Some of "gradient", "guided", "mcmc", "hill_climb", "ode" (see `optimize`), "sample",
-                "guided_sample", "mutate", "recombine" and "evolve"; by default all.
+                "guided_sample", "mutate", "recombine", "evolve" and, with a `library` of few varied sites, "library"
+                (what the judge prefers of all of it); by default all.
             use_latents: Whether the judge of a table sees the latents, besides the sequences. Where the checkpoint has
                 learned from other measurements of such proteins this is far better
                 (docs/benchmarks/protein-design.md). Not for rows that the checkpoint was trained on, whose values its
@@ -212,7 +213,7 @@ class DesignMixin:
             encode=lambda sequences: self.encode(list(sequences)).latents.to(self._execution_device),
             sample=self._sample,
             search=self._search,
-            bound=lambda sequences: self.score(list(sequences), 8, generator).bound.cpu().double().numpy(),
+            bound=lambda sequences: self.score(list(sequences), 32, generator).bound.cpu().double().numpy(),
         )
         designs = design_batch(parts, request, generator)
         self.maybe_free_model_hooks()

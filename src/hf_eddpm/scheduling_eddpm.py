@@ -352,19 +352,19 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         batch, size = len(samples), samples[0].numel()
         device = samples.device if generator is None else generator.device
         diffusion = torch.zeros(batch, device=samples.device)
-        strata = torch.linspace(1, len(self), num_timesteps + 1)
-        for low, high in zip(strata[:-1].tolist(), strata[1:].tolist(), strict=True):
-            uniform = torch.rand(batch, generator=generator, device=device)
-            timesteps = (low + uniform.to(samples.device) * (high - low)).long().clamp(0, len(self) - 1)
-            diffusion += self.bound_weights(timesteps) * noise_errors(timesteps) * ((len(self) - 1) / num_timesteps)
+        # Each as often as its weight (arXiv 2102.09672, 3.3): uniform ones leave all to the few near the data
+        weights = self.bound_weights()[1:].double()
+        shares = (weights.cumsum(0) / weights.sum()).float().to(samples.device)
+        for stratum in range(num_timesteps if len(weights) else 0):
+            places = stratum + torch.rand(batch, generator=generator, device=device).to(samples.device)
+            timesteps = 1 + torch.searchsorted(shares, places / num_timesteps)
+            diffusion += noise_errors(timesteps.clamp(max=len(self) - 1)) * (float(weights.sum()) / num_timesteps)
         # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_0) the smaller ratio * beta.
-        noise_variance = 1 - self.alphas_cumprod.double()
-        ratio = noise_variance[:-1] / noise_variance[1:]
+        ratio = (1 - self.alphas_cumprod[:-1].double()) / (1 - self.alphas_cumprod[1:].double())
         diffusion += size / 2 * float((ratio - 1 - ratio.log()).sum())
         # KL(N(sqrt(a) x, (1 - a) I) || N(0, I)) at the chain's end
-        alpha_prod = self.alphas_cumprod[-1].to(samples.device)
-        squares = samples.flatten(1).square().sum(1)
-        prior = 0.5 * (alpha_prod * squares - size * (alpha_prod + torch.log1p(-alpha_prod)))
+        alpha = self.alphas_cumprod[-1].to(samples.device)
+        prior = 0.5 * (alpha * samples.flatten(1).square().sum(1) - size * (alpha + torch.log1p(-alpha)))
         return diffusion, prior
 
     def reconstruction_weight(self) -> float:

@@ -60,7 +60,9 @@ def fit_property(
 
 def design(
     checkpoint: Checkpoint,
-    output: Annotated[str, typer.Option("--output", "-o", help="File (csv, tsv, jsonl, parquet, fasta), or -.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File (csv, tsv, jsonl, parquet, fasta, a2m, a3m), or -.")
+    ] = "-",
     measured: Annotated[
         list[str] | None, typer.Option("--measured", help="Table of measurements (csv, tsv, jsonl, parquet).")
     ] = None,
@@ -120,8 +122,9 @@ def design(
     from .files import STANDARD, check_output
     from .session import Session
 
-    if output.endswith((".fasta", ".fa")):
-        check_output(output, ["sequence"])
+    is_sequences = output.endswith((".fasta", ".fa", ".a2m", ".a3m"))
+    if is_sequences:
+        check_output(re.sub(r"\.\w+$", ".fasta", output), ["sequence"])  # whose endings it knows
         session = Session(checkpoint, STANDARD, ["sequence"], device)
     else:
         session = Session(checkpoint, output, ["rank", "sequence"], device)
@@ -155,8 +158,10 @@ def design(
         num_steps=num_steps,
         generator=session.generator(seed),
     )
-    if output.endswith((".fasta", ".fa")):
+    if is_sequences and output.endswith((".fasta", ".fa")):
         designs.to_fasta(output)
+    elif is_sequences:
+        designs.to_alignment(output)
     else:
         rows = designs.rows()
         session.write({name: [row[name] for row in rows] for name in (rows[0] if rows else [])})

@@ -82,3 +82,25 @@ def aligned_frames(sequences: Sequence[str], reference: str) -> NDArray[np.uint8
         row[length : 2 * length + 1] = [index[residues[:1]] for residues in aligned.inserted]
         row[2 * length + 1 :] = [min(len(residues), _MOST_INSERTED) for residues in aligned.inserted]
     return frames
+
+
+def write_alignment(sequences: Sequence[str], reference: str, fill: bool) -> list[str]:
+    """Return the rows of an alignment to a reference, which is the first of them.
+
+    Args:
+        sequences: Residues.
+        reference: Its residues are the match states.
+        fill: Whether rows have a "." beside each residue that another row has inserted (a2m), rather than be of
+            different lengths (a3m).
+
+    Returns:
+        Match states in upper case or "-", insert states in lower case, for the reference and for each sequence.
+    """
+    aligned = [align(sequence, reference) for sequence in (reference, *sequences)]
+    widths = [max(map(len, column)) * fill for column in zip(*(each.inserted for each in aligned), strict=True)]
+    rows = []
+    for each in aligned:
+        states = [residue or "-" for residue in each.residues]
+        inserts = [text.lower().ljust(width, ".") for text, width in zip(each.inserted, widths, strict=True)]
+        rows.append("".join(insert + state for insert, state in zip(inserts, [*states, ""], strict=True)))
+    return rows

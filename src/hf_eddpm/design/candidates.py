@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from ..modalities.protein.residues import AMINO_ACIDS
@@ -88,6 +89,7 @@ def propose(
     sources: Sources,
     score: Callable[[Sequence[str]], np.ndarray],
     num_candidates: int,
+    reach: int | None = None,
 ) -> None:
     """Fill a pool with candidates of several methods.
 
@@ -96,12 +98,13 @@ def propose(
 
     Args:
         pool: Takes the candidates.
-        methods: Names in `METHODS`.
+        methods: Names in `METHODS`, or `LIBRARY`.
         starts: Where searches start.
         parents: Good sequences that changes are made of, best first.
         sources: The model's proposals.
         score: Function from sequences to optimistic utilities `(num,)`, by which `evolve` selects.
         num_candidates: About how many each of the methods proposes.
+        reach: Most edits of a change from the nearest of the parents; None for no limit.
     """
     if pool.library is not None and len(pool.library) <= num_candidates:
         pool.add(sorted(pool.library), ENUMERATED)
@@ -110,15 +113,18 @@ def propose(
         pool.add(list(_everything(pool.limits)), ENUMERATED)
         return
     for method in methods:
+        if method == LIBRARY:
+            continue  # by the judge alone (see `design_batch`)
         if method in SEARCHES:
             pool.add(sources.search(method, starts), method)
         elif method in SAMPLES:
             pool.add(sources.sample(max(num_candidates // 8, 1), method == "guided_sample"), method)
         elif method != "evolve":
             change = mutate if method == "mutate" else recombine
-            pool.add([change(parents, pool.limits, pool.rng) for _ in range(num_candidates)], method)
+            changed = [change(parents, pool.limits, pool.rng) for _ in range(num_candidates)]
+            pool.add(_within(reach, parents, changed), method)
     if "evolve" in methods:
-        _evolve(pool, parents, score, num_candidates)
+        _evolve(pool, parents, score, num_candidates, reach)
 
 
 def mutate(parents: Sequence[str], limits: DesignLimits, rng: np.random.Generator) -> str:
@@ -170,7 +176,23 @@ def _draw(parents: Sequence[str], rng: np.random.Generator) -> str:
     return parents[int(rng.integers(len(parents), size=2).min())]
 
 
-def _evolve(pool: Pool, parents: list[str], score: Callable[[Sequence[str]], np.ndarray], num_candidates: int) -> None:
+def _within(reach: int | None, parents: Sequence[str], sequences: list[str]) -> list[str]:
+    """Return the sequences that are at most `reach` edits from a parent."""
+    if reach is None:
+        return sequences
+    nearest = (
+        process.extractOne(each, parents, scorer=Levenshtein.distance, score_cutoff=reach) for each in sequences
+    )
+    return [each for each, found in zip(sequences, nearest, strict=True) if found is not None]
+
+
+def _evolve(
+    pool: Pool,
+    parents: list[str],
+    score: Callable[[Sequence[str]], np.ndarray],
+    num_candidates: int,
+    reach: int | None,
+) -> None:
     """Generations of mutation and recombination, selected by the judge (as AdaLead does: Sinai et al. 2020).
 
     The children of all generations are candidates; the best of all candidates so far, whatever method they are from,
@@ -182,7 +204,8 @@ def _evolve(pool: Pool, parents: list[str], score: Callable[[Sequence[str]], np.
     for _ in range(_GENERATIONS):
         best = sorted(scores, key=lambda sequence: -scores[sequence])[: max(len(parents), 32)]
         changes = [recombine if pool.rng.random() < 0.3 else mutate for _ in range(2 * size)]
-        new = pool.add([change(best, pool.limits, pool.rng) for change in changes], "evolve")
+        children = [change(best, pool.limits, pool.rng) for change in changes]
+        new = pool.add(_within(reach, parents, children), "evolve")
         if new:
             scores |= dict(zip(new, score(new), strict=True))
 

@@ -33,6 +33,7 @@ _HEAD_ROWS = 3000  # measured rows that searches in the latents learn from
 _HEAD_MEMBERS, _HEAD_STEPS = 4, 300
 _NUM_STARTS = 12  # of the searches, where none are given
 _NUM_PARENTS = 48  # good sequences that changes are made of
+_REACH = 3  # edits of a change from the best measured sequences: no judge knows what a leap breaks
 _CHUNK = 8192  # sequences of a library at a time
 _SHOWN = 1000  # measured sequences on the map of latents
 _NINETY = 1.6448536269514722  # standard deviations to either end of a Gaussian's central 90 %
@@ -106,7 +107,7 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
     if (request.measured is None) != (request.values is None):
         given, missing = ("values", "measured") if request.measured is None else ("measured", "values")
         refuse_without(f"`{missing}`", [given], "a table of measurements has both")
-    methods = check_methods(request.methods)
+    methods = check_methods(request.methods, request.library is not None)
     known = [] if request.known_sequences is None else model.as_list(request.known_sequences, "known_sequences")
     library = None if request.library is None else frozenset(model.as_list(request.library, "library"))
     origin = None if request.wild_type is None else model.as_list(request.wild_type, "wild_type")
@@ -155,8 +156,9 @@ def design_batch(model: ModelParts, request: DesignRequest, generator: torch.Gen
 
     parents = [limits.repair(each, rng) for each in dict.fromkeys([*starts, *ranked[:_NUM_PARENTS]])]
     parents = list(dict.fromkeys(parents))
-    propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates)
-    if library is not None and isinstance(judge, ProcessJudge):
+    reach = None if table is None else _REACH
+    propose(pool, methods, starts, parents, sources, optimistic, request.num_candidates, reach)
+    if library is not None and LIBRARY in methods and isinstance(judge, ProcessJudge):
         _look_through(pool, library, judge, goal, request.num_candidates)
     ordered = sorted(pool.methods)  # by which method came first does not matter
     scores = optimistic(ordered)
@@ -392,13 +394,20 @@ def _describe(
     return designs
 
 
-def check_methods(methods: Any) -> list[str]:
-    """Return methods without repeats.
+def check_methods(methods: Any, has_library: bool = False) -> list[str]:
+    """Return methods without repeats; by default all that can be.
+
+    Args:
+        methods: Names in `METHODS`, or `LIBRARY`; None for all.
+        has_library: Whether there is a library to look through.
 
     Raises:
-        ValueError: If there are none, or one is unknown.
+        ValueError: If there are none, one is unknown, or there is no library for the one that looks through it.
     """
-    names = list(METHODS) if methods is None else list(dict.fromkeys(methods))
-    if not names or (unknown := [name for name in names if name not in METHODS]):
-        raise ValueError(f"`methods` must be some of {list(METHODS)}, got {names if not names else unknown}.")
+    possible = (*METHODS, LIBRARY)
+    names = list(possible if has_library else METHODS) if methods is None else list(dict.fromkeys(methods))
+    if not names or (unknown := [name for name in names if name not in possible]):
+        raise ValueError(f"`methods` must be some of {list(possible)}, got {names if not names else unknown}.")
+    if LIBRARY in names and not has_library:
+        refuse_without("`library`", [f"methods {LIBRARY!r}"], "it proposes what the judge prefers of one")
     return names

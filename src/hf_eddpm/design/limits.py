@@ -211,7 +211,11 @@ class DesignLimits:
                     f"`allowed_residues` asks for {len(needed)} mutations of the start, and `max_mutations` is "
                     f"{self.max_mutations}"
                 )
-            elif not self.choices(anchor) and not self.changes_length:
+            elif (
+                not self.choices(anchor)
+                and not (self.max_insertions and self.gaps(anchor))
+                and not (self.max_deletions and self.removable(anchor))
+            ):
                 reasons.append("`frozen_positions` and `allowed_residues` leave no position free")
         if len(reasons) == len(self.anchors):
             raise ValueError(f"The constraints contradict each other: {reasons[0]}.")
@@ -285,6 +289,12 @@ def _compile(motif: str) -> re.Pattern[str]:
         raise ValueError(
             f"`forbidden_motifs` must hold names in {sorted(MOTIFS)}, perhaps after {_EXTRA!r}, or patterns of "
             f"residues in upper case, got {motif!r}."
+        )
+    letters = re.sub(r"\\.", "", motif) if motif.removeprefix(_EXTRA) not in MOTIFS else ""
+    if unknown := sorted({letter for letter in letters if letter.isalpha()} - set(AMINO_ACIDS)):
+        raise ValueError(
+            f"`forbidden_motifs` {motif!r} has letters that stand for none of {AMINO_ACIDS!r}: {unknown}. Write '.' "
+            "for any residue, and [DN] for one of several."
         )
     return compiled
 

@@ -16,6 +16,7 @@ logger = logging.get_logger(__name__)
 
 _FAR = 20.0  # median absolute deviations from the median at which one value is called an outlier
 _SHOWN = 5  # rows that a note names
+_FEW_VALUES = 4  # different ones at which a column looks like classes
 
 
 @dataclass
@@ -140,11 +141,11 @@ def _as_number(value: Any, name: str, number: int, rows: list[list[Any]], column
         result = math.inf
     if not math.isinf(result):
         return result
-    words = {row[column] for row in rows if isinstance(row[column], str) and not _is_numeric(row[column])}
-    if isinstance(value, str) and 1 < len(words) < 10 and len(words) < len(rows) / 2:
+    words = {row[column] for row in rows if _is_word(row[column])}
+    if _is_word(value) and 1 < len(words) < 10 and len(words) < len(rows) / 2:
         raise ValueError(
-            f"Column {name!r} of `{argument}` holds classes {sorted(words)[:_SHOWN]}, not numbers (row {number} is "
-            "the first): give a number for each, for example 0 and 1."
+            f"Column {name!r} of `{argument}` holds classes {sorted(words, key=str)[:_SHOWN]}, not numbers (row "
+            f"{number} is the first): give a number for each, for example 0 and 1."
         )
     raise ValueError(
         f"Row {number}, column {name!r} of `{argument}` must hold a finite number, or nothing where missing, got "
@@ -152,12 +153,15 @@ def _as_number(value: Any, name: str, number: int, rows: list[list[Any]], column
     )
 
 
-def _is_numeric(text: str) -> bool:
+def _is_word(value: Any) -> bool:
+    """Whether a cell names a class: a word, or True or False."""
+    if not isinstance(value, str):
+        return isinstance(value, (bool, np.bool_))
     try:
-        float(text)
+        float(value)
     except ValueError:
-        return not text.strip()
-    return True
+        return bool(value.strip())
+    return False
 
 
 def _join(proteins: list[str], table: NDArray[np.float64], names: list[str]) -> Measurements:
@@ -213,6 +217,12 @@ def _examine(measurements: Measurements, table: NDArray[np.float64], argument: s
             measurements.notes.append(
                 f"Property {name!r} has {len(known)} measured sequences, fewer than {MIN_ROWS}: predictions rest on "
                 "the prior (most changes do little) more than on data, and their uncertainty is a guess."
+            )
+        different = len(np.unique(known))
+        if different <= _FEW_VALUES and len(known) >= MIN_ROWS:
+            measurements.notes.append(
+                f"Property {name!r} has only {different} different values in {len(known)} sequences, as classes have: "
+                "predictions order sequences by them, and their intervals mean little."
             )
         middle = np.median(known)
         width = np.median(np.abs(known - middle)) or np.ptp(np.sort(known)[1:-1]) or 0.0

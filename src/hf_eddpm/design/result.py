@@ -11,6 +11,7 @@ from diffusers.utils import BaseOutput
 
 from ..argument_types import checked
 from ..extras import needs_extra
+from .alignment import write_alignment
 from .plate import COLUMNS, ROWS, WELLS
 
 
@@ -128,31 +129,61 @@ class EDDPMDesigns(BaseOutput):
         return table
 
     def to_csv(self, path: str | Path, order: Literal["rows", "columns"] = "rows") -> None:
-        """Write the table as comma-separated values; numbers have six digits.
+        """Write the table as comma-separated values, or with tabs if the file ends in .tsv; numbers have six digits.
 
         Args:
             path: The file.
             order: As for `wells`.
         """
+        separator = "\t" if str(path).endswith(".tsv") else ","
         table = self.rows(order)
         with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]) if table else ["rank"], lineterminator="\n")
+            writer = csv.DictWriter(
+                file, list(table[0]) if table else ["rank"], delimiter=separator, lineterminator="\n"
+            )
             writer.writeheader()
             for row in table:
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
+    def headers(self) -> list[str]:
+        """Return for each design its line in a FASTA file: the rank, the well, the edits and the predictions."""
+        lines = []
+        for design, well in zip(self.designs, self.wells(), strict=True):
+            pairs = zip(self.property_names, design.predicted, strict=True)
+            predictions = " ".join(f"{name.replace(' ', '_')}={value:.4g}" for name, value in pairs)
+            lines.append(f">design_{design.rank} {well} {'/'.join(design.edits) or 'start'} {predictions}")
+        return lines
+
     def to_fasta(self, path: str | Path) -> None:
-        """Write the sequences; a header is the rank, the well, the edits and the predictions.
+        """Write the sequences, each after its header (see `headers`).
 
         Args:
             path: The file.
         """
         with open(path, "w", encoding="utf-8") as file:
-            for design, well in zip(self.designs, self.wells(), strict=True):
-                pairs = zip(self.property_names, design.predicted, strict=True)
-                predictions = " ".join(f"{name.replace(' ', '_')}={value:.4g}" for name, value in pairs)
-                file.write(f">design_{design.rank} {well} {'/'.join(design.edits) or 'start'} {predictions}\n")
-                file.write(f"{design.sequence}\n")
+            for header, design in zip(self.headers(), self.designs, strict=True):
+                file.write(f"{header}\n{design.sequence}\n")
+
+    def to_alignment(self, path: str | Path) -> None:
+        """Write an alignment of the designs to the start of the first of them, which is its first row.
+
+        Match states are in upper case, deletions are "-", and inserted residues are in lower case (a3m, HH-suite); in
+        a2m (Krogh et al. 1994) the other rows have a "." beside each, so that all rows are of one length.
+
+        Args:
+            path: The file; its ending, .a2m or .a3m, is the format.
+
+        Raises:
+            ValueError: If the file has another ending, or there is no design.
+        """
+        if not str(path).endswith((".a2m", ".a3m")):
+            raise ValueError(f"`path` must end in .a2m or .a3m, got {str(path)!r}.")
+        if not self.designs:
+            raise ValueError("`to_alignment` needs at least one design: there is nothing to align to.")
+        rows = write_alignment(self.sequences, self.designs[0].start, fill=str(path).endswith(".a2m"))
+        with open(path, "w", encoding="utf-8") as file:
+            for header, row in zip([">start", *self.headers()], rows, strict=True):
+                file.write(f"{header}\n{row}\n")
 
     @checked
     def to_html(self, path: str | Path, title: str = "Designs") -> None:

@@ -15,6 +15,8 @@ class Modality:
         default_encoder: Values of the encoder's own config where the user gives none; `model_type` included.
         default_decoder: The same for the decoder.
         presets: Complete sets of `EDDPMConfig` values by name, for `EDDPMConfig.from_preset`.
+        complete_decoder: Function from a decoder's values, `model_type` among them, to those that it needs besides
+            where they are not given, for example the size of a vocabulary that is the modality's own.
         fit: Function from training data and values to a configuration and a processor, for `model_for_data`.
     """
 
@@ -23,6 +25,7 @@ class Modality:
     default_encoder: dict[str, Any] | None
     default_decoder: dict[str, Any] | None
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete_decoder: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     fit: Callable[..., tuple[Any, Any]] | None = None
 
 

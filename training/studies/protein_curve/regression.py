@@ -7,6 +7,7 @@ All methods learn from the same rows, drawn from those held out from the checkpo
 The latents of a checkpoint have learned from the fitness of its training rows; what stands on one-hot residues sees
 the rows it learns from alone. Where there are too few held-out rows to learn from, the methods without latents get
 training rows, too, and those with latents are left out. What has been measured is not measured again.
+`--embeddings` adds those of a language model that has seen other proteins only (embed.py).
 """
 
 import argparse
@@ -21,6 +22,8 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.design.judges import ProcessJudge
@@ -46,12 +49,14 @@ class Rows:
         values: Measurements, `(num,)`.
         frames: One-hot indices, uint8 `(num, sites)`.
         latents: Posterior means, `(num, num_latents, latent_dim)`; None where the checkpoint was trained on a row.
+        embeddings: Of a language model, `(num, size)`; None where there are none.
     """
 
     sequences: list[str]
     values: np.ndarray
     frames: np.ndarray
     latents: torch.Tensor | None
+    embeddings: np.ndarray | None = None
 
 
 Method = Callable[[EDDPMPipeline, Rows, Rows, int], np.ndarray]
@@ -60,6 +65,13 @@ Method = Callable[[EDDPMPipeline, Rows, Rows, int], np.ndarray]
 def ridge(pipe: EDDPMPipeline, train: Rows, test: Rows, seed: int) -> np.ndarray:
     """Ridge regression on one-hot residues."""
     return fit_ridge(train.frames, train.values, seed).predict(test.frames)
+
+
+def ridge_embeddings(pipe: EDDPMPipeline, train: Rows, test: Rows, seed: int) -> np.ndarray:
+    """Ridge regression on standardised embeddings; how strong, by leaving out one row at a time."""
+    scale = StandardScaler().fit(train.embeddings)
+    model = RidgeCV(np.logspace(-1, 5, 13)).fit(scale.transform(train.embeddings), train.values)
+    return model.predict(scale.transform(test.embeddings))
 
 
 def cnn(pipe: EDDPMPipeline, train: Rows, test: Rows, seed: int) -> np.ndarray:
@@ -146,12 +158,14 @@ def heads(pipe: EDDPMPipeline, train: Rows, test: Rows, seed: int) -> np.ndarray
 
 METHODS: dict[str, Method] = {
     "ridge, one-hot": ridge,
+    "ridge, UniRep embeddings": ridge_embeddings,
     "CNN, one-hot": cnn,
     "Gaussian process, one-hot": gaussian_process,
     "judge of `design`": judge,
     "judge with latents": judge_latents,
     "ensemble of heads on latents": heads,
 }
+ON_EMBEDDINGS = ("ridge, UniRep embeddings",)
 ON_LATENTS = ("judge with latents", "ensemble of heads on latents")
 
 
@@ -169,6 +183,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--train", nargs="+", default=[], help="Tables that it was trained on.")
     parser.add_argument("--checkpoint", required=True, help="Folder of a pipeline.")
     parser.add_argument("--padding_symbol", help="Letter that the tables pad sequences with.")
+    parser.add_argument("--embeddings", type=Path, help="Those of the sequences, written by embed.py.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 200, 1000, 5000], help="Rows to learn from.")
     parser.add_argument("--num_test", type=int, default=1500, help="Rows to test on.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Of rows and regressors.")
@@ -182,12 +197,13 @@ def main(args: list[str] | None = None) -> None:
     more, more_values = load(given.train, given.padding_symbol) if given.train else ([], np.empty(0))
     frames = to_frames(dev, pipe.processor.length, pipe.processor.alignment)
     latents = pipe.encode(dev, 250).latents.float().cpu() if set(given.methods) & set(ON_LATENTS) else None
+    embed = load_embeddings(given.embeddings)
     for seed in given.seeds:
         order = np.random.default_rng(seed).permutation(len(dev))
         test_rows, pool = order[: given.num_test], order[given.num_test :]
-        test = take(dev, dev_values, frames, latents, test_rows)
+        test = take(dev, dev_values, frames, latents, test_rows, embed)
         for size in given.sizes:
-            train = take(dev, dev_values, frames, latents, pool[:size])
+            train = take(dev, dev_values, frames, latents, pool[:size], embed)
             if size > len(pool):
                 extra = np.random.default_rng(seed).permutation(len(more))[: size - len(pool)]
                 if len(extra) < size - len(pool):
@@ -199,7 +215,11 @@ def main(args: list[str] | None = None) -> None:
             for name in given.methods:
                 results = json.loads(given.output.read_text()) if given.output.is_file() else {}
                 key = f"{given.name}/{size}/{name}/{seed}"
-                if (key in results and not given.again) or (name in ON_LATENTS and train.latents is None):
+                if key in results and not given.again:
+                    continue
+                if name in ON_LATENTS and train.latents is None:
+                    continue
+                if name in ON_EMBEDDINGS and (train.embeddings is None or test.embeddings is None):
                     continue
                 begin = time.perf_counter()
                 predictions = METHODS[name](pipe, train, test, seed)
@@ -217,10 +237,24 @@ def main(args: list[str] | None = None) -> None:
                 print(key, result, flush=True)
 
 
-def take(sequences, values, frames, latents, rows) -> Rows:
+def load_embeddings(path: Path | None) -> dict[str, np.ndarray]:
+    """Embeddings by their sequence; none without a file."""
+    if path is None:
+        return {}
+    with np.load(path) as file:
+        return dict(zip(file["sequences"].tolist(), file["embeddings"], strict=True))
+
+
+def take(sequences, values, frames, latents, rows, embed: dict[str, np.ndarray]) -> Rows:
     """Those rows."""
+    names = [sequences[row] for row in rows]
+    known = bool(embed) and all(name in embed for name in names)
     return Rows(
-        [sequences[row] for row in rows], values[rows], frames[rows], None if latents is None else latents[rows]
+        names,
+        values[rows],
+        frames[rows],
+        None if latents is None else latents[rows],
+        np.stack([embed[name] for name in names]) if known else None,
     )
 
 

@@ -5,8 +5,10 @@ variants of the table, or of all sequences, that have not.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from hf_eddpm.modalities.protein.metrics import to_frames
 from hf_eddpm.modalities.protein.oracle import fit_cnn, fit_ridge
@@ -41,6 +43,50 @@ def greedy_ridge(measured: Mapping[str, float], table: Collection[str], num: int
     rest = [variant for variant in table if variant not in measured]
     predictions = np.concatenate([model.predict(_frames(rest[i : i + 20000])) for i in range(0, len(rest), 20000)])
     return [rest[row] for row in np.argsort(-predictions, kind="stable")[:num]]
+
+
+def greedy_ridge_mutants(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
+    """The highest predictions of ridge regression among 5,000 children of the genetic algorithm."""
+    model = fit_ridge(_frames(measured), np.array(list(measured.values())), seed=int(rng.integers(2**31)))
+    children = genetic(measured, table, 5000, rng)
+    return [children[row] for row in np.argsort(-model.predict(_frames(children)), kind="stable")[:num]]
+
+
+class HoloGenetic:
+    """The genetic algorithm of pytorch-holo (Stanton et al. 2024), `DiscreteEvolution`, as it comes: `pip install` it.
+
+    One generation for each call, of as many particles as are measured at a time; the first are the best of the start.
+    Half of them survive, the others are mixtures of two, and each site of each mutates with a probability of 0.2. What
+    has been measured is not measured again.
+    """
+
+    def __init__(self) -> None:
+        self.optimizer: Any = None
+
+    def __call__(self, measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
+        from holo.optim import DiscreteEvolution
+
+        if self.optimizer is None:
+            start = torch.stack([_states(variant) for variant in _best(measured, num)])
+            solution = torch.nn.Parameter(start[:1].clone(), requires_grad=False)
+            vocabulary = list(range(len(AMINO_ACIDS)))
+            self.optimizer = DiscreteEvolution([solution], vocabulary, num_particles=len(start))
+            self.optimizer.state[solution]["particles"] = start
+        particles = next(iter(self.optimizer.state.values()))["particles"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            self.optimizer.step(lambda _: torch.tensor([-measured.get(each, 0.0) for each in _letters(particles)]))
+        return [each for each in dict.fromkeys(_letters(particles)) if each in table and each not in measured]
+
+
+def _states(variant: str) -> torch.Tensor:
+    return torch.tensor(
+        [AMINO_ACIDS.index(letter) for letter in variant], dtype=torch.float32
+    )  # as it draws in floats
+
+
+def _letters(particles: torch.Tensor) -> list[str]:
+    return ["".join(AMINO_ACIDS[state] for state in row) for row in particles.long().tolist()]
 
 
 def adalead_cnn(measured: Mapping[str, float], table: Collection[str], num: int, rng: np.random.Generator):
@@ -90,12 +136,19 @@ def adalead_cnn(measured: Mapping[str, float], table: Collection[str], num: int,
     )
 
 
-BASELINES: dict[str, Strategy] = {
+BASELINES: dict[str, Strategy | type[HoloGenetic]] = {
     "random mutation": random_mutation,
     "genetic algorithm": genetic,
     "greedy ridge": greedy_ridge,
     "AdaLead, CNN ensemble": adalead_cnn,
+    "genetic algorithm of pytorch-holo": HoloGenetic,
 }
+
+
+def baseline(name: str) -> Strategy:
+    """Return a baseline for one campaign."""
+    found = BASELINES[name]
+    return found() if isinstance(found, type) else found
 
 
 def _frames(variants: Sequence[str] | Mapping[str, float]) -> np.ndarray:

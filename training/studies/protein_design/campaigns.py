@@ -90,10 +90,10 @@ def campaign(landscape: Landscape, strategy: Any, start: list[str], num_rounds: 
     apart = cdist(found, found, scorer=Levenshtein.distance)
     return {
         "look_ups": len(found),
-        "best": float(values[0]),
-        "top_10": float(values[:10].mean()),
-        "above_wild_type": float((values > landscape.reference).mean()),
-        "diversity": float(apart[np.triu_indices(len(found), 1)].mean()),
+        "best": float(values.max(initial=0.0)),  # of none that were found
+        "top_10": float(values[:10].sum() / max(min(len(values), 10), 1)),
+        "above_wild_type": float((values > landscape.reference).sum() / max(len(values), 1)),
+        "diversity": float(apart[np.triu_indices(len(found), 1)].mean()) if len(found) > 1 else 0.0,
         "mean_by_round": rounds,
         "seconds": time.perf_counter() - begin,
     }

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import BASELINES
+from baselines import BASELINES, baseline
 from campaigns import campaign, ours, train
 from transformers.utils import logging
 
-from hf_eddpm.design.candidates import METHODS
+from hf_eddpm.design.candidates import LIBRARY, METHODS
 from hf_eddpm.modalities.protein.data import load_proteins
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def strategies(names: list[str] | None) -> dict[str, dict[str, Any] | None]:
     """Ours by the arguments of `design`; the baselines have none."""
     every: dict[str, dict[str, Any] | None] = {"ours": {}, **dict.fromkeys(BASELINES)}
     every |= {"ours, ucb": {"acquisition": "ucb"}, "ours, greedy": {"exploration": 0.0}}
-    every |= {f"ours, {method}": {"methods": [method]} for method in METHODS}
+    every |= {f"ours, {method}": {"methods": [method]} for method in (*METHODS, LIBRARY)}
     if names and (unknown := set(names) - set(every)):
         raise SystemExit(f"--strategies must be among {sorted(every)}, got {sorted(unknown)}.")
     return {name: value for name, value in every.items() if not names or name in names}
@@ -81,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
                 if key in results:
                     continue
                 if arguments is None:
-                    strategy = BASELINES[name]
+                    strategy = baseline(name)
                 else:
                     if pipe is None:
                         pipe = train(start, landscape.measure(start), given.train_steps, seed)

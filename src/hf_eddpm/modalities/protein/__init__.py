@@ -1,9 +1,17 @@
 """Proteins."""
 
+from typing import Any
+
 from ..registry import Modality, register_modality
 from .fitting import fit_protein
 from .modeling import ProteinConvConfig, ProteinEncoder, make_protein_decoder
-from .presets import PAPER, SMALL, SMALL_ENCODER
+from .presets import CAUSAL_DECODER, PAPER, SMALL, SMALL_ENCODER
+
+
+def _complete_decoder(values: dict[str, Any]) -> dict[str, Any]:
+    convolutional = values.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
+    return {} if convolutional else CAUSAL_DECODER
+
 
 register_modality(
     "protein",
@@ -13,6 +21,7 @@ register_modality(
         default_encoder=SMALL_ENCODER,
         default_decoder={"model_type": ProteinConvConfig.model_type},
         presets={"protein-small": SMALL, "protein-paper": PAPER},
+        complete_decoder=_complete_decoder,
         fit=fit_protein,
     ),
 )

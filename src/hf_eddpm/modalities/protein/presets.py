@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .residues import PADDING_ID, VOCAB_SIZE
+from .residues import PADDING_ID, START_ID, STOP_ID, VOCAB_SIZE
 
 SMALL_ENCODER: dict[str, Any] = {
     "model_type": "bert",
@@ -17,6 +17,13 @@ SMALL_ENCODER: dict[str, Any] = {
     "pad_token_id": PADDING_ID,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+}
+# Of a causal decoder: a family's own values are those of its text vocabulary
+CAUSAL_DECODER: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "bos_token_id": START_ID,
+    "eos_token_id": STOP_ID,
+    "pad_token_id": PADDING_ID,
 }
 # Thirty latent dimensions as in the paper, but ten vectors with a query of attention each: the encoder finds what to
 # attend to in fewer steps than with one query, and with every seed (docs/guides/proteins.md has the numbers). The
