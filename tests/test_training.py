@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,9 @@ def sentences(tmp_path):
     path = tmp_path / "sentences.txt"
     path.write_text("\n".join(SENTENCES) + "\n")
     return str(path)
+
+
+CONFIGS = Path(__file__).parent.parent / "training" / "configs"
 
 
 @pytest.fixture
@@ -355,6 +359,19 @@ def test_adapters_are_trained_and_saved_as_asked(run, sentences, pretrained, sav
     assert len(card.data.base_model) == 2 and "LoRA, rank 4, alpha 16, preset `paper`" in card.text
     checkpoint = folder.parent / "checkpoint-2"
     assert (checkpoint / "adapter_model.safetensors").is_file() and (checkpoint / "ema.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["text_smollm2_lora", "text_llm_lora"])
+def test_the_recipes_of_language_models_train_small_ones_as_well(name, sentences, pretrained, tmp_path):
+    words = [str(CONFIGS / f"{name}.json"), "--train", f"{sentences}=0", "--output_dir", str(tmp_path)]
+    words += ["--max_length", "16"]
+    for part, folder in pretrained.items():
+        words += [f"--{part}", str(folder)]
+    words += ["--load_in_4bit", "false", "--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu"]
+    folder = train_text.main([*words, "--precision", "fp32", "--num_previews", "0", "--save_strategy", "no"])
+    pipe = EDDPMPipeline.from_pretrained(folder)
+    assert pipe.model.config.decoder_conditioning == "memory" and (folder / "adapter").is_dir()
+    assert len(pipe.reconstruct(SENTENCES)) == len(SENTENCES)
 
 
 def test_training_of_adapters_goes_on_from_a_checkpoint(run, sentences, pretrained):

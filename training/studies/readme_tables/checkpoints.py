@@ -72,8 +72,11 @@ CHECKPOINTS = (
     Checkpoint(
         "eddpm-yelp-smollm2-lora",
         "the same",
-        "an example of LoRA",
-        lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}",
+        "fluent samples, an example of LoRA",
+        lambda r: (
+            f"BLEU {r['reconstruction']['bleu']:.0f}; perplexity {r['samples']['20']['perplexity']['mean']:.0f}, "
+            f"real {r['reference']['dev']['perplexity']:.0f}"
+        ),
     ),
     Checkpoint(
         "eddpm-digits",
