@@ -116,6 +116,7 @@ LIMITS = {
     r"docstring_corpus": "--limit 20",
     r"speed/allocator": "--num_data 2 --repeats 1",
     r"sentences/sampling": "--count 4",
+    r"sentences/uses": "--count 9 --limit 40",
     r"sentences/chain": "--num_steps 2 --batch_size 8",
     r"text_recipe/run": "--max_steps 2 --per_device_train_batch_size 8 --variants 'batch 64'",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",

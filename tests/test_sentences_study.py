@@ -4,9 +4,12 @@ import json
 import re
 from pathlib import Path
 
+from hf_eddpm import EDDPMPipeline
+from sentences import chain
 from sentences.domains import reconstruction_table
 
 STUDY = Path(__file__).parent.parent / "training" / "studies" / "sentences"
+CHECKPOINT = Path(__file__).parent.parent / "model_cards" / "eddpm-sentences"
 README = (STUDY / "README.md").read_text(encoding="utf-8")
 
 
@@ -20,6 +23,38 @@ def test_what_comes_back_is_what_was_measured():
     assert [row for row in _cells(reconstruction_table(result)) if row not in rows] == []
     for name in ("ours", "TF-IDF"):
         assert f"{100 * result['search'][name]:.0f} %" in README
+
+
+def test_the_table_of_denoisers_is_what_was_measured():
+    found = json.loads((STUDY / "results" / "chain.json").read_text(encoding="utf-8"))["denoisers"]
+    for each in found:
+        values = [kind["guidance 1, noise 1"] for kind in each["samples"].values()]
+        cells = [f"{value['perplexity']:.0f}, {value['reverse_perplexity']:.0f}" for value in values]
+        steps = "-" if each["steps_of_4096"] is None else f"{each['steps_of_4096']:,}"
+        assert [each["denoiser"], each["schedule"], steps, *cells] in _cells(README)
+
+
+def test_the_settings_of_samples_are_those_that_were_tried():
+    table = (STUDY / "results" / "sampling.md").read_text(encoding="utf-8")
+    assert [row for row in _cells(table) if row not in _cells(README)] == []
+
+
+def test_the_uses_are_those_of_the_file():
+    table = (STUDY / "results" / "uses.md").read_text(encoding="utf-8")
+    assert [row for row in _cells(table) if row not in _cells(README)] == []
+
+
+def test_a_chain_is_made_anew_and_the_autoencoder_stays(tmp_path):
+    (tmp_path / "data").mkdir()
+    sentences = ["the food was great .", "i hate it .", "Where do you want to go?", "It is at 5 pm.", "A dog runs."]
+    for label, sentence in enumerate(sentences):
+        (tmp_path / "data" / f"train.{label}.txt").write_text(f"{sentence}\n{sentence} Yes.\n", encoding="utf-8")
+    words = ["--checkpoint", str(CHECKPOINT), "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "new")]
+    chain.main([*words, "--num_steps", "2", "--batch_size", "4", "--denoiser_hidden_size", "32", "--device", "cpu"])
+    before, after = EDDPMPipeline.from_pretrained(CHECKPOINT), EDDPMPipeline.from_pretrained(tmp_path / "new")
+    assert after.model.config.denoiser_hidden_size == 32
+    assert after.reconstruct(sentences) == before.reconstruct(sentences)
+    assert len(after(2, class_labels=1, num_inference_steps=2).samples) == 2
 
 
 def test_the_probes_are_those_of_the_logs():

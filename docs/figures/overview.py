@@ -2,7 +2,8 @@
 
     python docs/figures/overview.py
 
-Everything in it comes from the checkpoints in model_cards/, with fixed seeds; the digits come with scikit-learn.
+Everything in it comes from the checkpoints in model_cards/, with fixed seeds. The image that is encoded
+is itself a sample.
 """
 
 import argparse
@@ -17,10 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image
 
-from hf_eddpm.modalities.image.data import load_images
-from hf_eddpm.modalities.image.files import DIGITS
 from shipped import ROOT, load, seed
 
 INK, ACCENT = "#1f2933", "#2f6f8f"
@@ -38,17 +36,17 @@ def text_row() -> dict[str, Any]:
     ]
     one = ["A man is riding a bike.", "A dog runs on the beach.", "A girl sits on a bench.", "A cat is sleeping."]
     direction = pipe.direction(two, one)
-    path = pipe.interpolate("A man is riding a bike.", "A woman is reading a book.", num_steps=7)[0]
+    path = pipe.interpolate("A man is riding a bike.", "A woman is reading a book.", 3, spacing="perceptual")[0]
     edits = pipe.edit([single], direction=direction, scale=1.0, refinement_steps=10)
-    options = {"class_labels": 4, "guidance_scale": 3.0, "noise_scale": 0.7}
+    options = {"class_labels": 2, "guidance_scale": 2.0, "noise_scale": 0.9}
     return {
         "kind": "a sentence",
         "input": sentence,
         "latents": pipe.encode([sentence]).latents[0],
         "output": pipe.reconstruct([sentence])[0],
         "verbs": {
-            "sample a caption": [shorten(text) for text in pipe(num_samples=2, generator=seed(), **options).samples],
-            "interpolate": [shorten(path[place]) for place in (0, 3, 6)],
+            "sample a user's turn": [shorten(text) for text in pipe(3, generator=seed(), **options).samples],
+            "interpolate": [shorten(text) for text in path],
             "edit": [shorten(single), *map(shorten, edits)],
         },
     }
@@ -79,21 +77,19 @@ def protein_row() -> dict[str, Any]:
 
 
 def image_row() -> dict[str, Any]:
-    """What the image model makes of a digit."""
-    pipe = load("eddpm-digits")
-    data = load_images(DIGITS)
-    labels = data.labels("label").tolist()
-    three, eight = (Image.fromarray(data.images[labels.index(label)][..., 0]) for label in (3, 8))
-    path = pipe.interpolate(three, eight, num_steps=4, space="latents", generator=seed())[0]
+    """What the image model makes of a piece of clothing."""
+    pipe = load("eddpm-fashion")
+    guided = {"guidance_scale": 2.0, "generator": seed()}
+    bag, boot = pipe(class_labels=[8, 9], num_samples=2, **guided).samples
     return {
         "kind": "an image",
-        "input": three,
-        "latents": pipe.encode([three]).latents[0],
-        "output": pipe.reconstruct([three], generator=seed())[0],
+        "input": bag,
+        "latents": pipe.encode([bag]).latents[0],
+        "output": pipe.reconstruct([bag])[0],
         "verbs": {
-            "sample": pipe(num_samples=4, class_labels=[2, 4, 7, 9], generator=seed()).samples,
-            "interpolate": path,
-            "restyle": pipe.edit([three] * 4, strength=0.3, class_labels=3, generator=seed()),
+            "sample": pipe(num_samples=4, class_labels=[0, 3, 5, 7], **guided).samples,
+            "interpolate": pipe.interpolate(bag, boot, num_steps=4, space="latents")[0],
+            "vary": pipe.edit([bag] * 4, strength=0.4, class_labels=8, generator=seed()),
         },
     }
 
