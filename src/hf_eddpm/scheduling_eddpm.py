@@ -349,16 +349,16 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             The sum of the KLs of timesteps 1 .. T-1, and the KL of the noisiest samples from N(0, I), both `(batch,)`.
         """
-        batch, size = len(samples), samples[0].numel()
-        device = samples.device if generator is None else generator.device
-        diffusion = torch.zeros(batch, device=samples.device)
-        # Each as often as its weight (arXiv 2102.09672, 3.3): uniform ones leave all to the few near the data
-        weights = self.bound_weights()[1:].double()
-        shares = (weights.cumsum(0) / weights.sum()).float().to(samples.device)
+        (batch, size), device = (len(samples), samples[0].numel()), samples.device
+        diffusion = torch.zeros(batch, device=device)
+        # Half evenly, half by the terms that Gaussian data would have, w_t alphas_cumprod (arXiv 2102.09672, 3.3)
+        weights, expected = self.bound_weights()[1:], (self.bound_weights() * self.alphas_cumprod)[1:]
+        chances = (0.5 * expected / expected.sum() + 0.5 / max(len(weights), 1)).to(device)
+        ends, factors = chances.cumsum(0)[:-1], weights.to(device) / chances / num_timesteps
         for stratum in range(num_timesteps if len(weights) else 0):
-            places = stratum + torch.rand(batch, generator=generator, device=device).to(samples.device)
-            timesteps = 1 + torch.searchsorted(shares, places / num_timesteps)
-            diffusion += noise_errors(timesteps.clamp(max=len(self) - 1)) * (float(weights.sum()) / num_timesteps)
+            uniform = torch.rand(batch, generator=generator, device=device if generator is None else generator.device)
+            places = torch.searchsorted(ends, (stratum + uniform.to(device)) / num_timesteps)
+            diffusion += factors[places] * noise_errors(1 + places)
         # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_0) the smaller ratio * beta.
         ratio = (1 - self.alphas_cumprod[:-1].double()) / (1 - self.alphas_cumprod[1:].double())
         diffusion += size / 2 * float((ratio - 1 - ratio.log()).sum())

@@ -21,13 +21,15 @@ def as_dict(value: str | dict[str, Any] | None, name: str) -> dict[str, Any]:
     return value or {}
 
 
-class BaselineChoice:
-    """What arguments with `vae_kl_weight` and `no_latents`, each a baseline without a chain, have in common."""
+class ChainChoice:
+    """What the arguments of all modalities say of the chain: a baseline without one, or how its denoiser finishes."""
 
     model_config: dict[str, Any] | str | None
     vae_kl_weight: float | None
     no_latents: bool
     init_from: str | None
+    finish_steps: int
+    finish_batch_size: int
 
     @property
     def baseline(self) -> bool:
@@ -47,13 +49,6 @@ class BaselineChoice:
             names = ("vae_kl_weight", "no_latents", "encoder", "decoder")
             if given := [name for name in names if getattr(self, name, None) not in (None, False)]:
                 raise ValueError(f"`init_from` already says what the networks are: leave out {', '.join(given)}.")
-
-
-class FinishChoice(BaselineChoice):
-    """What arguments with `finish_steps` and `finish_batch_size` have in common."""
-
-    finish_steps: int
-    finish_batch_size: int
 
     def check_finish(self) -> None:
         """Raises a ValueError if the numbers are out of range, or there is no chain to finish."""

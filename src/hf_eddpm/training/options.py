@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from .option_parts import FinishChoice, ImageLosses, as_dict
+from .option_parts import ChainChoice, ImageLosses, as_dict
 
 
 @dataclass
@@ -70,7 +70,7 @@ class ProteinDataArguments:
 
 
 @dataclass
-class ProteinModelArguments(FinishChoice):
+class ProteinModelArguments(ChainChoice):
     """What is trained."""
 
     preset: str = field(default="protein-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -137,7 +137,7 @@ class ImageDataArguments:
 
 
 @dataclass
-class ImageModelArguments(ImageLosses, FinishChoice):
+class ImageModelArguments(ImageLosses, ChainChoice):
     """What is trained."""
 
     preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -174,7 +174,7 @@ class ImageModelArguments(ImageLosses, FinishChoice):
 
 
 @dataclass
-class TextModelArguments(FinishChoice):
+class TextModelArguments(ChainChoice):
     """What is trained."""
 
     preset: str | None = field(default=None, metadata={"help": "Name of an EDDPMConfig preset, e.g. text-small."})
