@@ -18,6 +18,7 @@ import torch
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.modeling_denoiser import make_denoiser
 from hf_eddpm.training.finishing import finish_denoiser
+from hf_eddpm.training.precision import choose_precision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
@@ -27,12 +28,12 @@ from sentences.prepare import CLASSES
 SHAPES = ("denoiser_hidden_size", "denoiser_num_layers", "denoiser_embedding_size", "beta_schedule")
 
 
-def encode_all(pipe: EDDPMPipeline, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_all(pipe: EDDPMPipeline, folder: Path, bf16: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the latents of all training sentences, `(num, num_latents, latent_dim)`, and their classes `(num,)`."""
     latents, labels = [], []
     for label in range(len(CLASSES)):
         sentences = read(folder / f"train.{label}.txt")
-        with torch.autocast(pipe.device.type, torch.bfloat16):
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=bf16):
             latents.append(pipe.encode(sentences, 1024).latents.float())
         labels += [label] * len(sentences)
     return torch.cat(latents), torch.tensor(labels)
@@ -54,7 +55,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint, dtype=torch.float32).to(arguments.device)
     pipe.set_progress_bar_config(disable=True)
-    latents, labels = encode_all(pipe, arguments.data)
+    bf16 = choose_precision("auto", use_cpu=arguments.device == "cpu") == "bf16"
+    latents, labels = encode_all(pipe, arguments.data, bf16)
     config = pipe.model.config
     for name in SHAPES:
         if getattr(arguments, name) is not None:
@@ -72,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
         arguments.learning_rate,
         ema_decay=0.999,
         seed=0,
-        bf16=True,
+        bf16=bf16,
     )
     pipe.to(dtype=torch.float16)
     pipe.save_pretrained(arguments.output_dir)
