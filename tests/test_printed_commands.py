@@ -146,7 +146,6 @@ PIPELINES = {
     "runs/digits/pipeline": "eddpm-digits",
     "runs/fashion/pipeline": "eddpm-fashion",
     "runs/faces/pipeline": "eddpm-faces64",
-    "runs/lengths/G/pipeline": "eddpm-gifford",
     "runs/gifford-causal/pipeline": "eddpm-gifford",
 }
 # Shell variables of the documents, each a folder of that name in small letters.

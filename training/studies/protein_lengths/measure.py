@@ -1,7 +1,7 @@
 """How well does a decoder of one residue after another give back proteins, by their length?
 
-    python training/studies/protein_lengths/measure.py runs/lengths/G/pipeline --data runs/lengths/dev.csv.gz \\
-        --name "windows of GFP tandems"
+    python training/studies/protein_lengths/measure.py runs/gifford-causal/pipeline --data validation.csv.gz \\
+        --padding_symbol J --name "antibody loops"
 
 The results and the tables of docs/benchmarks/protein-recipes.md are written anew.
 """
