@@ -47,8 +47,15 @@ def _text_calls(pipe):
     return call
 
 
-@pytest.mark.parametrize("conditioning", ["prefix", "memory"])
-@pytest.mark.parametrize("scheduler", [None, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize(
+    ("conditioning", "scheduler"),
+    [
+        ("prefix", None),
+        ("memory", DPMSolverMultistepScheduler),
+        pytest.param("prefix", DPMSolverMultistepScheduler, marks=pytest.mark.slow),
+        pytest.param("memory", None, marks=pytest.mark.slow),
+    ],
+)
 def test_threads_give_sentences_that_serial_calls_give(make_pipe, conditioning, scheduler):
     pipe = make_pipe(tiny_model(decoder="gpt2", decoder_conditioning=conditioning))
     if scheduler is not None:
