@@ -276,6 +276,7 @@ def test_steps_are_compared_with_the_full_chain(stack, tmp_path, quick):
         benchmark_image_steps.main(["--checkpoint", "any", *words, "--schedulers", "Heun"])
 
 
+@pytest.mark.slow
 def test_compilation_and_checkpointing_are_arguments_of_the_training(train):
     compiled = ["--torch_compile", "true", "--torch_compile_backend", "eager"]  # traced, without a compiler
     new = "activation_checkpointing"  # transformers 5.23 renamed it
