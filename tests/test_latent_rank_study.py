@@ -18,9 +18,8 @@ import page  # noqa: E402
 import sequences  # noqa: E402
 import study  # noqa: E402
 import variants  # noqa: E402
+from reach import shipped_rows  # noqa: E402
 from variants import VARIANTS, IterativeNormalization, RisingShare  # noqa: E402
-
-from shipped import shipped_rows  # noqa: E402
 
 
 def _correlated(num, generator):
@@ -50,7 +49,10 @@ def test_the_gradient_of_iterative_normalisation_knows_that_scale_does_not_matte
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (50, 0.0), (75, 0.05), (100, 0.1), (120, 0.1)])
 def test_the_share_rises_once_reconstruction_has_settled(step, share):
     model = SimpleNamespace(config=SimpleNamespace(encoder_gradient_scale=None))
-    RisingShare(model, 0.1, (0.5, 1.0)).on_step_begin(None, SimpleNamespace(global_step=step, max_steps=100), None)
+    schedule = SimpleNamespace(last_epoch=step)
+    RisingShare(model, 0.1, (0.5, 1.0)).on_step_begin(
+        None, SimpleNamespace(max_steps=100), None, lr_scheduler=schedule
+    )
     assert model.config.encoder_gradient_scale == pytest.approx(share)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_eddpm.training.arguments import merge
+from latent_rank.variants import RisingShare
 from text_recipe.report import write_report
-from text_recipe.variants import VARIANTS, MaskingCollator, RisingShare, Slots, drop_latents, merged
+from text_recipe.variants import VARIANTS, MaskingCollator, Slots, drop_latents
 
 STUDY = Path(__file__).parent.parent / "training" / "studies" / "text_recipe"
 
@@ -38,7 +40,7 @@ def test_every_run_is_of_a_recipe_and_says_what_it_took():
 
 def test_values_of_a_network_are_added_to_its_own():
     base = {"latent_dim": 4, "encoder": {"hidden_size": 8, "num_hidden_layers": 1}}
-    assert merged(base, {"encoder": {"num_hidden_layers": 2}}) == {
+    assert merge(base, {"encoder": {"num_hidden_layers": 2}}) == {
         "latent_dim": 4,
         "encoder": {"hidden_size": 8, "num_hidden_layers": 2},
     }

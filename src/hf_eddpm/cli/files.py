@@ -29,13 +29,14 @@ def read_lines() -> list[str]:
     return data
 
 
-def check_output(output: str, columns: Sequence[str], images: bool = False) -> None:
+def check_output(output: str, columns: Sequence[str], images: bool = False, more: Sequence[str] = ()) -> None:
     """Raise a ValueError, before anything is computed, unless results can be written there.
 
     Args:
         output: File, folder of images, or "-".
         columns: What the results are called; a format of text takes a single one.
         images: Whether the results are images.
+        more: Endings of files that the caller writes itself.
     """
     if images:
         if output == STANDARD or Path(output).suffix not in ("", ".npz"):
@@ -44,8 +45,8 @@ def check_output(output: str, columns: Sequence[str], images: bool = False) -> N
     if output == STANDARD:
         return
     suffix = Path(output).suffix.lower()
-    if suffix not in OUTPUTS:
-        raise ValueError(f"`--output` must end in one of {', '.join(OUTPUTS)} or be '-', got {output!r}.")
+    if suffix not in (*OUTPUTS, *more):
+        raise ValueError(f"`--output` must end in one of {', '.join((*OUTPUTS, *more))} or be '-', got {output!r}.")
     if suffix in TEXTS and len(columns) > 1:
         raise ValueError(f"`--output` {suffix} holds one column, these are {list(columns)}: use .csv or .jsonl.")
     if not Path(output).absolute().parent.is_dir():

@@ -122,9 +122,9 @@ def design(
     from .files import STANDARD, check_output
     from .session import Session
 
-    is_sequences = output.endswith((".fasta", ".fa", ".a2m", ".a3m"))
-    if is_sequences:
-        check_output(re.sub(r"\.\w+$", ".fasta", output), ["sequence"])  # whose endings it knows
+    is_fasta, is_alignment = output.endswith((".fasta", ".fa")), output.endswith((".a2m", ".a3m"))
+    if is_fasta or is_alignment:
+        check_output(output, ["sequence"], more=(".a2m", ".a3m"))
         session = Session(checkpoint, STANDARD, ["sequence"], device)
     else:
         session = Session(checkpoint, output, ["rank", "sequence"], device)
@@ -158,9 +158,9 @@ def design(
         num_steps=num_steps,
         generator=session.generator(seed),
     )
-    if is_sequences and output.endswith((".fasta", ".fa")):
+    if is_fasta:
         designs.to_fasta(output)
-    elif is_sequences:
+    elif is_alignment:
         designs.to_alignment(output)
     else:
         rows = designs.rows()

@@ -154,7 +154,7 @@ def evaluate(
 
     with stopwatch("reconstruct"):
         reconstructions = pipe.decode(latents, batch_size=settings.batch_size)
-    reconstruction = _reconstruction(dev, reconstructions)
+    reconstruction = _reconstruction(dev, reconstructions) | {"failures": _failures(dev.sentences, reconstructions)}
     parts.check_weights(reconstruction)
     parts.add("reconstruction", lambda: reconstruction)
     parts.add("refined_reconstruction", lambda: _refined_reconstructions(pipe, dev, settings, stopwatch))
@@ -220,7 +220,6 @@ def _reconstruction(dev: TextData, reconstructions: list[str]) -> dict[str, Any]
         "bleu": corpus_bleu(reconstructions, dev.sentences),
         "exact_match": exact_match(reconstructions, dev.sentences),
         "examples": _examples(zip(dev.sentences, reconstructions, strict=True)),
-        "failures": _failures(dev.sentences, reconstructions),
     }
 
 

@@ -12,16 +12,14 @@ from variants import RisingShare, StudyModel, Variant
 
 from hf_eddpm import EDDPMConfig, EDDPMModel, EDDPMPipeline, EDDPMTrainer
 from hf_eddpm.processing_eddpm import EDDPMProcessor
-from hf_eddpm.training.arguments import EDDPMTrainingArguments
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, merge
 from hf_eddpm.training.sampler import use_solver
 
 
 def add_values(model_args: Any, variant: Variant) -> None:
     """Puts the variant's values into the recipe's: those of a network are added to its own."""
-    for key, value in variant.model_config.items():
-        given = model_args.model_config.get(key)
-        model_args.model_config[key] = {**given, **value} if isinstance(value, dict) and given else value
-    model_args.model_config["encoder_gradient_scale"] = variant.share
+    changes = variant.model_config | {"encoder_gradient_scale": variant.share}
+    model_args.model_config = merge(model_args.model_config, changes)
 
 
 def fit_variant(

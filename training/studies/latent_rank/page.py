@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reach import shipped_rows
 from report import KINDS, LATENTS, REACH, Points, checkpoint_tables, long_rows, place, points_by_data, read_runs
 
 from hf_eddpm.hub.card import markdown_table
-from shipped import shipped_rows
 
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER.parents[2] / "docs" / "benchmarks" / "latents.md"

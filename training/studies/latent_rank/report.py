@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reach import reaches, shipped_rows
 
 from hf_eddpm.hub.card import markdown_table
-from shipped import reaches, shipped_rows
+from hf_eddpm.training.evaluation import plus_minus, spread
 
 LATENTS = {
     "effective_rank": ("effective rank", ".1f"),
@@ -193,9 +194,7 @@ def place(variant: str) -> tuple[float, float] | None:
 def _row(variant: str, group: list[dict[str, Any]]) -> dict[str, str]:
     row = {"variant": variant, "seeds": str(len(group))}
     for key, (title, form) in KINDS.get(group[0]["data"], COLUMNS).items():
-        values = [run[key] for run in group]
-        spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-        row[title] = f"{np.mean(values):{form}}{spread}"
+        row[title] = plus_minus(spread([run[key] for run in group]), form)
     return row
 
 

@@ -110,7 +110,7 @@ def sequence_variants(dataset: str) -> dict[str, Variant]:
 
 
 class RisingShare(TrainerCallback):
-    """Raises the share linearly from 0, once a part of the training is over.
+    """Raises the share linearly from 0, once a part of the training is over, whether steps or the clock end it.
 
     Args:
         model: The model.
@@ -122,9 +122,9 @@ class RisingShare(TrainerCallback):
         self.model, self.share, self.rise = model, share, rise
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Sets the share of the step."""
+        """Sets the share of the step; the schedule of learning rates knows how much of the training is over."""
         start, end = self.rise
-        part = (state.global_step / state.max_steps - start) / (end - start)
+        part = (kwargs["lr_scheduler"].last_epoch / state.max_steps - start) / (end - start)
         self.model.config.encoder_gradient_scale = self.share * min(max(part, 0.0), 1.0)
 
 

@@ -14,27 +14,27 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler
 
-from hf_eddpm import EDDPMPipeline, EDDPMScheduler
+from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity, uniqueness
 from hf_eddpm.training.environment import describe_command, describe_environment
 from hf_eddpm.training.evaluation import NUM_REAL, finish_result, plus_minus, reach_statistics, spread
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from common.schedulers import SCHEDULERS as OF_STUDIES
+
 FOLDER = Path(__file__).parent / "results"
 DPM = "DPM-Solver++ (Karras)"
-SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "DDIM": EDDPMScheduler.from_config,
-    DPM: lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
-    "ancestral": DDPMScheduler.from_config,
-}
+SCHEDULERS = {**OF_STUDIES, "ancestral": DDPMScheduler.from_config}
 SETTINGS = (  # scheduler, steps, scale of the first noise
     *(("DDIM", steps, 1.0) for steps in (10, 20, 50, 100)),
     ("DDIM", 20, 0.9),

@@ -75,15 +75,23 @@ def nearest_is_paraphrase(vectors: torch.Tensor, pictures: torch.Tensor) -> floa
     return hits / len(unit)
 
 
+def read_captions(path: Path, limit: int | None = None) -> tuple[torch.Tensor, list[str]]:
+    """Return the numbers of the pictures `(num,)` and the captions of a file, the first so many or all."""
+    rows = [line.split("\t", 1) for line in read_lines(path)][:limit]
+    return torch.tensor([int(picture) for picture, _ in rows]), [caption.strip() for _, caption in rows]
+
+
+def words_of(sentences: list[str]) -> torch.Tensor:
+    """Return TF-IDF vectors `(num, words)`."""
+    return torch.from_numpy(TfidfVectorizer().fit_transform(sentences).toarray())
+
+
 def search(pipe: EDDPMPipeline, path: Path) -> dict[str, float]:
     """Return how often a caption's nearest neighbour is a caption of the same picture, beside TF-IDF."""
-    rows = [line.split("\t", 1) for line in read_lines(path)]
-    pictures = torch.tensor([int(picture) for picture, _ in rows])
-    captions = [caption.strip() for _, caption in rows]
-    features = TfidfVectorizer().fit_transform(captions).toarray()
+    pictures, captions = read_captions(path)
     return {
         "ours": nearest_is_paraphrase(pipe.encode(captions).embeddings, pictures),
-        "TF-IDF": nearest_is_paraphrase(torch.from_numpy(features), pictures),
+        "TF-IDF": nearest_is_paraphrase(words_of(captions), pictures),
     }
 
 

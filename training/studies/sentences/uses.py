@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModel, AutoTokenizer
 
@@ -35,8 +34,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.domains import chosen, nearest_is_paraphrase, read
-from sentences.prepare import read_lines
+from sentences.domains import chosen, nearest_is_paraphrase, read, read_captions, words_of
 
 POINTS = 7
 KINDS = {"reviews": (0, 1), "dialogue": (2, 3), "captions": (4,)}
@@ -65,12 +63,9 @@ def sentence_vectors(name: str, sentences: list[str]) -> torch.Tensor:
 
 def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None) -> dict[str, float]:
     """Return how often a caption's nearest is one of the same picture, by what it is compared with."""
-    rows = [line.split("\t", 1) for line in read_lines(folder / "dev.tsv.gz")][:limit]
-    pictures = torch.tensor([int(picture) for picture, _ in rows])
-    captions = [caption.strip() for _, caption in rows]
+    pictures, captions = read_captions(folder / "dev.tsv.gz", limit)
     latents = pipe.encode(captions).embeddings
-    vectors = {"ours": latents, "ours, whitened": whitened(latents)}
-    vectors["TF-IDF"] = torch.from_numpy(TfidfVectorizer().fit_transform(captions).toarray())
+    vectors = {"ours": latents, "ours, whitened": whitened(latents), "TF-IDF": words_of(captions)}
     if encoder is not None:
         vectors["sentence encoder"] = sentence_vectors(encoder, captions)
     return {name: nearest_is_paraphrase(each, pictures) for name, each in vectors.items()}

@@ -8,29 +8,24 @@ from typing import Any
 import numpy as np
 
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.training.evaluation import plus_minus, spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from text_recipe.variants import VARIANTS
 
-COLUMNS = {"BLEU": ("bleu",), "refined": ("refined_bleu",)}
 SAMPLED = {"perplexity": 1, "reverse_perplexity": 1, "distinct_2": 3}
-
-
-def _spread(values: list[float], digits: int) -> str:
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{deviation}"
 
 
 def _row(name: str, runs: list[dict[str, Any]], samples: str = "samples") -> dict[str, str]:
     row = {"recipe": name, "steps": f"{np.mean([run['steps'] for run in runs]):,.0f}"}
     row["parameters, M"] = f"{runs[0]['num_parameters'] / 1e6:.1f}"
-    row["BLEU"] = _spread([run["bleu"] for run in runs], 1)
-    row["refined"] = _spread([run["refined_bleu"] for run in runs], 1)
+    row["BLEU"] = plus_minus(spread([run["bleu"] for run in runs]), ".1f")
+    row["refined"] = plus_minus(spread([run["refined_bleu"] for run in runs]), ".1f")
     for key, digits in SAMPLED.items():
-        row[key.replace("_", " ")] = _spread([run[samples][key] for run in runs], digits)
-    row["rank"] = _spread([run["effective_rank"] for run in runs], 0)
-    row["rate"] = _spread([run["rate"] for run in runs], 0)
+        row[key.replace("_", " ")] = plus_minus(spread([run[samples][key] for run in runs]), f".{digits}f")
+    row["rank"] = plus_minus(spread([run["effective_rank"] for run in runs]), ".0f")
+    row["rate"] = plus_minus(spread([run["rate"] for run in runs]), ".0f")
     return row | {"seeds": str(len(runs))}
 
 

@@ -28,7 +28,7 @@ from hf_eddpm.metrics.distinct_novelty import distinct_n
 from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu
 from hf_eddpm.modalities.text.data import SplicedSentences, TextData, load_text
 from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity
-from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
+from hf_eddpm.training.arguments import EDDPMTrainingArguments, merge, parse_arguments
 from hf_eddpm.training.callbacks import AverageStep
 from hf_eddpm.training.collator import RawDataCollator
 from hf_eddpm.training.environment import describe_environment
@@ -39,16 +39,16 @@ from hf_eddpm.training.train_text import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
+from latent_rank.variants import RisingShare
+from sentences.domains import describe
 from text_recipe.report import write_report
 from text_recipe.variants import (
     MINILM,
     VARIANTS,
     MaskingCollator,
-    RisingShare,
     Slots,
     Variant,
     drop_latents,
-    merged,
     slow_encoder,
 )
 
@@ -73,7 +73,7 @@ def train(variant: Variant, seed: int, data: TextData, words: list[str]) -> tupl
     base = config["model_config"]
     if "--encoder" in variant.options:
         del base["encoder"]
-    config["model_config"] = merged(base, dict(variant.model_config))
+    config["model_config"] = merge(base, variant.model_config)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.json")
         file.write_text(json.dumps(config), encoding="utf-8")
@@ -129,15 +129,6 @@ def samples_of(pipe: EDDPMPipeline, count: int) -> tuple[list[str], torch.Tensor
     generator = torch.Generator(pipe.device).manual_seed(0)
     out: Any = pipe(count, num_inference_steps=STEPS, generator=generator, batch_size=500)
     return out.samples, out.latents
-
-
-def describe(texts: list[str], judge: TrigramModel, real: list[str]) -> dict[str, float]:
-    """Return how fluent and how varied texts are."""
-    return {
-        "perplexity": judge.perplexity(texts),
-        "reverse_perplexity": reverse_perplexity(texts, real, judge.vocabulary_size),
-        "distinct_2": distinct_n(texts, 2),
-    }
 
 
 def measure(pipe: EDDPMPipeline, judge: TrigramModel, dev: TextData, filtered: bool) -> dict[str, Any]:

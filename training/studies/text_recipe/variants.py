@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from hf_eddpm import EDDPMModel, EDDPMTrainer
 from hf_eddpm.training.collator import RawDataCollator
@@ -83,34 +82,6 @@ VARIANTS = {
     "encoder noise 0.1": Variant("noise", {"encoder_noise_variance": 0.1}),
     "denoiser 1,024 wide": Variant("chain", {"denoiser_hidden_size": 1024}),
 }
-
-
-def merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with changes, those of a network inside its own values."""
-    result = dict(base)
-    for key, value in changed.items():
-        result[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
-    return result
-
-
-class RisingShare(TrainerCallback):
-    """Raises the share linearly from 0 between two parts of a training that ends by the clock.
-
-    Args:
-        model: The model.
-        share: What it rises to.
-        rise: Parts of the training at which the rise starts and ends.
-    """
-
-    def __init__(self, model: EDDPMModel, share: float, rise: tuple[float, float]):
-        self.model, self.share, self.rise = model, share, rise
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Sets the share of the step; the schedule of learning rates knows how much of the time has passed."""
-        start, end = self.rise
-        passed = kwargs["lr_scheduler"].last_epoch / state.max_steps
-        part = (passed - start) / (end - start)
-        self.model.config.encoder_gradient_scale = self.share * min(max(part, 0.0), 1.0)
 
 
 class MaskingCollator:
