@@ -3,10 +3,10 @@ import torch
 from conftest import tiny_config
 
 from hf_eddpm import EDDPMConfig
-from hf_eddpm.modeling_denoiser import MLPDenoiser, TransformerDenoiser, make_denoiser
+from hf_eddpm.modeling_denoiser import MLPDenoiser, ResidualDenoiser, TransformerDenoiser, make_denoiser
 
-TYPES = {"mlp": MLPDenoiser, "transformer": TransformerDenoiser}
-both_types = pytest.mark.parametrize("denoiser_type", TYPES)
+TYPES = {"mlp": MLPDenoiser, "residual": ResidualDenoiser, "transformer": TransformerDenoiser}
+every_type = pytest.mark.parametrize("denoiser_type", TYPES)
 
 
 def _denoiser(**values):
@@ -19,7 +19,7 @@ def noisy_latents(generator):
     return torch.randn(3, 2, 8, generator=generator)
 
 
-@both_types
+@every_type
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("num_latents", [1, 2])
 def test_the_prediction_has_the_latents_shape(denoiser_type, num_layers, num_latents, generator):
@@ -30,14 +30,14 @@ def test_the_prediction_has_the_latents_shape(denoiser_type, num_layers, num_lat
     assert len(denoiser.layers) == num_layers
 
 
-@both_types
+@every_type
 @pytest.mark.parametrize("timestep", [7, torch.tensor(7), torch.tensor([7])])
 def test_one_timestep_is_that_of_every_row(noisy_latents, timestep, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     torch.testing.assert_close(denoiser(noisy_latents, timestep), denoiser(noisy_latents, torch.tensor([7, 7, 7])))
 
 
-@both_types
+@every_type
 def test_a_batch_gives_what_its_rows_give_alone(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     timesteps = torch.tensor([0, 500, 999])
@@ -47,7 +47,7 @@ def test_a_batch_gives_what_its_rows_give_alone(noisy_latents, denoiser_type):
         torch.testing.assert_close(alone[0], together[row])
 
 
-@both_types
+@every_type
 def test_neighbouring_timesteps_are_told_apart(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type, denoiser_hidden_size=64)
     features = denoiser.timestep_features(torch.arange(1000))
@@ -70,7 +70,7 @@ def test_every_layer_after_the_first_sees_the_noisy_latents_again(noisy_latents)
         assert torch.equal(hidden_states[:, 32:], flat)
 
 
-@both_types
+@every_type
 def test_every_latent_sees_every_other(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     noisy_latents.requires_grad_()
@@ -78,7 +78,7 @@ def test_every_latent_sees_every_other(noisy_latents, denoiser_type):
     assert (noisy_latents.grad.abs() > 0).all()
 
 
-@both_types
+@every_type
 def test_bfloat16_weights_work_on_bfloat16_latents(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     exact = denoiser(noisy_latents, 5)
@@ -87,7 +87,7 @@ def test_bfloat16_weights_work_on_bfloat16_latents(noisy_latents, denoiser_type)
     torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.03)
 
 
-@both_types
+@every_type
 def test_every_parameter_gets_a_gradient(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     denoiser(noisy_latents, torch.tensor([1, 2, 3])).square().sum().backward()
@@ -163,7 +163,7 @@ def test_the_transformer_learns_what_two_latents_share(generator):
 # Classes
 
 
-@both_types
+@every_type
 def test_without_classes_there_is_no_embedding_of_them_and_labels_are_refused(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     assert not [name for name in denoiser.state_dict() if "class" in name]
@@ -171,7 +171,7 @@ def test_without_classes_there_is_no_embedding_of_them_and_labels_are_refused(no
         denoiser(noisy_latents, 5, torch.tensor([0, 0, 0]))
 
 
-@both_types
+@every_type
 def test_each_class_is_told_from_the_others_and_from_an_unknown_one(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type, num_classes=3)
     latents = noisy_latents[:1].expand(4, -1, -1)
@@ -180,7 +180,7 @@ def test_each_class_is_told_from_the_others_and_from_an_unknown_one(noisy_latent
     torch.testing.assert_close(denoiser(latents[:1], 5), outputs[3:])
 
 
-@both_types
+@every_type
 def test_rows_of_different_classes_give_what_they_give_alone(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type, num_classes=2)
     labels = torch.tensor([1, -1, 0])
@@ -190,7 +190,7 @@ def test_rows_of_different_classes_give_what_they_give_alone(noisy_latents, deno
         torch.testing.assert_close(alone[0], together[row])
 
 
-@both_types
+@every_type
 def test_the_embedding_of_the_timestep_may_be_narrower_than_the_layers(noisy_latents, denoiser_type):
     wide, narrow = (
         _denoiser(denoiser_type=denoiser_type, denoiser_hidden_size=64, denoiser_embedding_size=size, num_classes=2)
@@ -204,11 +204,16 @@ def test_the_embedding_of_the_timestep_may_be_narrower_than_the_layers(noisy_lat
     assert not torch.allclose(narrow(noisy_latents, 7), narrow(noisy_latents, 500))
 
 
-@both_types
+@every_type
 def test_a_single_timestep_is_embedded_and_projected_once(noisy_latents, denoiser_type):
     denoiser = _denoiser(denoiser_type=denoiser_type)
     rows = []
-    projection = denoiser.modulation[1] if denoiser_type == "transformer" else denoiser.layers[0].timestep_projection
+    projections = {
+        "mlp": lambda: denoiser.layers[0].timestep_projection,
+        "residual": lambda: denoiser.layers[0].modulation,
+        "transformer": lambda: denoiser.modulation[1],
+    }
+    projection = projections[denoiser_type]()
     for module in (denoiser.timestep_embedding, projection):
         module.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     denoiser(noisy_latents, 7)

@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
 from hf_eddpm import EDDPMPipeline
 from sentences import chain
 from sentences.domains import reconstruction_table
@@ -44,17 +47,35 @@ def test_the_uses_are_those_of_the_file():
     assert [row for row in _cells(table) if row not in _cells(README)] == []
 
 
-def test_a_chain_is_made_anew_and_the_autoencoder_stays(tmp_path):
-    (tmp_path / "data").mkdir()
+@pytest.fixture
+def chain_words(tmp_path):
+    """The chain's command line but for the new denoiser's shape, and sentences with their classes."""
     sentences = ["the food was great .", "i hate it .", "Where do you want to go?", "It is at 5 pm.", "A dog runs."]
-    for label, sentence in enumerate(sentences):
-        (tmp_path / "data" / f"train.{label}.txt").write_text(f"{sentence}\n{sentence} Yes.\n", encoding="utf-8")
-    words = ["--checkpoint", str(CHECKPOINT), "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "new")]
-    chain.main([*words, "--num_steps", "2", "--batch_size", "4", "--denoiser_hidden_size", "32", "--device", "cpu"])
-    before, after = EDDPMPipeline.from_pretrained(CHECKPOINT), EDDPMPipeline.from_pretrained(tmp_path / "new")
+    files = [tmp_path / f"train.{label}.txt" for label in range(len(sentences))]
+    for file, sentence in zip(files, sentences, strict=True):
+        file.write_text(f"{sentence}\n{sentence} Yes.\n", encoding="utf-8")
+    data = [f"{file}={label}" for label, file in enumerate(files)]
+    words = ["--checkpoint", str(CHECKPOINT), "--train", *data, "--output_dir", str(tmp_path / "new")]
+    return [*words, "--num_steps", "2", "--batch_size", "4", "--device", "cpu"], sentences, tmp_path / "new"
+
+
+def test_a_chain_is_made_anew_and_the_autoencoder_stays(chain_words):
+    words, sentences, folder = chain_words
+    chain.main([*words, "--denoiser_hidden_size", "32", "--denoiser_type", "residual"])
+    before, after = EDDPMPipeline.from_pretrained(CHECKPOINT), EDDPMPipeline.from_pretrained(folder)
     assert after.model.config.denoiser_hidden_size == 32
+    assert type(after.model.denoiser).__name__ == "ResidualDenoiser"
     assert after.reconstruct(sentences) == before.reconstruct(sentences)
     assert len(after(2, class_labels=1, num_inference_steps=2).samples) == 2
+
+
+def test_a_chain_without_a_new_shape_goes_on_from_its_own_weights(chain_words):
+    words, _, folder = chain_words
+    chain.main(words)
+    before, after = (EDDPMPipeline.from_pretrained(path).model.denoiser for path in (CHECKPOINT, folder))
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(new, old, atol=0.01, rtol=0.1, msg=name)  # two steps, float16
+    assert not torch.equal(before.output.weight, after.output.weight)
 
 
 def test_the_probes_are_those_of_the_logs():

@@ -22,7 +22,7 @@ LossWeighting = Literal["simple", "elbo"]
 AlignmentTarget = Literal["sample", "mean"]
 Conditioning = Literal["prefix", "memory"]
 Pooling = Literal["mean", "attention"]
-DenoiserType = Literal["mlp", "transformer"]
+DenoiserType = Literal["mlp", "residual", "transformer"]
 
 _CHOICES = {
     "latent_normalization": LatentNormalization,
@@ -85,13 +85,14 @@ class EDDPMConfig(PreTrainedConfig):
             paper; 0 trains the encoder by reconstruction alone, as in two-stage latent diffusion. The gradient is a
             penalty on the rate: latents near a line are easy to denoise, and `latent_normalization` does not forbid
             one. The log's `effective_rank` shows what is left.
-        denoiser_type: Network that denoises the latents: "mlp" (all of them as one vector; the paper) or
-            "transformer" (each latent a token, which pays for itself where there are several).
+        denoiser_type: Network that denoises the latents: "mlp" (all of them as one vector; the paper), "residual" (the
+            same vector through residual blocks with adaptive norms) or "transformer" (each latent a token, which pays
+            for itself where there are several).
         denoiser_num_layers: Layers of the denoiser, at least 1.
         denoiser_hidden_size: Width of these layers.
         denoiser_embedding_size: Width of the embedding of timestep and class, which every layer projects; even. None
             for `denoiser_hidden_size`; the paper's is as wide as the latents, the small presets' a quarter.
-        denoiser_num_attention_heads: Attention heads of the transformer; must divide its width. An MLP has none.
+        denoiser_num_attention_heads: Attention heads of the transformer; must divide its width. The others have none.
         denoiser_samples_per_latent: Pairs of timestep and noise drawn for each latent in a training step. The
             denoiser is cheap beside encoder and decoder, so several draws lower the variance of its loss for little.
         num_classes: Classes that the denoiser may be told, which lets samples be asked for by class; 0 for none.

@@ -1,4 +1,4 @@
-"""The network between encoder and decoder: an MLP with skip connections, or a transformer over the latents."""
+"""The network between encoder and decoder: MLPs over all latents as one vector, or a transformer over the latents."""
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -114,6 +114,57 @@ class MLPDenoiser(LatentDenoiser):
         return self.output(torch.cat([hidden_states, flat], dim=-1)).view_as(noisy_latents)
 
 
+class ResidualBlock(nn.Module):
+    """h + gate * MLP(norm(h) * (1 + scale) + shift), all three from the embedding of timestep and class.
+
+    The block of MAR's denoising MLP (Li et al. 2024, arXiv 2406.11838, section 4.2), its inner layer twice as wide.
+
+    Args:
+        width: Width of the hidden state.
+        embedding_size: Width of the embedding.
+    """
+
+    def __init__(self, width: int, embedding_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(embedding_size, 3 * width)
+        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, hidden_states: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, width)` and `(batch or 1, embedding_size)` to `(batch, width)`."""
+        shift, scale, gate = self.modulation(embedding).chunk(3, dim=-1)
+        return hidden_states + gate * self.layers(self.norm(hidden_states) * (1 + scale) + shift)
+
+
+class ResidualDenoiser(LatentDenoiser):
+    """All latents as one vector, through residual blocks that timestep and class scale, shift and gate.
+
+    Args:
+        config: Supplies `latent_size`, `denoiser_num_layers`, `denoiser_hidden_size`, `denoiser_embedding_size`,
+            `num_classes`.
+    """
+
+    def __init__(self, config: EDDPMConfig):
+        super().__init__(config)
+        size, width = config.latent_size, config.denoiser_hidden_size
+        embedding = config.denoiser_embedding_size or width
+        self.activation = nn.SiLU()
+        self.input = nn.Linear(size, width)
+        self.layers = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(config.denoiser_num_layers))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.output = nn.Linear(width, size)
+
+    def predict(self, noisy_latents: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map noisy latents and the embedding `(batch or 1, width)` of timestep and class to the prediction."""
+        embedding = self.activation(embedding)
+        hidden_states = self.input(noisy_latents.flatten(1))  # (batch, width)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, embedding)
+        shift, scale = self.modulation(embedding).chunk(2, dim=-1)
+        return self.output(self.norm(hidden_states) * (1 + scale) + shift).view_as(noisy_latents)
+
+
 class TransformerDenoiser(LatentDenoiser):
     """Each latent is a token with a position; timestep and class scale, shift and gate every layer (adaptive norms).
 
@@ -158,6 +209,9 @@ class TransformerDenoiser(LatentDenoiser):
         return self.output(self.norm(hidden_states) * (1 + scale) + shift)
 
 
+_DENOISERS = {"mlp": MLPDenoiser, "residual": ResidualDenoiser, "transformer": TransformerDenoiser}
+
+
 def make_denoiser(config: EDDPMConfig) -> LatentDenoiser:
     """Return a new denoiser of the config's `denoiser_type`."""
-    return TransformerDenoiser(config) if config.denoiser_type == "transformer" else MLPDenoiser(config)
+    return _DENOISERS[config.denoiser_type](config)

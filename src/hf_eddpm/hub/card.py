@@ -226,7 +226,7 @@ def _usage(name: str, snippet: str) -> str:
 
 def _parts_table(model: EDDPMModel, weights: str) -> str:
     config = model.config
-    denoiser = "transformer, " if config.denoiser_type == "transformer" else ""
+    denoiser = "" if config.denoiser_type == "mlp" else f"{config.denoiser_type}, "
     what = {
         "encoder": _backbone(config.encoder),
         "bottleneck": f"{config.num_latents} x {config.latent_dim} latents, normalisation "
