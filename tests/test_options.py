@@ -21,10 +21,11 @@ SCRIPTS = ("text", "image", "protein", "guide", "distill")
 
 @pytest.fixture
 def processor(tmp_path, monkeypatch):
-    """Function that gives the machine a CPU with the flags named, and no accelerator."""
+    """Function that gives the machine a CPU with the flags named that gains by bfloat16 or not, no accelerator."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
 
-    def pretend(flags):
+    def pretend(flags, gains=True):
+        monkeypatch.setattr(precision, "cpu_gains_by_bf16", lambda: gains)
         (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu sse {flags}\n")
         monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -33,12 +34,31 @@ def processor(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("flags", "chosen"), [("avx512f", "fp32"), ("avx512_bf16", "bf16"), ("amx_bf16", "bf16")])
-def test_auto_is_bf16_where_the_cpu_multiplies_it(processor, tmp_path, flags, chosen):
+def test_auto_is_bf16_where_the_cpu_gains_by_it(processor, tmp_path, flags, chosen):
     processor(flags)
     args = EDDPMTrainingArguments(str(tmp_path))
     assert (args.chosen_precision, args.bf16, args.fp16) == (chosen, chosen == "bf16", False)
     assert "auto" in args.describe_precision()
     assert args.use_cpu  # else accelerate takes each process of torchrun for the only one
+
+
+def test_auto_is_float32_where_the_cpu_only_loses_by_bf16(processor, tmp_path):
+    processor("avx512_bf16", gains=False)
+    assert EDDPMTrainingArguments(str(tmp_path)).chosen_precision == "fp32"
+    assert EDDPMTrainingArguments(str(tmp_path), precision="bf16").chosen_precision == "bf16"
+
+
+@pytest.mark.parametrize("times", [3.0, 0.5])
+def test_a_cpu_gains_where_the_product_takes_less_time(monkeypatch, times):
+    factor = {torch.float32: 1.0, torch.bfloat16: times}
+    passed = [0.0]
+
+    def product(inputs, weights):
+        passed[0] += factor[inputs.dtype]
+
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: passed[0])
+    assert precision.cpu_gains_by_bf16.__wrapped__() is (times < 1)
 
 
 @pytest.mark.parametrize(

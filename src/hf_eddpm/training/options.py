@@ -284,7 +284,7 @@ class TrainingOptions:
 
     precision: str = field(
         default="auto",
-        metadata={"help": "auto (bf16 where the hardware multiplies it, else fp32), bf16, fp16 or fp32."},
+        metadata={"help": "auto (bf16 where the hardware gains by it, else fp32), bf16, fp16 or fp32."},
     )
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the averaged weights, in (0, 1)."})
     num_previews: int = field(default=4, metadata={"help": "Samples and reconstructions shown at each evaluation."})
