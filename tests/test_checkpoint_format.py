@@ -1,6 +1,7 @@
 """The version of the checkpoint format: the one before loads with equal outputs, a later one is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -66,3 +67,15 @@ def test_a_format_that_this_version_does_not_know_is_refused(version, tmp_path):
 
 def test_the_shipped_checkpoints_are_of_this_version():
     assert {_index(folder)["_format_version"] for folder in CARDS.iterdir()} == {storage.FORMAT_VERSION}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such modes")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_whoever_may_read_a_new_file_may_read_every_file_of_a_saved_pipeline(pipe, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        pipe.save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~mask}

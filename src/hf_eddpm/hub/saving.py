@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,10 @@ def replacing(target: Path) -> Iterator[Path]:
         write_checksums(staging)
         parts = sorted(path.name for path in staging.iterdir())
         (staging / _PARTS_FILE).write_text(json.dumps(parts), encoding="utf-8")
+        mode = stat.S_IMODE((staging / _PARTS_FILE).stat().st_mode)  # what the user's mask gives a new file
         for path in staging.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)  # safetensors writes files that their owner alone may read
             flush(path)
         flush(staging)
         os.replace(staging, target / _NEW)  # from here on the new pipeline is the one
