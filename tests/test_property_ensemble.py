@@ -43,6 +43,43 @@ def test_intervals_hold_what_they_say_on_data_that_no_member_has_seen(line):
     assert fit.rmse[0] == pytest.approx(6, abs=1)
 
 
+def test_held_out_rows_widen_the_intervals_where_the_latents_know_the_fitted_ones():
+    config = tiny_protein_pipe(property_members=8, property_hidden_size=16).model.config
+
+    def rows(num, noise, seed):  # the first number is the value, more or less
+        latents, values = noisy_line(num, 0.0, seed)
+        latents[:, 0, 0] = values[:, 0] / 20 + noise * torch.randn(num, generator=torch.Generator().manual_seed(seed))
+        return latents, values
+
+    known, held_out, new = rows(300, 0.01, 0), rows(500, 1.0, 1), rows(2000, 1.0, 2)
+    coverage = []
+    for others in (None, held_out):
+        fitted = fit_ensemble(config, *known, 300, torch.Generator().manual_seed(0), others)
+        with torch.no_grad():
+            errors = ((new[1] - fitted.head.predict(new[0])) / fitted.head.predict_std(new[0])).abs()[:, 0]
+        coverage.append(interval_coverage(errors, 0.9))
+    assert coverage[0] < 0.5
+    assert coverage[1] == pytest.approx(0.9, abs=0.03)
+    assert fitted.fit.num_rows == 500 and fitted.fit.coverage_90[0] == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("given", ["held_out", "held_out_properties"])
+def test_held_out_rows_without_values_are_refused(given):
+    other = {"held_out", "held_out_properties"} - {given}
+    with pytest.raises(ValueError, match=f"`{other.pop()}` must be given with `{given}`, got None"):
+        tiny_protein_pipe().fit_property(proteins(30), list(range(30)), num_steps=1, **{given: [1.0]})
+
+
+def test_a_pipeline_takes_held_out_rows_and_names_them_in_errors():
+    pipe, data = tiny_protein_pipe(), proteins(60)
+    values = [float(sequence.count("A")) for sequence in data]
+    options = {"num_members": 2, "num_steps": 5}
+    fit = pipe.fit_property(data[:40], values[:40], held_out=data[40:], held_out_properties=values[40:], **options)
+    assert fit.num_rows == 20
+    with pytest.raises(ValueError, match="`held_out_properties` must have a row for each of the 20 proteins"):
+        pipe.fit_property(data[:40], values[:40], held_out=data[40:], held_out_properties=values, **options)
+
+
 def test_predictions_far_from_the_data_are_less_sure(line):
     head, _ = line
     latents, _ = noisy_line(200, noise=0.0, seed=2)
@@ -102,8 +139,8 @@ def test_several_properties_with_gaps_are_fitted_together():
 
 
 def test_a_single_head_has_no_standard_deviation_and_says_how_to_get_one():
-    pipe = EDDPMPipeline.from_pretrained("model_cards/eddpm-gifford")  # saved before there were ensembles
+    pipe = tiny_protein_pipe()
     assert pipe.model.config.property_members == 1
-    assert pipe.predict("AAAAYDYWFDY").shape == (1, 1)
+    assert pipe.predict("AYDYWFD").shape == (1, 1)
     with pytest.raises(ValueError, match=r"`return_std` needs an ensemble .* `pipe.fit_property\(data, properties\)`"):
-        pipe.predict("AAAAYDYWFDY", return_std=True)
+        pipe.predict("AYDYWFD", return_std=True)

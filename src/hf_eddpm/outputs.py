@@ -204,7 +204,7 @@ class EDDPMPropertyFit(BaseOutput):
     """Result of `EDDPMPipeline.fit_property`: how well rows are predicted by the heads that have not seen them.
 
     Args:
-        num_rows: Different data the ensemble was fitted to.
+        num_rows: Different data that the numbers below are of: those the ensemble was fitted to, or the held-out ones.
         rmse: Root mean squared error of each property, in the data's unit.
         coverage_90: Share of the measurements inside the predicted 90 % intervals, for each property.
         calibration_error: Mean difference between the share that intervals of 5 to 95 % should hold and the share they

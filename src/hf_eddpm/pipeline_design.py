@@ -53,6 +53,8 @@ class DesignMixin:
         num_steps: Steps = 1000,
         batch_size: Count = 256,
         generator: torch.Generator | None = None,
+        held_out: Any = None,
+        held_out_properties: Any = None,
     ) -> EDDPMPropertyFit:
         """Fit an ensemble of property heads to measurements; the rest of the model stays as it is.
 
@@ -68,13 +70,18 @@ class DesignMixin:
             num_steps: Steps of their training, seconds in all.
             batch_size: How many are encoded at a time.
             generator: Source of their initial weights and of what each of them sees.
+            held_out: Other measured data, to which the uncertainty is fitted. Give them where the checkpoint has
+                learned from the properties of `data` itself, whose latents know these better than those of new data:
+                without them its intervals would be too narrow. By default each row is held out from some heads.
+            held_out_properties: Their values, as `properties`.
 
         Returns:
             How well rows are predicted by the heads that have not seen them.
 
         Raises:
             TypeError: If `data` or `properties` is no list.
-            ValueError: If a row cannot be used, named with its column, or a property has no two different values.
+            ValueError: If a row cannot be used, named with its column, a property has no two different values, or
+                `held_out` or its values come alone.
         """
         from .design.measurements import check_measurements
 
@@ -82,7 +89,15 @@ class DesignMixin:
         config = self.model.config
         sizes = HeadSizes(config.latent_size, len(table.names), config.property_hidden_size, num_members)
         latents = self.encode(table.sequences, batch_size).latents
-        fitted = fit_ensemble(sizes, latents, torch.from_numpy(table.values), num_steps, generator)
+        others = None
+        if (held_out is None) != (held_out_properties is None):
+            missing, given = ("held_out_properties", "held_out")[:: 1 if held_out_properties is None else -1]
+            raise ValueError(f"`{missing}` must be given with `{given}`, got None.")
+        if held_out is not None:
+            names = ("held_out", "held_out_properties")
+            other = check_measurements(held_out, held_out_properties, self._as_list, table.names, names)
+            others = self.encode(other.sequences, batch_size).latents, torch.from_numpy(other.values)
+        fitted = fit_ensemble(sizes, latents, torch.from_numpy(table.values), num_steps, generator, others)
         self.model.property_head = fitted.head.to(self._execution_device, self.model.denoiser.output.weight.dtype)
         config.num_properties, config.property_members = sizes.num_properties, num_members
         fitted.fit.notes = table.notes

@@ -58,12 +58,14 @@ def fit_ensemble(
     properties: torch.Tensor,
     num_steps: int = 1000,
     generator: torch.Generator | None = None,
+    held_out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> FittedEnsemble:
     """Fit an ensemble of heads to measurements, all members in one pass, and its uncertainty to what they left out.
 
     Each member sees a bootstrap sample of the rows (Breiman 1996; for neural networks Osband et al. 2016, arXiv
     1602.04621) from weights of its own, and keeps the weights that were best on the rows it has not drawn. On these
-    rows, "out of bag", noise and spread (see `PropertyHead`) get the values of highest Gaussian likelihood.
+    rows, "out of bag", noise and spread (see `PropertyHead`) get the values of highest Gaussian likelihood; or on
+    held-out rows, which all members predict.
 
     Args:
         config: A configuration with `num_properties` and `property_members` > 1.
@@ -71,6 +73,7 @@ def fit_ensemble(
         properties: Measurements, `(data, num_properties)`, NaN where missing.
         num_steps: Steps of AdamW on batches of 256.
         generator: Source of the weights and the bootstrap, on the CPU.
+        held_out: Latents and measurements, shaped as the others, for the uncertainty; None for the rows out of bag.
 
     Raises:
         ValueError: If a property has no two different values, or shapes are wrong.
@@ -79,16 +82,26 @@ def fit_ensemble(
     with torch.enable_grad():
         head = _make_head(config, source)
         head.fit(properties)
-        latents, properties = latents.detach().cpu().float(), properties.cpu().double()
-        known = ~properties.isnan()
-        targets = ((properties - head.target_mean.cpu().double()) / head.target_std.cpu().double()).float()
-        targets = torch.where(known, targets, 0.0)
+        latents = latents.detach().cpu().float()
+        targets, known = _standardise(head, properties)
         counts = _bootstrap(len(latents), head.num_members, source)  # (data, members)
         _train(head, latents, targets, known, counts, num_steps, source)
     with torch.no_grad():
         unseen = counts == 0
+        if held_out is not None:
+            latents = held_out[0].detach().cpu().float()
+            targets, known = _standardise(head, held_out[1])
+            unseen = torch.ones(len(latents), head.num_members, dtype=torch.bool)
         members = head.predict_members(latents)  # (data, members, num_properties)
         return _calibrate(head.eval(), members, unseen, targets, known)
+
+
+def _standardise(head: PropertyHead, properties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return measurements in the head's standard deviations, 0 where they are missing, and where they are not."""
+    properties = properties.cpu().double()
+    known = ~properties.isnan()
+    targets = ((properties - head.target_mean.cpu().double()) / head.target_std.cpu().double()).float()
+    return torch.where(known, targets, 0.0), known
 
 
 def _make_head(config: EDDPMConfig | HeadSizes, source: torch.Generator) -> PropertyHead:

@@ -30,6 +30,10 @@ def fit_property(
     upper_case: UpperCase = False,
     num_members: Annotated[int, typer.Option("--num_members", help="Heads of the ensemble.")] = 16,
     num_steps: Annotated[int, typer.Option("--num_steps", help="Steps of their training.")] = 1000,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option("--held_out", help="Table that the uncertainty is fitted to, where the model knows --measured."),
+    ] = None,
     save_dtype: Annotated[SaveDtype, typer.Option("--save_dtype", help="Of the weights in the folder.")] = "float32",
     seed: Seed = 0,
     device: Device = None,
@@ -41,16 +45,20 @@ def fit_property(
 
     session = Session(checkpoint, "-", ["sample"], device)
     data = _read(measured, sequence_column, property_columns, padding_symbol, upper_case)
+    other = _read(held_out, sequence_column, property_columns, padding_symbol, upper_case) if held_out else None
     fit = session.pipe.fit_property(
         data.sequences,
         _by_column(data),
         num_members=num_members,
         num_steps=num_steps,
         generator=session.generator(seed),
+        held_out=None if other is None else other.sequences,
+        held_out_properties=None if other is None else _by_column(other),
     )
     session.pipe.to(dtype=getattr(torch, save_dtype))
     session.pipe.save_pretrained(output)
-    typer.echo(f"{output}: {fit.num_rows} sequences, left out of a member's training:")
+    which = "held out" if held_out else "left out of a member's training"
+    typer.echo(f"{output}: {fit.num_rows} sequences, {which}:")
     for index, name in enumerate(data.property_names):
         typer.echo(
             f"{name}: RMSE {fit.rmse[index]:.4g}, 90 % intervals hold {fit.coverage_90[index]:.0%}, calibration error "
