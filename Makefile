@@ -49,7 +49,7 @@ docs-links: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## every link of the
 	$(bin)/python -m sphinx -W --keep-going -q -b linkcheck docs docs/_build/links
 
 test: quality types  ## style, types and the fast tests
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(bin)/python -m pytest -m "slow and not gpu and not network"

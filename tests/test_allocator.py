@@ -26,6 +26,7 @@ def _faults(how):
     return answer.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_blocks_that_are_freed_are_used_again():
     faults, _ = _faults("freed")

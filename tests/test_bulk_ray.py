@@ -82,6 +82,7 @@ class Meanwhile(threading.Thread):
         assert self.error is None and not self.is_alive()
 
 
+@pytest.mark.slow
 def test_ray_on_this_machine_makes_what_one_process_makes(folder, tmp_path):
     """The one test of Ray that is not slow; it starts Ray for one worker."""
     (tmp_path / "short.txt").write_text("\n".join([*SENTENCES, "", SENTENCES[0]]) + "\n")

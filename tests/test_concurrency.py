@@ -51,9 +51,9 @@ def _text_calls(pipe):
     ("conditioning", "scheduler"),
     [
         ("prefix", None),
-        ("memory", DPMSolverMultistepScheduler),
         pytest.param("prefix", DPMSolverMultistepScheduler, marks=pytest.mark.slow),
         pytest.param("memory", None, marks=pytest.mark.slow),
+        pytest.param("memory", DPMSolverMultistepScheduler, marks=pytest.mark.slow),
     ],
 )
 def test_threads_give_sentences_that_serial_calls_give(make_pipe, conditioning, scheduler):

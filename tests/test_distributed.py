@@ -266,6 +266,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_calibrate_and_come_together_as_whole_ones_do(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
     path = os.pathsep.join(str(ROOT / name) for name in ("src", "docs/examples", "tests"))

@@ -19,6 +19,7 @@ BENCHMARKS = [page for page in sorted((ROOT / "docs" / "benchmarks").glob("*.md"
 # the reader's. Other tests run these with stand-ins.
 NOT_HERE = re.compile(rf"{ORGANISATION}/|my_sentences|import ray|reviews\.txt")
 OWN_TESTS = {"adding-a-modality.md", "schedulers.md"}  # test_adding_a_modality.py; a snippet about a pipeline at hand
+LONG = {"restoring.md"}  # takes a quarter of a minute
 ALIKE = 0.8  # share of a printed text that must be as shown: other processors round otherwise
 
 
@@ -38,7 +39,11 @@ def _pages_with_code():
     return [page for page in PAGES if page.name not in OWN_TESTS and blocks(page)]
 
 
-@pytest.mark.parametrize("page", _pages_with_code(), ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in _pages_with_code()],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     names = {"__name__": "__main__"}
