@@ -274,12 +274,17 @@ def test_a_denoiser_that_is_told_the_class_trains_on_labelled_files(run, tmp_pat
         (tmp_path / f"{label}.txt").write_text("\n".join(part) + "\n")
     files = [f"{tmp_path}/0.txt=0", f"{tmp_path}/1.txt=1"]
     conditional = {**VALUES["model_config"], "num_classes": 2}
-    pipe = EDDPMPipeline.from_pretrained(run("--train", *files, model_config=conditional))
+    folder = run("--train", *files, "--class_names", "complaint", "praise", model_config=conditional)
+    assert _facts(folder)["class_names"] == ["complaint", "praise"]
+    assert "asks for a class: 0 complaint, 1 praise" in (folder / "README.md").read_text(encoding="utf-8")
+    pipe = EDDPMPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     assert len(pipe(num_samples=2, class_labels=[0, 1], guidance_scale=2.0, num_inference_steps=2).samples) == 2
     for words in (["--train", *files[:1], f"{tmp_path}/1.txt=2"], ["--train", f"{tmp_path}/0.txt"]):
         with pytest.raises(ValueError, match=r"`num_classes` = 2 needs sentences with labels in \[0, 2\)"):
             run(*words, model_config=conditional)
+    with pytest.raises(ValueError, match=r"`class_names` must name the 2 classes of the model .* got \['one'\]"):
+        run("--train", *files, "--class_names", "one", model_config=conditional)
 
 
 def test_a_training_ends_with_the_denoiser_alone_where_that_is_asked_for(run, tmp_path):

@@ -28,6 +28,9 @@ class TextDataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     text_column: str = field(default="text", metadata={"help": "Column of the sentence."})
     label_column: str | None = field(default=None, metadata={"help": "Column of an integer label."})
+    class_names: list[str] = field(
+        default_factory=list, metadata={"help": "Names of the model's classes, in order, for the card and the app."}
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Most tokens of a sentence; longer ones are cut. By default what fits the data."},

@@ -51,13 +51,17 @@ def build_text_card(
     card = {} if training is None else training.get("card", {})
     data_name = card.get("data_name") or "the training data"
     datasets = [] if training is None else training.get("hub_datasets", [])
+    summary = f"Trained on single sentences: {data_name}." if card.get("data_name") else "Trained on sentences."
+    if names := (training or {}).get("class_names"):
+        classes = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        summary += f" `class_labels` asks for a class: {classes}."
     shared = card_arguments(folder, training)
     relation = None if training is None else training.get("base_model_relation")
     return build_model_card(
         pipe.model,
         training=training,
         evaluation=evaluation,
-        summary=f"Trained on single sentences: {data_name}." if card.get("data_name") else "Trained on sentences.",
+        summary=summary,
         snippet=_snippet([] if training is None else training.get("examples", [])),
         results="" if evaluation is None else _results(evaluation),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name, datasets),
