@@ -18,7 +18,7 @@ pytestmark = [
     ),
 ]
 ATTRIBUTES = {
-    "yelp-mini": ("great food .\ni love it here .", "awful food .\ni hate it here ."),
+    "yelp": ("great food .\ni love it here .", "awful food .\ni hate it here ."),
     "gifford": ("AAAAYDYWFDY\nARDGYYGSFDY", "DETSYSELDY\nEPWGPRRDTFDY"),
 }
 
@@ -97,7 +97,7 @@ def test_a_visitor_loads_another_checkpoint_and_reads_what_went_wrong(visit):
 
 
 def test_the_page_fits_a_phone(visit):
-    visitor = visit(str(app_tour.CHECKPOINTS["yelp-mini"]), width=390)
+    visitor = visit(str(app_tour.CHECKPOINTS["yelp"]), width=390)
     for tab in visitor.tabs:
         visitor.open(tab)
         visitor.run(app_tour.TABS[tab])

@@ -394,7 +394,7 @@ def test_the_recipe_for_datasets_in_the_documentation_runs(folder, tmp_path, mon
     text = (ROOT / "docs" / "guides" / "scale.md").read_text()
     recipe = re.search(r"```python\n(from datasets .*?)```", text, re.S)[1]
     (tmp_path / "model_cards").mkdir()
-    (tmp_path / "model_cards" / "eddpm-yelp-mini").symlink_to(folder / "tiny")
+    (tmp_path / "model_cards" / "eddpm-yelp").symlink_to(folder / "tiny")
     shutil.copy(folder / "data.txt.gz", tmp_path / "reviews.txt.gz")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -33,7 +33,7 @@ def _to_format_1(index):
     index["processor"][0] = OLD_MODULES[index["processor"][0]]
 
 
-@pytest.mark.parametrize("name", ["eddpm-yelp-mini", "eddpm-gifford", "eddpm-digits"])
+@pytest.mark.parametrize("name", ["eddpm-yelp", "eddpm-gifford", "eddpm-digits"])
 def test_format_1_loads_with_outputs_that_are_equal_to_the_bit(name, tmp_path, monkeypatch):
     warnings = []
     monkeypatch.setattr(storage.logger, "warning", warnings.append)

@@ -18,7 +18,7 @@ from hf_eddpm.cli.usual_options import USUAL_OPTIONS
 from hf_eddpm.training.entry import run_modality
 
 ROOT = Path(__file__).parent.parent
-TEXT, PROTEIN, DIGITS = (str(ROOT / "model_cards" / f"eddpm-{name}") for name in ("yelp-mini", "gifford", "digits"))
+TEXT, PROTEIN, DIGITS = (str(ROOT / "model_cards" / f"eddpm-{name}") for name in ("yelp", "gifford", "digits"))
 COMMANDS = ["generate", "reconstruct", "encode", "interpolate", "edit", "score", "optimize", "restore", "push", "app"]
 LOOPS = ["AAAAYDYWFDY", "ARDGYYGSFDY"]
 

@@ -93,7 +93,7 @@ if pipe.model.property_head is not None:
 """
 
 
-@pytest.mark.parametrize("name", ["eddpm-yelp-mini", "eddpm-gifford", "eddpm-digits"])
+@pytest.mark.parametrize("name", ["eddpm-yelp", "eddpm-gifford", "eddpm-digits"])
 def test_a_normal_session_prints_nothing_but_results_and_these_fit_a_screen(name):
     folder = str(ROOT / "model_cards" / name)
     result = subprocess.run(

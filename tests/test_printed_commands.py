@@ -131,11 +131,11 @@ LIMITS = {
 
 # Pipelines that commands read and other commands make: the checkpoint that stands for each.
 PIPELINES = {
-    "runs/yelp/pipeline": "eddpm-yelp-mini",
-    "runs/mine/pipeline": "eddpm-yelp-mini",
-    "runs/my-model": "eddpm-yelp-mini",
-    "runs/docstrings/pipeline": "eddpm-yelp-mini",
-    "L/pipeline": "eddpm-yelp-mini",
+    "runs/yelp/pipeline": "eddpm-yelp",
+    "runs/mine/pipeline": "eddpm-yelp",
+    "runs/my-model": "eddpm-yelp",
+    "runs/docstrings/pipeline": "eddpm-yelp",
+    "L/pipeline": "eddpm-yelp",
     "runs/gifford/pipeline": "eddpm-gifford",
     "G/pipeline": "eddpm-gifford",
     "runs/gfp/pipeline": "eddpm-gfp",

@@ -13,7 +13,7 @@ README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("
 CHECKPOINTS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
 MEASURES = {
     "eddpm-sentences": {"bleu", "exact_match", "perplexity"},
-    "eddpm-yelp-mini": {"bleu", "exact_match", "perplexity"},
+    "eddpm-yelp": {"bleu", "exact_match", "perplexity"},
     "eddpm-yelp-smollm2-lora": {"bleu", "exact_match", "perplexity"},
     "eddpm-gifford": {"accuracy", "pearson"},
     "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},
@@ -23,7 +23,11 @@ MEASURES = {
     "eddpm-gfp": {"accuracy", "pearson"},
     "eddpm-gb1": {"accuracy", "pearson"},
 }
-MAX_BYTES = {"eddpm-sentences": 60 * 10**6, "eddpm-yelp-smollm2-lora": 48 * 10**6}  # of the others 30
+MAX_BYTES = {
+    "eddpm-sentences": 60 * 10**6,
+    "eddpm-yelp": 40 * 10**6,
+    "eddpm-yelp-smollm2-lora": 48 * 10**6,
+}  # of the others 30
 
 each_checkpoint = pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
 

@@ -2,7 +2,7 @@
 
 python docs/examples/demo_text.py                                            # model_cards/eddpm-sentences
 python docs/examples/demo_text.py "I left my keys at home." "Is it far?"     # your own sentences
-python docs/examples/demo_text.py --checkpoint model_cards/eddpm-yelp-mini --tour yelp
+python docs/examples/demo_text.py --checkpoint model_cards/eddpm-yelp --tour yelp
 python docs/examples/demo_text.py --checkpoint runs/docstrings/pipeline --tour docstrings
 """
 

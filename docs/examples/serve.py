@@ -1,8 +1,8 @@
 """Serve a checkpoint over HTTP with Ray Serve: encode, reconstruct, score, generate, interpolate.
 
-    python docs/examples/serve.py --checkpoint model_cards/eddpm-yelp-mini --port 8000
+    python docs/examples/serve.py --checkpoint model_cards/eddpm-yelp --port 8000
 
-On a cluster: `serve run serve:build checkpoint=model_cards/eddpm-yelp-mini num_replicas=4` in this file's folder.
+On a cluster: `serve run serve:build checkpoint=model_cards/eddpm-yelp num_replicas=4` in this file's folder.
 docs/guides/serving.md describes the requests. A datum is a string: a sentence, a protein, or an image file in base64.
 """
 

@@ -38,7 +38,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-CHECKPOINTS = {name: ROOT / "model_cards" / f"eddpm-{name}" for name in ("yelp-mini", "gifford", "digits")}
+CHECKPOINTS = {name: ROOT / "model_cards" / f"eddpm-{name}" for name in ("yelp", "gifford", "digits")}
 TABS = {
     "Generate": "generate",
     "Reconstruct": "reconstruct",

@@ -171,12 +171,12 @@ def sequences(
 
 def yelp(folder: Path) -> None:
     """The gallery of the review sentences."""
-    pipe = load("eddpm-yelp-mini")
+    pipe = load("eddpm-yelp")
     data = load_text([f"{folder}/dev.0.txt.gz=0", f"{folder}/dev.1.txt.gz=1"]).sample(3000, 0)
     labels = ["complaint" if label == 0 else "praise" for label in data.labels or []]
     order = torch.randperm(len(data), generator=seed()).tolist()
     sentences, labels = [data.sentences[row] for row in order], [labels[row] for row in order]
-    page = Page("eddpm-yelp-mini", "Restaurant reviews, lower case.")
+    page = Page("eddpm-yelp", "Restaurant reviews, lower case.")
     sequences(page, pipe, sentences, labels, by_word=True)
     praise, complaints = (
         [sentence for sentence, label in zip(sentences, labels, strict=True) if label == kind][:200]

@@ -1,6 +1,6 @@
 """Distils a checkpoint's denoiser into one that samples in one to four steps, and saves a pipeline with it.
 
-    python training/train.py distill --checkpoint model_cards/eddpm-yelp-mini --output_dir runs/yelp-few
+    python training/train.py distill --checkpoint model_cards/eddpm-yelp --output_dir runs/yelp-few
 
 The student learns the consistency function of the teacher's probability-flow ODE (Song et al. 2023, arXiv
 2303.01469): from any point of a trajectory to the trajectory's clean end. The denoiser is small beside encoder and

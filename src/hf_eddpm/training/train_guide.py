@@ -1,6 +1,6 @@
 """Trains a classifier of a checkpoint's noisy latents, to guide its chain by (`hf_eddpm.ClassifierGuidance`).
 
-    python training/train.py guide --checkpoint model_cards/eddpm-yelp-mini --output_dir runs/sentiment \\
+    python training/train.py guide --checkpoint model_cards/eddpm-yelp --output_dir runs/sentiment \\
         --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --class_names negative positive
     python training/train.py guide --checkpoint model_cards/eddpm-gifford --output_dir runs/enriched \\
         --train train.csv.gz --dev validation.csv.gz --padding_symbol J --property_columns fitness --thresholds 0

@@ -1,6 +1,6 @@
 """Bulk jobs: what a million rows cost, and whether the memory stays flat.
 
-python training/studies/bulk/run.py cost --checkpoint model_cards/eddpm-yelp-mini --data train.0.txt.gz
+python training/studies/bulk/run.py cost --checkpoint model_cards/eddpm-yelp --data train.0.txt.gz
 python training/studies/bulk/run.py memory --checkpoint model_cards/eddpm-gifford --num_samples 1000000
 """
 

@@ -1,6 +1,6 @@
 """Two attributes of text at once: sentiment and length, each by a guide of its own, and their sum.
 
-    python training/studies/control/composition.py --checkpoint model_cards/eddpm-yelp-mini \\
+    python training/studies/control/composition.py --checkpoint model_cards/eddpm-yelp \\
         --sentiment runs/sentiment --length runs/length --thresholds 6 10 --train train.0.txt.gz=0 train.1.txt.gz=1 \\
         --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output composition.json
 

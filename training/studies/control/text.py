@@ -1,6 +1,6 @@
 """How well a guide steers a text checkpoint: samples of a class, and edits to the other one, judged independently.
 
-    python training/studies/control/text.py --checkpoint model_cards/eddpm-yelp-mini --guide runs/sentiment \\
+    python training/studies/control/text.py --checkpoint model_cards/eddpm-yelp --guide runs/sentiment \\
         --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output control.json
 
 The judges, fitted here on `--train`, share nothing with the model: a bag-of-words classifier and a trigram model.

@@ -1,6 +1,6 @@
 """Quality against number of steps: schedulers, and a distilled denoiser, on one checkpoint of text or proteins.
 
-    python training/studies/few_steps/run.py --checkpoint model_cards/eddpm-yelp-mini --distilled runs/yelp-few \\
+    python training/studies/few_steps/run.py --checkpoint model_cards/eddpm-yelp --distilled runs/yelp-few \\
         --dev dev.0.txt.gz dev.1.txt.gz --output steps.json
 
 For each scheduler, noise scale and number of steps, over the sampling seeds: the relative Frechet distance of the

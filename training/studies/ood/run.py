@@ -1,6 +1,6 @@
 """How well a checkpoint's bound tells data of its own kind from foreign ones: areas under the ROC curve.
 
-    python training/studies/ood/run.py --checkpoint model_cards/eddpm-yelp-mini --output ood.json \\
+    python training/studies/ood/run.py --checkpoint model_cards/eddpm-yelp --output ood.json \\
         --own dev.0.txt.gz dev.1.txt.gz --foreign captions.txt.gz products.txt.gz shuffled
 
 `--own` are held-out data; each `--foreign` is a file or `shuffled`: the own ones, their words (of proteins, residues)

@@ -43,6 +43,7 @@ def reconstruction(pipe: EDDPMPipeline, proteins: list[str], edges: list[int]) -
                 "right residues": 1 - sum(edits) / sum(map(len, some)),
                 "right length": float((lengths == 0).mean()),
                 "length off by at most 2": float((np.abs(lengths) <= 2).mean()),
+                "median error of the length": float(np.median(np.abs(lengths))),
             }
         )
     return rows

@@ -64,8 +64,8 @@ CHECKPOINTS = (
         lambda r: f"SSIM {r['reconstruction']['ssim']:.2f} from 160 numbers",
     ),
     Checkpoint(
-        "eddpm-yelp-mini",
-        "120,000 review sentences",
+        "eddpm-yelp",
+        "164,000 review sentences",
         "editing in one domain",
         lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}, refined {r['refined_reconstruction']['10']['bleu']:.0f}",
     ),

@@ -1,6 +1,6 @@
 """Measures which schedulers of diffusers run a checkpoint's chain: how far their latents are from 200 DDIM steps'.
 
-    python training/studies/schedulers/run.py model_cards/eddpm-yelp-mini
+    python training/studies/schedulers/run.py model_cards/eddpm-yelp
 
 For each scheduler class that `from_config` makes of the checkpoint's schedule:
 

@@ -1,6 +1,6 @@
 """Which sampler suits a text checkpoint: how its sentences read, and how much of the data's spread they keep.
 
-    python training/studies/schedulers/samplers.py model_cards/eddpm-yelp-mini --train train.0.txt.gz train.1.txt.gz \\
+    python training/studies/schedulers/samplers.py model_cards/eddpm-yelp --train train.0.txt.gz train.1.txt.gz \\
         --dev dev.0.txt.gz dev.1.txt.gz
 
 A sampler that shortens the latents writes what is likely, and less of what there is: perplexity alone prefers it. So

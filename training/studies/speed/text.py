@@ -1,7 +1,7 @@
 """Measures speed as ratios within one run: decoding, sampling with few steps, and where a training step's time goes.
 
     python training/studies/speed/text.py --threads 2 --output speed.json \\
-        --checkpoint model_cards/eddpm-yelp-mini --dev dev.0.txt.gz dev.1.txt.gz \\
+        --checkpoint model_cards/eddpm-yelp --dev dev.0.txt.gz dev.1.txt.gz \\
         --config training/configs/text_yelp_mini.json --train train.0.txt.gz train.1.txt.gz
 
 - **decoding**, always: `TextDecoder.generate` (greedy, key/value cache) against greedy decoding that runs the whole

@@ -1,6 +1,6 @@
 """Measures how many sentences a second are encoded, decoded and generated, as ratios to the straightforward loop.
 
-    python training/studies/speed/throughput.py --threads 1 --checkpoint model_cards/eddpm-yelp-mini --compile \\
+    python training/studies/speed/throughput.py --threads 1 --checkpoint model_cards/eddpm-yelp --compile \\
         --dev dev.0.txt.gz dev.1.txt.gz --output throughput.json
 
 The straightforward loop takes one sentence after the other and decodes without a key/value cache. Against it stand
