@@ -4,7 +4,7 @@
     python -m hf_eddpm.training.sampler model_cards/eddpm-gfp --scheduler ddim --steps 100
 
 The training scripts of proteins and images save their pipelines with twenty steps of DPM-Solver++, which on every
-such checkpoint measured are better than fifty of DDIM. Those of text stay with DDIM: see README.md. This command
+such checkpoint measured are better than fifty of DDIM. Those of text start with DDIM. This command
 changes a saved pipeline's choice; the weights stay, and what was measured with another scheduler is measured anew by
 the evaluation scripts' `--keep`.
 """
