@@ -137,6 +137,7 @@ PIPELINES = {
     "runs/docstrings/pipeline": "eddpm-yelp",
     "L/pipeline": "eddpm-yelp",
     "runs/gifford/pipeline": "eddpm-gifford",
+    "runs/gifford/finished": "eddpm-gifford",
     "G/pipeline": "eddpm-gifford",
     "runs/gfp/pipeline": "eddpm-gfp",
     "runs/gfp/fitted": "eddpm-gfp",

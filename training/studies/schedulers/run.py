@@ -39,7 +39,7 @@ def measure(checkpoint: str, num_samples: int, num_steps: int) -> list[dict[str,
     """One row for each scheduler."""
     pipe = EDDPMPipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    config = pipe.scheduler.config
+    config = pipe.model.scheduler.config  # the bare schedule, whatever solver the checkpoint has
     shape = (num_samples, pipe.model.config.num_latents, pipe.model.config.latent_dim)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
