@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+import benchmarks
 from hf_eddpm.plots import plot_curves, plot_front, plot_interpolation, plot_latents, plot_scores, project_latents
 
 
@@ -98,3 +99,10 @@ def test_each_evaluation_set_has_curves_of_its_own():
 def test_a_history_without_losses_is_refused():
     with pytest.raises(ValueError, match="`log_history` must hold entries with `step` and"):
         plot_curves([{"train_runtime": 1.0}])
+
+
+@pytest.mark.parametrize("name", benchmarks.PICTURES)
+def test_the_pictures_of_the_benchmarks_are_drawn_from_what_was_measured(name, tmp_path):
+    benchmarks.main([name], tmp_path)
+    with Image.open(tmp_path / f"{name}.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
