@@ -14,6 +14,7 @@ CHECKPOINTS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/mode
 MEASURES = {
     "eddpm-sentences": {"bleu", "exact_match", "perplexity"},
     "eddpm-yelp": {"bleu", "exact_match", "perplexity"},
+    "eddpm-yelp-mini": {"bleu", "exact_match", "perplexity"},
     "eddpm-yelp-smollm2-lora": {"bleu", "exact_match", "perplexity"},
     "eddpm-gifford": {"accuracy", "pearson"},
     "eddpm-digits": {"frechet", "mse", "ssim", "accuracy"},

@@ -11,6 +11,7 @@ beside the checkpoint's card, which gets a section with them. A checkpoint whose
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +170,14 @@ def sequences(
     page.picture("Scores", "scores", figure, "Fewer bits: the model finds it likelier.")
 
 
-def yelp(folder: Path) -> None:
-    """The gallery of the review sentences."""
-    pipe = load("eddpm-yelp")
+def yelp(name: str, folder: Path) -> None:
+    """The gallery of a checkpoint of review sentences."""
+    pipe = load(name)
     data = load_text([f"{folder}/dev.0.txt.gz=0", f"{folder}/dev.1.txt.gz=1"]).sample(3000, 0)
     labels = ["complaint" if label == 0 else "praise" for label in data.labels or []]
     order = torch.randperm(len(data), generator=seed()).tolist()
     sentences, labels = [data.sentences[row] for row in order], [labels[row] for row in order]
-    page = Page("eddpm-yelp", "Restaurant reviews, lower case.")
+    page = Page(name, "Restaurant reviews, lower case.")
     sequences(page, pipe, sentences, labels, by_word=True)
     praise, complaints = (
         [sentence for sentence, label in zip(sentences, labels, strict=True) if label == kind][:200]
@@ -441,7 +442,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.sentences:
         jobs.append(lambda: everyday(arguments.sentences))
     if arguments.yelp:
-        jobs.append(lambda: yelp(arguments.yelp))
+        jobs += [partial(yelp, name, arguments.yelp) for name in ("eddpm-yelp", "eddpm-yelp-mini")]
     if arguments.gifford:
         table, columns = arguments.gifford / "validation.csv.gz", ["fitness"]
         lead = "Antibody loops (CDR-H3)."
