@@ -55,6 +55,7 @@ EVALUATION = "--num_samples 20 --seeds 0 --num_inference_steps 2 --limit 24"
 LIMITS = {
     r"hf-eddpm (score .*--output |reconstruct)|readme_tables|plot\.py": "",
     r"--help|\.(text|protein|image)_card |training\.sampler": "",
+    r"torchrun.*train\.py text": f"{FEW_STEPS} --max_dev_sentences 8",
     r"train(\.py)? text": f"{FEW_STEPS} --max_dev_sentences 8 --finish_steps 2 --finish_batch_size 8",
     r"train(\.py)? protein": f"{FEW_STEPS} --max_dev_sequences 8",
     r"train\.py image.*(utkface64|cifar10)": f"{FEW_STEPS} --max_dev_images 8 --perceptual_steps 2 --finish_steps 2",
@@ -309,6 +310,7 @@ def _write_text(folder):
         for place in (folder, folder / "yelp"):
             _write(place / f"train.{label}.txt.gz", train)
             _write(place / f"dev.{label}.txt.gz", dev)
+            _write(place / f"more.{label}.txt.gz", _some(_read(yelp / f"more.{label}.txt.gz"), 80))
     _write(folder / "reviews.txt.gz", train)
     _write(folder / "train.txt.gz", train)
     _write(folder / "dev.txt.gz", dev)

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import binascii
+import contextlib
 import os
 import signal
 import threading
@@ -186,7 +187,7 @@ class Server:
     def __init__(self, arguments: Arguments):
         self.arguments = arguments
         self.pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
-        if torch.backends.mkldnn.is_available():
+        with contextlib.suppress(RuntimeError):  # of a torch without oneDNN; asking it first would not be picklable
             self.pipe.enable_packed_weights()  # faster on CPUs
         self.pipe.set_progress_bar_config(disable=True)
         self.modality = self.pipe.model.config.modality
