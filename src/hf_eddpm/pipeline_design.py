@@ -90,9 +90,10 @@ class DesignMixin:
         sizes = HeadSizes(config.latent_size, len(table.names), config.property_hidden_size, num_members)
         latents = self.encode(table.sequences, batch_size).latents
         others = None
-        if (held_out is None) != (held_out_properties is None):
-            missing, given = ("held_out_properties", "held_out")[:: 1 if held_out_properties is None else -1]
-            raise ValueError(f"`{missing}` must be given with `{given}`, got None.")
+        if held_out is not None and held_out_properties is None:
+            raise ValueError("`held_out_properties` must be given with `held_out`, got None.")
+        if held_out is None and held_out_properties is not None:
+            raise ValueError("`held_out` must be given with `held_out_properties`, got None.")
         if held_out is not None:
             names = ("held_out", "held_out_properties")
             other = check_measurements(held_out, held_out_properties, self._as_list, table.names, names)

@@ -8,6 +8,18 @@ from numpy.typing import NDArray
 Names = list[str] | None
 
 
+def check_class_names(names: Sequence[str], num_classes: int, whose: str = "") -> None:
+    """Raise a ValueError if there are `class_names`, but not one for each class.
+
+    Args:
+        names: The names, none if the classes have none.
+        num_classes: Classes.
+        whose: What has them, for the error.
+    """
+    if names and len(names) != num_classes:
+        raise ValueError(f"`class_names` must name the {num_classes} classes{whose}, got {names}.")
+
+
 def join_names(lists: Sequence[Names], what: str) -> Names:
     """Return the names of all sources, the first one's first; None if none has names.
 

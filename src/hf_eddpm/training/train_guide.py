@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from ..control.latent_guide import LatentGuide
+from ..data.class_names import check_class_names
 from ..data.raw import RawData
 from ..hub.card import hub_id
 from ..modalities.image.data import hold_out
@@ -153,8 +154,7 @@ def main(args: list[str] | None = None) -> Path:
         known = found >= 0
         means[name], classes[name] = pipe.encode(data.items).latents[known], found[known]
     num_classes = int(classes["train"].max()) + 1
-    if given.class_names and len(given.class_names) != num_classes:
-        raise ValueError(f"`class_names` must name the {num_classes} classes, got {given.class_names}.")
+    check_class_names(given.class_names, num_classes)
     guide = LatentGuide.for_model(
         model,
         num_classes,

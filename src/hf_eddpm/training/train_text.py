@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
+from ..data.class_names import check_class_names
 from ..hub.adapters import merge_adapter
 from ..hub.lora import add_lora, count_parameters, describe_trainable
 from ..modalities.backbones import add_first_block, freeze_language_model, load_backbone
@@ -79,7 +80,7 @@ def main(args: list[str] | None = None) -> Path:
     train, dev = load_data(data_args, training_args.seed)
     fit_steps(training_args, len(train))
     model, processor = build_model(model_args, data_args.max_length, train.sentences, lora_args)
-    check_class_names(data_args.class_names, model.config.num_classes)
+    check_class_names(data_args.class_names, model.config.num_classes, " of the model (`num_classes`)")
     tuned = choose_trained_weights(model, model_args, lora_args)
     data_facts = describe_data(train, dev, processor)
     logger.info(f"What trains:\n{describe_trainable(tuned)}")
@@ -140,14 +141,6 @@ def main(args: list[str] | None = None) -> Path:
         add_finishing(facts, finishing)
         publish(trainer, pipe, folder, facts, write_text_card)
     return folder
-
-
-def check_class_names(names: list[str], num_classes: int) -> None:
-    """Raises a ValueError if there are names, but not one for each class of the model."""
-    if names and len(names) != num_classes:
-        raise ValueError(
-            f"`class_names` must name the {num_classes} classes of the model (`num_classes`), got {names}."
-        )
 
 
 def load_data(data_args: TextDataArguments, seed: int) -> tuple[TextData, TextData]:

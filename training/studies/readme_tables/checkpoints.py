@@ -70,14 +70,8 @@ CHECKPOINTS = (
         lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}, refined {r['refined_reconstruction']['10']['bleu']:.0f}",
     ),
     Checkpoint(
-        "eddpm-yelp-mini",
-        "120,000 of them",
-        "a small start",
-        lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}, refined {r['refined_reconstruction']['10']['bleu']:.0f}",
-    ),
-    Checkpoint(
         "eddpm-yelp-smollm2-lora",
-        "164,000 of them",
+        "the same",
         "fluent samples, LoRA",
         lambda r: (
             f"BLEU {r['reconstruction']['bleu']:.0f}; perplexity {r['samples']['20']['perplexity']['mean']:.0f}, "
