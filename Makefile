@@ -11,7 +11,7 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 locked := $(pip) --constraint $(lock)
 docstrings := runs/docstrings
 
-.PHONY: install style quality types docs docs-links test test-slow test-newest test-lowest lock package release app demo demo-image demo-train clean
+.PHONY: install style quality types docs docs-links test test-slow test-search test-newest test-lowest lock package release app demo demo-image demo-train clean
 
 $(VENV)/.installed: pyproject.toml $(lock) .ci/install_torch.sh
 	$(PYTHON) -m venv --clear $(VENV)
@@ -53,6 +53,9 @@ test: quality types  ## style, types and the fast tests
 
 test-slow: $(VENV)/.installed-dev
 	$(bin)/python -m pytest -m "slow and not gpu and not network"
+
+test-search: $(VENV)/.installed-dev  ## the property tests with a thousand new examples each
+	$(bin)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile search
 
 # Both ends of every range, each in an environment of its own, whose name says when it was made.
 test-newest: $(VENV)/.installed-dev  ## the fast tests with the newest release of everything that the ranges admit

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -141,6 +141,7 @@ def test_motifs_positions_and_distance_are_told_apart():
 
 
 @given(st.lists(variants, min_size=1, max_size=3), variants, st.integers(1, 6), st.sets(st.integers(0, 5), max_size=4))
+@example(["CACCCC"], "ACAAAA", 5, set())  # six residues differ, but one deletion and four other edits lead there
 def test_what_is_repaired_keeps_positions_and_distance(anchors, sequence, most, frozen):
     limits = DesignLimits(anchors, most, sorted(frozen))
     repaired = limits.repair(sequence, np.random.default_rng(0))

@@ -30,6 +30,7 @@ from hf_eddpm.modalities.image.data import load_images
 from hf_eddpm.modalities.image.metrics import (
     extract,
     fit_extractor,
+    intersection_over_union,
     linear_probe,
     peak_signal_to_noise,
     structural_similarity,
@@ -383,6 +384,16 @@ def test_similarity_is_that_of_a_plain_computation_over_windows():
             bottom = (p.mean() ** 2 + q.mean() ** 2 + 1e-4) * (covariance[0, 0] + covariance[1, 1] + 9e-4)
             expected.append(top / bottom)
     assert structural_similarity(a, b) == pytest.approx(np.mean(expected))
+
+
+def test_shapes_overlap_as_much_as_their_pixels_do():
+    shape, moved, nothing = (np.zeros((1, 8, 8, 1)) for _ in range(3))
+    shape[0, 2:6, 2:6], moved[0, 2:6, 3:7] = 1, 0.8
+    assert intersection_over_union(moved, shape) == pytest.approx(12 / 20)
+    assert intersection_over_union(shape, shape) == intersection_over_union(nothing, nothing) == 1
+    assert intersection_over_union(nothing, shape) == 0
+    both = intersection_over_union(np.concatenate([moved, shape]), np.concatenate([shape, shape]))
+    assert both == pytest.approx((12 / 20 + 1) / 2)
 
 
 def test_the_classifier_and_the_probe_learn_what_is_there(stack):

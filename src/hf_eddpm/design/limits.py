@@ -155,8 +155,11 @@ class DesignLimits:
         """Return a sequence as long as its anchor with what breaks positions or the distance set back to the anchor.
 
         Residues that are not allowed become the anchor's, or a random allowed one; of too many mutations some, drawn
-        at random, are undone. Motifs are left as they are, and so are sequences with insertions or deletions.
+        at random, are undone. A sequence that keeps everything returns as it came. Motifs are left as they are, and so
+        are sequences with insertions or deletions.
         """
+        if self.broken(sequence) is None:
+            return sequence
         anchor, _ = self.nearest(sequence)
         if len(anchor) != len(sequence) or (self.changes_length and self._align(sequence, anchor).num_insertions):
             return sequence

@@ -108,6 +108,8 @@ def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult
         ("mse", "reconstruction mean squared error, pixels in [0, 1]", reconstruction["mse"]),
         ("ssim", "reconstruction SSIM", reconstruction["ssim"]),
     ]
+    if "iou" in reconstruction:
+        measures.append(("iou", "reconstruction intersection over union", reconstruction["iou"]))
     if "inverted" in evaluation:
         measures.append(("mse", "the same with inverted noise", evaluation["inverted"]["mse"]))
     for name, probe in evaluation.get("probes", {}).items():

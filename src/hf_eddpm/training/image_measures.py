@@ -12,9 +12,7 @@ from tqdm import tqdm
 
 from ..metrics.disentanglement import disentanglement
 from ..modalities.image.data import ImageData
-from ..modalities.image.metrics import (
-    linear_probe,
-)
+from ..modalities.image.metrics import intersection_over_union, linear_probe
 from ..pipeline_eddpm import EDDPMPipeline
 from .evaluation import NUM_REAL, Stopwatch, as_embeddings, latent_statistics, plain_config, reach_statistics, spread
 from .image_judge import GUIDANCE_SCALE, Judge, decode, generate, pixel_errors, sample_latents, to_uint8
@@ -103,6 +101,8 @@ def evaluate(
         "frechet": judge.frechet(images),
         "num": len(some),
     }
+    if np.isin(some.images, (0, 255)).all():  # shapes: black and white alone
+        result["reconstruction"]["iou"] = intersection_over_union(images / 255, some.images / 255)
     few = dev.sample(settings.num_inverted, seed)
     if pipe.decoder_scheduler is not None:
         with stopwatch("invert"):

@@ -32,6 +32,8 @@ def markdown_tables(result: dict[str, Any]) -> str:
         "PSNR": f"{reconstruction['psnr']:.2f}",
         "SSIM": f"{reconstruction['ssim']:.4f}",
     }
+    if "iou" in reconstruction:
+        row["intersection over union"] = f"{reconstruction['iou']:.4f}"
     if "inverted" in result:
         row |= {
             "MSE, inverted": f"{result['inverted']['mse']:.6f}",
@@ -77,4 +79,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
 
 def how_to_read(result: dict[str, Any]) -> str:
     """What the columns of the tables mean."""
-    return HOW_TO_READ.format(extractor=result["extractor"], batch_size=result["settings"]["eval_batch_size"])
+    text = HOW_TO_READ.format(extractor=result["extractor"], batch_size=result["settings"]["eval_batch_size"])
+    if "iou" in result["reconstruction"]:
+        text += " Intersection over union: of the pixels above 1/2, in reconstruction and original."
+    return text

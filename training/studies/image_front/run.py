@@ -35,8 +35,8 @@ from hf_eddpm.training.baselines.pixels import UnconditionalDiffusion, fit_prior
 from hf_eddpm.training.baselines.priors import PriorPipeline
 from hf_eddpm.training.baselines.vae import VariationalAutoencoder
 from hf_eddpm.training.environment import describe_environment
-from hf_eddpm.training.evaluation import as_embeddings, result_file
-from hf_eddpm.training.image_judge import Judge, decode, generate
+from hf_eddpm.training.evaluation import as_embeddings, latent_statistics, reach_statistics, result_file
+from hf_eddpm.training.image_judge import Judge, decode, sample_latents
 from hf_eddpm.training.image_measures import SHARES
 from hf_eddpm.training.train_image import main as train_image
 from hf_eddpm.training.train_image import parse_data
@@ -66,6 +66,8 @@ MEASURES = {
     "reconstruction_frechet": ("reconstruction, Frechet", ".2f"),
     "mse": ("MSE", ".4f"),
     "ssim": ("SSIM", ".3f"),
+    "latents_frechet": ("latents' Frechet over real halves", ".2f"),
+    "effective_rank": ("effective rank", ".1f"),
     "probe": ("latent probe", ".3f"),
     "pca_probe": ("PCA probe", ".3f"),
     "edits_in_class": ("edits in class", ".3f"),
@@ -102,6 +104,8 @@ RECIPES = (
     Recipe("paper, one pass", PAPER, own_decoder=False, swept=False),
     Recipe("joint, 1", {"encoder_gradient_scale": 1.0}),
     Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
+    Recipe("joint, 0, one pass", {"encoder_gradient_scale": 0.0}, own_decoder=False),
+    Recipe("joint, 0, one pass, as long", {"encoder_gradient_scale": 0.0}, own_decoder=False, length=1.4),
 )
 
 
@@ -119,8 +123,10 @@ def measure(
     if isinstance(pipe.model, VariationalAutoencoder):
         prior = pipe.model.sample_prior(num_images, torch.Generator().manual_seed(SEED))
         samples = decode(pipe, prior, NUM_STEPS, batch, SEED)
+        drawn = None
     else:
-        samples = generate(pipe, num_images, NUM_STEPS, SEED, batch)
+        drawn = sample_latents(pipe, num_images, NUM_STEPS, SEED)
+        samples = decode(pipe, drawn, NUM_STEPS, batch, SEED)
     latents = pipe.encode(list(some.images), batch).latents
     again = decode(pipe, latents, NUM_STEPS, batch, SEED)
     ends = latents[torch.from_numpy(np.random.default_rng(SEED).permutation(len(latents)))]
@@ -131,15 +137,24 @@ def measure(
         "ssim": structural_similarity(again.astype(np.float32) / 255, some.images.astype(np.float32) / 255),
         "latent_std": float(as_embeddings(latents).std(axis=0).mean()),
     }
+    fit = train.sample(NUM_PROBE, SEED)
+    real = pipe.encode(list(fit.images), batch).latents
+    if drawn is not None:
+        reach = reach_statistics(drawn, latents, real)
+        statistics = latent_statistics(as_embeddings(latents), pipe.model.config.encoder_noise_variance)
+        result |= {
+            "latents_frechet": reach["frechet"] / reach["real_frechet"],
+            "neighbor_ratio": reach.get("neighbor_ratio", float("nan")),
+            "effective_rank": statistics["effective_rank"],
+        }
     for share in SHARES:
         middle = torch.lerp(latents, ends, share)
         result[f"interpolation_{share}"] = judge.frechet(decode(pipe, middle, NUM_STEPS, batch, SEED))
     if label is not None:
         from sklearn.decomposition import PCA
 
-        fit = train.sample(NUM_PROBE, SEED)
         labels, held = fit.labels(label), some.labels(label)
-        known = as_embeddings(pipe.encode(list(fit.images), batch).latents)
+        known = as_embeddings(real)
         result["probe"] = linear_probe(known, labels, as_embeddings(latents), held)["accuracy"]
         pixels, held_pixels = (data.images.reshape(len(data), -1) / 255 for data in (fit, some))
         pca = PCA(known.shape[1], random_state=0).fit(pixels)

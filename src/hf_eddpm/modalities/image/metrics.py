@@ -58,6 +58,22 @@ def structural_similarity(images: NDArray[np.floating], references: NDArray[np.f
     return float(similarity[:, border : similarity.shape[1] - border, border : similarity.shape[2] - border].mean())
 
 
+def intersection_over_union(images: NDArray[np.floating], references: NDArray[np.floating]) -> float:
+    """Mean over images of the shapes' intersection over their union; a pixel above 1/2 is of the shape.
+
+    Args:
+        images: (num, height, width, channels), in [0, 1].
+        references: Shaped as `images`.
+
+    Returns:
+        From 0 to 1; two images without a shape count as 1.
+    """
+    axes = tuple(range(1, images.ndim))
+    shapes, others = images > 0.5, references > 0.5
+    common, either = (shapes & others).sum(axes), (shapes | others).sum(axes)
+    return float(np.mean(np.where(either > 0, common / np.maximum(either, 1), 1.0)))
+
+
 class FeatureExtractor(nn.Module):
     """A small classifier whose last hidden layer measures images, in the place of Inception's.
 
