@@ -114,6 +114,12 @@ def test_paths_edits_and_proteins(tmp_path, sentences):
     (tmp_path / "bad.txt").write_text("awful food .\n")
     sides = ["--towards", tmp_path / "good.txt", "--away_from", tmp_path / "bad.txt"]
     assert len(run("edit", TEXT, sentences, *sides, "--scale", 2).stdout.splitlines()) == 3
+    edited = [
+        line.split("\t") for line in run("edit", TEXT, sentences, *sides, "--probability", 0.6).stdout.splitlines()
+    ]
+    assert len(edited) == 3 and all(0 <= float(probability) <= 1 for _, probability in edited)
+    with pytest.raises(ValueError, match="`scale` must not be given with `probability`"):
+        run("edit", TEXT, sentences, *sides, "--probability", 0.6, "--scale", 2)
     (tmp_path / "loops.fasta").write_text("".join(f">{i}\n{loop}\n" for i, loop in enumerate(LOOPS)))
     run("optimize", PROTEIN, tmp_path / "loops.fasta", "--num_steps", 2, "-o", tmp_path / "better.csv")
     with (tmp_path / "better.csv").open() as file:

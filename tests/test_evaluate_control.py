@@ -24,7 +24,10 @@ def test_the_script_measures_samples_and_edits(pipe, guide, tmp_path, capsys):
     words += ["--train", *files, "--dev", *files, "--num_inference_steps", "3", "--output", f"{tmp_path}/control.json"]
     result = evaluate_control.main([*words, "--scales", "0", "1", "--strengths", "0.5", "--direction_scales", "1"])
     assert list(result["samples"]) == ["0", "1"]
-    assert list(result["edits"]) == ["reconstruction", "direction, scale 1", "guided, strength 0.5"]
+    assert list(result["edits"]) == [
+        *("reconstruction", "direction, scale 1", "guided, strength 0.5"),
+        *("as far as needed, 0.6", "as far as needed, 0.75"),
+    ]
     assert result["classifier_accuracy"] == 1 and (tmp_path / "control.json").is_file()
     assert all(-1 <= row["similarity"] <= 1 for row in result["edits"].values())
     assert "| guidance scale |" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .building import model_for_data
 from .configuration_eddpm import EDDPMConfig
+from .control.attributes import LinearAttribute
 from .control.directions import linear_direction, orthogonalize
 from .control.guidance import ClassifierGuidance, EnergyGuidance, Guidance, PropertyGuidance, SimilarityGuidance
 from .control.latent_guide import LatentGuide
@@ -24,6 +25,7 @@ from .modalities.text.processing import EDDPMTextProcessor
 from .modeling_eddpm import EDDPMModel
 from .modeling_property import PropertyHead
 from .outputs import (
+    EDDPMAttributeEdit,
     EDDPMBound,
     EDDPMEncoding,
     EDDPMOptimization,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassifierGuidance",
+    "EDDPMAttributeEdit",
     "EDDPMBound",
     "EDDPMConfig",
     "EDDPMEncoding",
@@ -65,6 +68,7 @@ __all__ = [
     "EnergyGuidance",
     "Guidance",
     "LatentGuide",
+    "LinearAttribute",
     "Modality",
     "ModalityDecoder",
     "ModalityEncoder",

@@ -181,6 +181,23 @@ class EDDPMOptimization(BaseOutput):
 
 
 @dataclass
+class EDDPMAttributeEdit(BaseOutput):
+    """Result of `EDDPMPipeline.edit_to`.
+
+    Args:
+        samples: The edited data.
+        probabilities: Of having each attribute, by `samples` encoded anew, float32 `(batch, num_attributes)`.
+        reached: Whether all of these are as high as was asked for, bool `(batch,)`.
+    """
+
+    samples: list[Any]
+    probabilities: torch.Tensor
+    reached: torch.Tensor
+
+    __repr__ = compact_repr
+
+
+@dataclass
 class EDDPMRestoration(BaseOutput):
     """Result of `EDDPMPipeline.restore`; `num_samples` rows for each measurement, side by side.
 

@@ -24,6 +24,7 @@ from .control.guidance import Guidance
 from .hub.storage import PipelineStorage
 from .modeling_eddpm import EDDPMModel
 from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
+from .pipeline_attributes import AttributesMixin
 from .pipeline_control import ControlMixin
 from .pipeline_design import DesignMixin
 from .pipeline_parts import PipelineParts, batches_of_like_size
@@ -35,7 +36,14 @@ from .scheduling_eddpm import EDDPMScheduler
 
 
 class EDDPMPipeline(
-    PipelineParts, PathsMixin, ControlMixin, DesignMixin, RestoreMixin, PipelineStorage, DiffusionPipeline
+    PipelineParts,
+    PathsMixin,
+    ControlMixin,
+    AttributesMixin,
+    DesignMixin,
+    RestoreMixin,
+    PipelineStorage,
+    DiffusionPipeline,
 ):
     r"""One model that generates, reconstructs and represents data (arXiv 2402.19009).
 

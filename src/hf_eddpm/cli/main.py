@@ -163,17 +163,29 @@ def edit(
     towards: Annotated[str, typer.Option("--towards", help="File of data that have the attribute.")],
     away_from: Annotated[str, typer.Option("--away_from", help="File of data that lack it.")],
     output: Output = "-",
-    scale: Annotated[float, typer.Option("--scale", help="How far along the direction.")] = 1.0,
+    scale: Annotated[float | None, typer.Option("--scale", help="How far along the direction; by default 1.")] = None,
+    probability: Annotated[
+        float | None,
+        typer.Option("--probability", help="As far as each datum needs to have the attribute with it, in (0, 1)."),
+    ] = None,
     refinement_steps: Refinement = 0,
     column: Column = None,
     device: Device = None,
 ) -> None:
     """Give data an attribute that examples show."""
-    session = _session(checkpoint, output, ["edit"], device)
+    if probability is not None and scale is not None:
+        raise ValueError("`scale` must not be given with `probability`, which decides how far each datum moves.")
+    session = _session(checkpoint, output, ["edit"] if probability is None else ["edit", "probability"], device)
     items = session.read(data, column)
-    direction = session.pipe.direction(session.read([towards], column), session.read([away_from], column))
-    edited = session.pipe.edit(items, direction=direction, scale=scale, refinement_steps=refinement_steps)
-    session.write({"edit": edited})
+    examples = session.read([towards], column), session.read([away_from], column)
+    if probability is None:
+        move = {"direction": session.pipe.direction(*examples), "scale": 1.0 if scale is None else scale}
+        session.write({"edit": session.pipe.edit(items, refinement_steps=refinement_steps, **move)})
+        return
+    out = session.pipe.edit_to(
+        items, session.pipe.attribute(*examples), probability, refinement_steps=refinement_steps
+    )
+    session.write({"edit": out.samples, "probability": out.probabilities[:, 0].numpy()})
 
 
 @app.command()

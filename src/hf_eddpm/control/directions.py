@@ -8,6 +8,7 @@ import torch
 from ..argument_checks import check_count
 from ..argument_types import FloatTensor, PositiveNumber, checked
 from ..modeling_eddpm import EDDPMModel
+from .attributes import fit_attribute
 
 
 @checked
@@ -17,7 +18,7 @@ def linear_direction(
     r"""Return the unit normal of a logistic regression between two sets of latents, towards `positives`.
 
     Unlike the difference of the means it leaves out what only goes along with the attribute, as far as a linear
-    classifier needs it not. Latents are standardised for the fit; both sets weigh the same whatever their sizes.
+    classifier needs it not; see `fit_attribute`.
 
     Args:
         positives: `(count, ...)`, at least one.
@@ -30,42 +31,8 @@ def linear_direction(
     Raises:
         ValueError: If a set is empty, shapes differ, values are not finite or the two sets are the same.
     """
-    if not positives.ndim or not negatives.ndim:
-        raise ValueError("`positives` and `negatives` must be `(count, ...)`, got a single number.")
-    if len(positives) == 0 or len(negatives) == 0 or positives.shape[1:] != negatives.shape[1:]:
-        raise ValueError(
-            "`positives` and `negatives` must each hold latents of the same shape, got "
-            f"{tuple(positives.shape)} and {tuple(negatives.shape)}."
-        )
-    features = torch.cat([positives, negatives]).flatten(1).cpu().double()
-    if not bool(torch.isfinite(features).all()):
-        raise ValueError("`positives` and `negatives` must be finite, got NaN or infinity.")
-    scale = features.std(0, correction=0).clamp(min=1e-8)
-    features = (features - features.mean(0)) / scale
-    signs = torch.ones(len(features), dtype=torch.float64)
-    signs[len(positives) :] = -1
-    shares = torch.where(signs > 0, 0.5 / len(positives), 0.5 / len(negatives))
-    weights = torch.zeros(features.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        margins = signs * (features @ weights[:-1] + weights[-1])
-        value = (shares * torch.nn.functional.softplus(-margins)).sum()
-        value = value + weight_decay / 2 * weights[:-1].square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    normal = weights.detach()[:-1] / scale
-    norm = normal.norm()
-    if not norm > 1e-12:
-        raise ValueError(
-            "`positives` and `negatives` must differ, and `weight_decay` leave something: no direction leads from one "
-            "to the other."
-        )
-    return (normal / norm).float().view(positives.shape[1:]).to(positives.device)
+    weights = fit_attribute(positives, negatives, weight_decay).weights
+    return weights / weights.norm()
 
 
 @checked

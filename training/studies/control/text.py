@@ -4,12 +4,15 @@
         --train train.0.txt.gz=0 train.1.txt.gz=1 --dev dev.0.txt.gz=0 dev.1.txt.gz=1 --output control.json
 
 The judges, fitted here on `--train`, share nothing with the model: a bag-of-words classifier and a trigram model.
-Edits noise held-out sentences part of the way and denoise them under guidance; beside them stands latent arithmetic
-along the difference of the classes' means. All numbers are means over both directions of two classes.
+Edits noise held-out sentences part of the way and denoise them under guidance, or as the other class where the
+checkpoint knows classes; move latents along the difference of the classes' means; or go as far as each sentence needs
+(`edit_to`), until a regression on the latents has this probability. Encodings take `--refinement_steps`. All numbers
+are means over both directions of two classes.
 """
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +29,8 @@ from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result
 
+NUM_FITTED = 10_000  # training sentences that directions and attributes are fitted to
+
 
 @dataclass
 class ControlArguments:
@@ -41,6 +46,11 @@ class ControlArguments:
     direction_scales: list[float] = field(
         default_factory=lambda: [1.0, 2.0], metadata={"help": "Multiples of the direction in latent arithmetic."}
     )
+    probabilities: list[float] = field(
+        default_factory=lambda: [0.6, 0.75], metadata={"help": "Of the class, for edits that go as far as needed."}
+    )
+    class_scale: float = field(default=2.0, metadata={"help": "Weight of the class in edits by class."})
+    refinement_steps: int = field(default=0, metadata={"help": "Refinement steps of what is edited."})
     num: int = field(default=200, metadata={"help": "Samples, and sentences edited, for each class."})
     num_inference_steps: int = field(default=50, metadata={"help": "Steps of the chain."})
     seed: int = field(default=0, metadata={"help": "Seed of the subsets and of the noise."})
@@ -83,27 +93,36 @@ def evaluate(
             )
         samples[f"{scale:g}"] = mean(rows)
 
-    some = train.sample(2000, args.seed)
+    refined = {"refinement_steps": args.refinement_steps}
+    some = train.sample(NUM_FITTED, args.seed)
     direction = pipe.direction(some.of_class(1), some.of_class(0))
-    methods: dict[str, Any] = {"reconstruction": lambda target: {"direction": 0 * direction}}
+    attribute = pipe.attribute(some.of_class(1), some.of_class(0))
+    methods: dict[str, Callable[[list[str], int], list[str]]] = {
+        "reconstruction": lambda texts, target: pipe.reconstruct(texts, **refined)
+    }
     for scale in args.direction_scales:
-        methods[f"direction, scale {scale:g}"] = lambda target, scale=scale: {
-            "direction": direction,
-            "scale": scale if target else -scale,
-        }
+        methods[f"direction, scale {scale:g}"] = lambda texts, target, scale=scale: pipe.edit(
+            texts, direction, scale if target else -scale, **refined
+        )
     for strength in args.strengths:
-        methods[f"guided, strength {strength:g}"] = lambda target, strength=strength: {
-            "strength": strength,
-            "guidance": ClassifierGuidance(guide, target, args.edit_scale),
-            "num_inference_steps": args.num_inference_steps,
-            "generator": generator(),
-        }
+        chain = {"strength": strength, "num_inference_steps": args.num_inference_steps, **refined}
+        methods[f"guided, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
+            texts, guidance=ClassifierGuidance(guide, target, args.edit_scale), generator=generator(), **chain
+        )
+        if pipe.model.config.num_classes == 2:
+            methods[f"class, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
+                texts, class_labels=target, guidance_scale=args.class_scale, generator=generator(), **chain
+            )
+    for probability in args.probabilities:
+        methods[f"as far as needed, {probability:g}"] = lambda texts, target, probability=probability: (
+            pipe.edit_to(texts, attribute if target else attribute.opposite(), probability, **refined).samples
+        )
     edits = {}
-    for name, arguments in methods.items():
+    for name, method in methods.items():
         rows = []
         for start, target in ((0, 1), (1, 0)):
             originals = TextData(dev.of_class(start)).sample(args.num, args.seed).sentences
-            edited = pipe.edit(originals, **arguments(target))
+            edited = method(originals, target)
             kept = {
                 "content BLEU": corpus_bleu(edited, originals),
                 "similarity": float(pipe.similarity(originals, [text or "." for text in edited]).mean()),
