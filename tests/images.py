@@ -51,7 +51,7 @@ def tiny_image_model(seed: int = 0, **values) -> EDDPMModel:
         "beta_start": 0.02,
         "beta_end": 0.1,
     }
-    model = EDDPMModel(EDDPMConfig.from_preset("image-small", **{**defaults, **values})).eval()
+    model = EDDPMModel(EDDPMConfig.from_preset("image-small-chain", **{**defaults, **values})).eval()
     with torch.no_grad():
         for parameter in model.decoder.projection.parameters():
             parameter.mul_(3)

@@ -272,7 +272,7 @@ def test_a_decoder_of_another_modality_is_refused():
         EDDPMModel(EDDPMConfig(modality="image", encoder=TEXT_ENCODER, decoder=CONV_DECODER))
 
 
-@pytest.mark.parametrize("name", ["image-small", "image-small-conv", "image-paper-64", "image-paper-128"])
+@pytest.mark.parametrize("name", ["image-small", "image-small-chain", "image-paper-64", "image-paper-128"])
 def test_the_presets_build(name):
     config = EDDPMConfig.from_preset(name)
     assert config.modality == "image" and EDDPMConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
@@ -280,7 +280,7 @@ def test_the_presets_build(name):
         EDDPMModel(config)
 
 
-@pytest.mark.parametrize(("name", "share"), [("image-small", 0), ("image-small-conv", 0), ("image-paper-64", 1)])
+@pytest.mark.parametrize(("name", "share"), [("image-small", 0), ("image-small-chain", 0), ("image-paper-64", 1)])
 def test_the_chains_gradient_reaches_the_encoder_in_the_papers_presets_alone(name, share):
     assert EDDPMConfig.from_preset(name).encoder_gradient_scale == share
 

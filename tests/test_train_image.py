@@ -47,7 +47,7 @@ CONFIGS = Path(__file__).parent.parent / "training" / "configs"
 OWN = {name: value for name, value in NET.items() if name not in ("image_size", "num_channels")}
 TINY = {
     "encoder": {**OWN, "pool_size": 2},
-    "decoder": OWN,
+    "decoder": {**OWN, "model_type": "eddpm_image_unet"},
     "latent_dim": 6,
     "denoiser_num_layers": 1,
     "denoiser_hidden_size": 16,

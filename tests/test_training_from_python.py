@@ -72,12 +72,13 @@ def test_a_model_for_proteins_predicts_their_properties(tmp_path):
 
 
 def test_a_model_for_images_has_their_size_and_classes(tmp_path):
-    images = list(np.random.default_rng(0).integers(0, 256, (6, 12, 12), dtype=np.uint8))
+    images = list(np.random.default_rng(0).integers(0, 256, (6, 20, 20), dtype=np.uint8))
     model, processor = model_for_data(images, "image", class_labels=[0, 1, 2, 0, 1, -1])
     data = [{"data": image, "class_labels": label} for image, label in zip(images, [0, 1, 2, 0, 1, -1], strict=True)]
     pipe = _trained(model, processor, data, tmp_path)
-    (sample,) = pipe(num_samples=1, num_inference_steps=2, num_decoder_steps=2, class_labels=2).samples
-    assert sample.size == (12, 12) and sample.mode == "L"
+    (sample,) = pipe(num_samples=1, num_inference_steps=2, class_labels=2).samples
+    assert sample.size == (20, 20) and sample.mode == "L"
+    assert model.config.decoder.model_type == "eddpm_image_conv" and model.config.decoder.patch_size == 2
 
 
 def test_the_same_seed_makes_the_same_model():

@@ -13,11 +13,11 @@ register_modality(
         encoder_class=ImageEncoder,
         decoder_class=make_image_decoder,
         default_encoder={"model_type": ImageEncoderConfig.model_type},
-        default_decoder={"model_type": ImageUNetConfig.model_type},
+        default_decoder={"model_type": ImageConvConfig.model_type},
         fit=fit_image,
         presets={
-            "image-small": SMALL,
-            "image-small-conv": {**SMALL, "decoder": {"model_type": ImageConvConfig.model_type}},
+            "image-small": {**SMALL, "decoder": {"model_type": ImageConvConfig.model_type}},
+            "image-small-chain": {**SMALL, "decoder": {"model_type": ImageUNetConfig.model_type}},
             "image-paper-64": {
                 **PAPER,
                 **paper_networks(64, [64, 128, 256, 512], [64, 128, 256, 512, 512]),

@@ -21,7 +21,10 @@ class UnconditionalDiffusion(DecoderAlone):
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
         if self.decoder.scheduler_config is None:
-            raise ValueError("`decoder` must be a diffusion chain over pixels.")
+            raise ValueError(
+                "`decoder` must be a diffusion chain over pixels, as in the preset 'image-small-chain', got "
+                f"{config.decoder.model_type!r}."
+            )
 
     def unused_parts(self) -> list[nn.Module]:
         """The latents' way into the pixels' network too."""
