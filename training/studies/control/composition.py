@@ -44,6 +44,9 @@ class CompositionArguments:
     train: list[str] = field(metadata={"help": "Labelled training sentences, for the judges."})
     dev: list[str] = field(metadata={"help": "Labelled held-out sentences, to compare with."})
     scales: list[float] = field(default_factory=lambda: [3.0, 10.0], metadata={"help": "Guidance scales."})
+    class_scale: float = field(
+        default=2.0, metadata={"help": "Weight of the class, where the checkpoint knows the two sentiments."}
+    )
     ode_scale: float = field(default=1.0, metadata={"help": "Scale of the terms in the ODE."})
     ode_steps: int = field(default=20, metadata={"help": "Steps of the ODE; 0 leaves it out."})
     num: int = field(default=100, metadata={"help": "Samples of each combination."})
@@ -102,6 +105,17 @@ def evaluate(
     def chain(scales: tuple[float, float]) -> Callable[[tuple[int, int]], list[str]]:
         return lambda target: pipe(args.num, guidance=terms(target, scales) or None, generator=generator()).samples
 
+    def told(scale: float) -> Callable[[tuple[int, int]], list[str]]:
+        return lambda target: (
+            pipe(
+                args.num,
+                class_labels=target[0],
+                guidance_scale=args.class_scale,
+                guidance=terms(target, (0, scale)),
+                generator=generator(),
+            ).samples
+        )
+
     def ode(target: tuple[int, int]) -> list[str]:
         start = pipe(args.num, generator=generator(), output_type="latent").latents
         return pipe.steer(start, terms(target, (args.ode_scale, args.ode_scale)), num_steps=args.ode_steps)
@@ -113,6 +127,8 @@ def evaluate(
             f"length, scale {scale:g}": chain((0, scale)),
             f"both, scale {scale:g}": chain((scale, scale)),
         }
+        if pipe.model.config.num_classes == 2:
+            ways[f"sentiment as the class, length, scale {scale:g}"] = told(scale)
     if args.ode_steps:
         ways[f"both by the ODE, scale {args.ode_scale:g}"] = ode
     rows, examples = {}, {}

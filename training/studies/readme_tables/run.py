@@ -242,11 +242,28 @@ ROWS = [
         "studies/control/text.py",
     ),
     Row(
-        "text: samples of the sentiment and of the length asked for: no guide; sentiment's; length's; both",
+        "text: edits to the other sentiment, in class and BLEU with the original: direction, scale 2; 3; as far as "
+        "needed, probability 0.5; 0.75; 0.9",
+        "training/studies/control/results/yelp.json",
+        lambda r: "; ".join(
+            f"{r['edits'][name]['in class']:.2f}, {r['edits'][name]['content BLEU']:.0f}"
+            for name in (
+                *("direction, scale 2", "direction, scale 3"),
+                *("as far as needed, 0.5", "as far as needed, 0.75", "as far as needed, 0.9"),
+            )
+        ),
+        "studies/control/text.py",
+    ),
+    Row(
+        "text: samples of the sentiment and of the length asked for, scale 3: no guide; sentiment's; length's; both; "
+        "sentiment as the class",
         "training/studies/control/results/yelp_composition.json",
         lambda r: "; ".join(
             f"{r['rows'][name]['both']:.3f}"
-            for name in ("none", "sentiment, scale 10", "length, scale 10", "both, scale 10")
+            for name in (
+                *("none", "sentiment, scale 3", "length, scale 3", "both, scale 3"),
+                "sentiment as the class, length, scale 3",
+            )
         ),
         "studies/control/composition.py",
     ),
