@@ -114,7 +114,7 @@ def distill_pixels(pipe: EDDPMPipeline, draw: Draw, seconds: float) -> EDDPMPipe
     (Song et al. 2023, arXiv 2303.01469). The pipeline returned decodes with diffusers' `LCMScheduler`.
     """
     teacher = pipe.model.decoder
-    student = copy.deepcopy(teacher).train()
+    student = copy.deepcopy(teacher).requires_grad_(True).train()
     solver = DPMSolverMultistepScheduler.from_config(
         EDDPMScheduler(**teacher.scheduler_config).config,
         use_karras_sigmas=True,
