@@ -180,16 +180,17 @@ def yelp(name: str, folder: Path) -> None:
     page = Page(name, "Restaurant reviews, lower case.")
     sequences(page, pipe, sentences, labels, by_word=True)
     praise, complaints = (
-        [sentence for sentence, label in zip(sentences, labels, strict=True) if label == kind][:200]
+        [sentence for sentence, label in zip(sentences, labels, strict=True) if label == kind]
         for kind in ("praise", "complaint")
     )
-    direction = pipe.direction(praise, complaints)
-    rows = [{"complaint": sentence} for sentence in complaints[200 - SHOWN :]]
-    for scale in (1.0, 1.5, 2.0):
-        edits = pipe.edit([row["complaint"] for row in rows], direction=direction, scale=scale, refinement_steps=10)
-        for row, edit in zip(rows, edits, strict=True):
-            row[f"towards praise, scale {scale:g}"] = edit
-    page.table("Edits", rows)
+    shown = complaints[-SHOWN:]
+    rows: list[dict[str, Any]] = [{"complaint": sentence} for sentence in shown]
+    attribute = pipe.attribute(praise, complaints[:-SHOWN])
+    for probability in (0.5, 0.75, 0.9):
+        out = pipe.edit_to(shown, attribute, probability, refinement_steps=10)
+        for row, edit in zip(rows, out.samples, strict=True):
+            row[f"praise, probability {probability:g}"] = edit
+    page.table("Edits", rows, "As far as each sentence needs, by an attribute fitted to other held-out sentences.")
     page.write()
 
 
