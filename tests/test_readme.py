@@ -21,6 +21,7 @@ MEASURES = {
     "eddpm-fashion": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-faces64": {"frechet", "mse", "ssim", "accuracy"},
     "eddpm-cifar10": {"frechet", "mse", "ssim", "accuracy"},
+    "eddpm-sprites": {"frechet", "mse", "ssim", "iou", "accuracy"},
     "eddpm-gfp": {"accuracy", "pearson"},
     "eddpm-gb1": {"accuracy", "pearson"},
 }

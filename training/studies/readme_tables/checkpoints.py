@@ -66,7 +66,7 @@ CHECKPOINTS = (
     Checkpoint(
         "eddpm-yelp",
         "164,000 review sentences",
-        "editing in one domain",
+        "editing",
         lambda r: f"BLEU {r['reconstruction']['bleu']:.0f}, refined {r['refined_reconstruction']['10']['bleu']:.0f}",
     ),
     Checkpoint(
@@ -81,7 +81,7 @@ CHECKPOINTS = (
     Checkpoint(
         "eddpm-digits",
         "1,797 digits, 8 x 8",
-        "a demonstration in seconds",
+        "a quick demonstration",
         lambda r: f"{r['samples']['20']['class_accuracy']['mean']:.1%} of samples are right",
     ),
     Checkpoint(
@@ -89,6 +89,12 @@ CHECKPOINTS = (
         "60,000 clothes, 28 x 28",
         "classes, edits, interpolation",
         lambda r: f"{r['samples']['20']['guided_class_accuracy']['mean']:.1%} of guided samples are right",
+    ),
+    Checkpoint(
+        "eddpm-sprites",
+        "94,000 shapes, 64 x 64",
+        "known factors",
+        lambda r: f"{r['reconstruction']['iou']:.0%} overlap from 10 numbers",
     ),
 )
 
