@@ -77,6 +77,8 @@ LIMITS = {
     r"protein_front": "--max_steps 2 --seeds 1 --num_samples 20 --values 0.1",
     r"image_front.*--recipes": "--max_steps 2 --num_images 20 --seeds 1",
     r"image_front": "--max_steps 2 --num_images 20 --seeds 1 --recipes 'joint, 0.1'",
+    r"image_decoders": "--seconds 4 --num_images 20 --seeds 1 --variants 'one pass over patches of 2'",
+    r"studies/sprites": "--max_steps 2 --num_images 40 --seeds 1 --recipes 'joint, share 0' --rotate",
     r"latent_rank/study": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
     r"(latent_rank|schedulers)/page": "",
     r"latent_rank/sequences": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
@@ -400,7 +402,8 @@ def _write_images(folder):
     count = len(arrays["factors"])
     some = {name: _some(array, 300) if len(array) == count else array for name, array in arrays.items()}
     (folder / "sprites").mkdir()
-    np.savez_compressed(folder / "sprites" / "validation.npz", **some)
+    for part in ("train", "validation"):
+        np.savez_compressed(folder / "sprites" / f"{part}.npz", **some)
 
 
 class Workplace:

@@ -53,7 +53,7 @@ class DecoderExamples:
             noise = decoder.draw_noise(_EXAMPLES, generator, device)
             arguments = {"num_decoder_steps": num_decoder_steps, "scheduler": scheduler, "generator": generator}
             self.images = model.decode(latents, decoder_noise=noise, **arguments) / 2 + 0.5
-        self.variance = float((self.images - self.means).square().mean())
+        self.variance = float((self.images - self.means).detach().square().mean())
 
 
 def expected_images(model: EDDPMModel, latents: torch.Tensor) -> torch.Tensor:
