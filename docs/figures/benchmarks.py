@@ -83,13 +83,25 @@ def denoisers() -> Figure:
 
 def factors() -> Figure:
     """How far latent dimensions stand for single factors."""
-    figure, axes = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
-    found = _find(read("sprites/results/evaluation.json"), "mig")
-    names = [name for name, value in found.items() if isinstance(value, float)]
-    axes.barh(names, [found[name] for name in names])
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("1 is perfect")
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    titles = {"disentanglement": "DCI disentanglement", "mig": "MIG", "sap": "SAP"}
+    runs: dict[str, list[dict[str, float]]] = {}
+    for path in sorted((STUDIES / "sprites" / "results").glob("*-seed-*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        runs.setdefault(result["recipe"], []).append(result)
+        if "rotated" in result:
+            runs.setdefault(f"{result['recipe']}, ICA", []).append(result["rotated"])
+    groups = {
+        title: {name: _mean_and_spread([run[key] for run in found]) for name, found in runs.items()}
+        for key, title in titles.items()
+    }
+    bars(axes, groups)
+    axes.set_ylabel("1 is perfect")
     return figure
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def _find(value: Any, key: str) -> dict[str, Any]:

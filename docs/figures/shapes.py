@@ -53,8 +53,8 @@ def shapes(name: str, folder: Path) -> None:
         "of the greatest and the least fifth, times -1.5 to 1.5."
     )
     page.picture("Traversals by factor", "factors", plot_grid(walks), text)
-    walks = pipe.traverse(pictures[0], pipe.directions(pictures[:MAPPED], num_directions=5))[0]
-    text = "The same along the five directions in which the latents vary most, from -3 to 3 standard deviations."
+    walks = pipe.traverse(pictures[0], pipe.directions(pictures, 10, "ica"), scales=SCALES)[0]
+    text = "The same along the ten directions in which latents vary independently (ICA), from -1.5 to 1.5 deviations."
     page.picture("Traversals", "traversals", plot_grid(walks), text)
     figure = plot_latents(latents[:MAPPED], [NAMES[kind] for kind in kinds[:MAPPED]])
     page.picture("A map of the latents", "latents", figure, "Held-out shapes in the plane in which they vary most.")

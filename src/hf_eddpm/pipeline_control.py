@@ -19,7 +19,13 @@ from .argument_types import (
     checked,
     refuse_without,
 )
-from .control.directions import fisher_information, linear_direction, orthogonalize, principal_directions
+from .control.directions import (
+    fisher_information,
+    independent_directions,
+    linear_direction,
+    orthogonalize,
+    principal_directions,
+)
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import Solver, follow_ode
 from .control.optimization import optimize
@@ -123,7 +129,7 @@ class ControlMixin:
         self,
         data: Any,
         num_directions: Count = 8,
-        method: Literal["pca", "jacobian"] = "pca",
+        method: Literal["pca", "ica", "jacobian"] = "pca",
         batch_size: Count = 64,
     ) -> torch.Tensor:
         """Find directions in the latents without labels.
@@ -131,19 +137,23 @@ class ControlMixin:
         Args:
             data: At least two data.
             num_directions: How many, at most `num_latents * latent_dim`.
-            method: "pca" (where the latents vary most) or "jacobian" (where the decoder's likelihood of the data
-                changes most: leading eigenvectors of its Fisher information).
+            method: "pca" (where the latents vary most), "ica" (where they vary independently of one another: nearest
+                to single factors of the data; wants many data) or "jacobian" (where the decoder's likelihood of the
+                data changes most: leading eigenvectors of its Fisher information).
             batch_size: How many data go through the decoder at a time.
 
         Returns:
-            float32 `(num_directions, num_latents, latent_dim)`, orthogonal, most important first, each as long as the
-            standard deviation of the latents along it.
+            float32 `(num_directions, num_latents, latent_dim)`, most important first, each as long as the standard
+            deviation of the latents along it; but for "ica" orthogonal.
 
         Raises:
+            ImportError: If "ica" is asked for and scikit-learn is not installed.
             ValueError: If an argument is outside its range.
         """
         items = self.processor.as_list(data)
         latents = self.encode(items, batch_size).latents
+        if method == "ica":
+            return independent_directions(latents, num_directions)
         sensitivity = None
         if method == "jacobian":
             sensitivity = fisher_information(self.model, self._batches(items, batch_size))

@@ -7,6 +7,7 @@ import torch
 
 from ..argument_checks import check_count
 from ..argument_types import FloatTensor, PositiveNumber, checked
+from ..extras import needs_extra
 from ..modeling_eddpm import EDDPMModel
 from .attributes import fit_attribute
 
@@ -98,6 +99,41 @@ def principal_directions(
     deviations = ((vectors @ covariance) * vectors).sum(1).clamp(min=0).sqrt()
     directions = vectors * deviations[:, None]
     return directions.float().view(num_directions, *latents.shape[1:]).to(latents.device)
+
+
+def independent_directions(latents: torch.Tensor, num_directions: int) -> torch.Tensor:
+    """Return the directions along which latents vary independently of one another (FastICA, Hyvarinen 1999).
+
+    A step along one changes its component by one standard deviation and no other component. They need not be
+    orthogonal.
+
+    Args:
+        latents: `(data, num_latents, latent_dim)`, at least two data; many are needed to tell directions apart.
+        num_directions: How many, less than there are data and at most num_latents * latent_dim.
+
+    Returns:
+        float32 `(num_directions, num_latents, latent_dim)`, those of the largest variance first.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        ValueError: If there are too many directions or too few data.
+    """
+    check_count(num_directions, "num_directions")
+    most = min(latents[0].numel(), len(latents) - 1)
+    if num_directions > most:
+        raise ValueError(
+            f"`num_directions` must be at most {most} of {len(latents)} data with latents of {latents[0].numel()} "
+            f"numbers, got {num_directions}."
+        )
+    with needs_extra("ICA"):
+        from sklearn.decomposition import FastICA
+    flat = latents.flatten(1).cpu().double().numpy()
+    mixing = FastICA(most, whiten="unit-variance", random_state=0, max_iter=1000).fit(flat).mixing_  # (size, most)
+    directions = torch.from_numpy(mixing.T.copy())
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    directions = directions * largest.sign()  # a component's sign is arbitrary
+    order = directions.norm(dim=1).argsort(descending=True)[:num_directions]
+    return directions[order].float().view(num_directions, *latents.shape[1:]).to(latents.device)
 
 
 def fisher_information(model: EDDPMModel, batches: Iterable[dict[str, Any]]) -> torch.Tensor:

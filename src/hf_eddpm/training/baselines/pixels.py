@@ -1,5 +1,7 @@
 """What a joint model of images is compared with: pixel diffusion without latents, and a prior trained afterwards."""
 
+from typing import Any
+
 import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
@@ -21,9 +23,10 @@ class UnconditionalDiffusion(DecoderAlone):
     def __init__(self, config: EDDPMConfig):
         super().__init__(config)
         if self.decoder.scheduler_config is None:
+            net: Any = config.decoder
             raise ValueError(
                 "`decoder` must be a diffusion chain over pixels, as in the preset 'image-small-chain', got "
-                f"{config.decoder.model_type!r}."
+                f"{net.model_type!r}."
             )
 
     def unused_parts(self) -> list[nn.Module]:
