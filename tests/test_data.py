@@ -166,7 +166,7 @@ def test_labels_must_be_integers(tmp_path, label):
         ("a.txt", b"\n \n", r"holds no sentence \(2 empty lines\)"),
         ("a.txt", b"caf\xe9\n", "damaged or not UTF-8"),
         ("a.txt.gz", b"not compressed", "damaged or not UTF-8"),
-        ("a.txt.gz", gzip.compress(b"one\n" * 99)[:-9], "damaged or not UTF-8"),
+        ("a.txt.gz", gzip.compress(b"one\n" * 99, mtime=0)[:-9], "damaged or not UTF-8"),
         ("a.jsonl", b'{"text": "one"}\n{"text": \n', "Line 2 .* is not JSON"),
         ("a.jsonl", b'["one"]\n', "Line 1 .* must be a JSON object, got list"),
         ("a.jsonl", b'{"text": 3}\n', "Row 1 .* must be a string, got int"),
