@@ -186,7 +186,7 @@ def _weights(folder):
 
 def test_a_chain_over_pixels_has_no_such_terms(train):
     with pytest.raises(ValueError, match="must be 0 for a decoder that is a diffusion chain"):
-        train("--perceptual_weight", "1", "--max_steps", "1", decoder=OWN)
+        train("--perceptual_weight", "1", "--max_steps", "1", decoder={**OWN, "model_type": "eddpm_image_unet"})
 
 
 def test_weights_and_columns_are_checked_before_the_training(train):

@@ -105,13 +105,13 @@ def least_move(latents: torch.Tensor, attributes: Sequence[LinearAttribute], log
     Raises:
         ValueError: If one attribute follows from the others: attributes that are equal, or opposite.
     """
-    normals = torch.stack([attribute.weights.flatten() for attribute in attributes]).to(latents.device).double()
+    normals = torch.stack([attribute.weights.flatten() for attribute in attributes]).cpu().double()
     singular = torch.linalg.svdvals(normals / normals.norm(dim=1, keepdim=True))
     if len(attributes) > 1 and not singular[-1] > 1e-4:
         raise ValueError(
             "`attributes` must be independent, got one that follows from the others or is their opposite."
         )
-    now = torch.stack([attribute.log_odds(latents) for attribute in attributes], dim=1).double()
+    now = torch.stack([attribute.log_odds(latents) for attribute in attributes], dim=1).cpu().double()
     missing = (log_odds - now).clamp(min=0)
     steps = torch.linalg.solve(normals @ normals.T, missing.T).T @ normals
     return latents + steps.to(latents).view_as(latents)
