@@ -157,7 +157,7 @@ def protein_design() -> Figure:
                 continue  # the sources one by one stand in the table
             runs.setdefault(start, {}).setdefault(strategy, []).append(run["top_10"])
     order = sorted(runs, key=int)
-    groups = {f"from {start}": {k: (mean(v), stdev(v)) for k, v in runs[start].items()} for start in order}
+    groups = {f"from {start}": {k: _mean_and_spread(v) for k, v in runs[start].items()} for start in order}
     bars(axes, groups)
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_ylabel("mean fitness of the best 10")

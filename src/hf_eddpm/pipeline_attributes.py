@@ -24,6 +24,7 @@ class AttributesMixin:
     encode: Callable[..., Any]
     decode: Callable[..., Any]
     progress_bar: Callable[..., Any]
+    _latents_of_sides: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     _give_generator: Callable[..., None]
     _refuse_copies: Callable[..., None]
 
@@ -47,10 +48,7 @@ class AttributesMixin:
         Raises:
             ValueError: If a list is empty, or the two do not differ.
         """
-        positives = self.processor.as_list(positives, "positives")
-        negatives = self.processor.as_list(negatives, "negatives")
-        with_it, without_it = (self.encode(data, batch_size).latents for data in (positives, negatives))
-        return fit_attribute(with_it, without_it, weight_decay)
+        return fit_attribute(*self._latents_of_sides(positives, negatives, batch_size), weight_decay)
 
     @without_gradient
     @checked

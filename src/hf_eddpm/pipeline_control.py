@@ -56,6 +56,7 @@ class ControlMixin:
     _prepare_noise: Callable[..., torch.Tensor]
     _prepare_classes: Callable[..., dict[str, Any]]
     _check_output_type: Callable[..., None]
+    _latents_of_sides: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     _give_generator: Callable[..., None]
     _refuse_copies: Callable[..., None]
 
@@ -112,9 +113,7 @@ class ControlMixin:
         Raises:
             ValueError: If `method` is unknown, or nothing is left beside `orthogonal_to`.
         """
-        positives = self.processor.as_list(positives, "positives")
-        negatives = self.processor.as_list(negatives, "negatives")
-        with_it, without_it = self.encode(positives).latents, self.encode(negatives).latents
+        with_it, without_it = self._latents_of_sides(positives, negatives)
         others = [orthogonal_to] if isinstance(orthogonal_to, torch.Tensor) else list(orthogonal_to)
         for other in others:
             self.model.check_latents(other[None], "orthogonal_to[None]")

@@ -208,6 +208,14 @@ class PipelineParts:
         defaults = self.processor.decode_arguments
         return {name: value for name, value in defaults.items() if name not in lengths or not named}
 
+    def _latents_of_sides(
+        self, positives: Any, negatives: Any, batch_size: int = 256
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latents of data that have an attribute, and of data that lack it."""
+        positives = self.processor.as_list(positives, "positives")
+        negatives = self.processor.as_list(negatives, "negatives")
+        return self.encode(positives, batch_size).latents, self.encode(negatives, batch_size).latents
+
     def _give_generator(self, decode_arguments: dict[str, Any], generator: Generators) -> None:
         """Let the decoder draw from the generator of the call, if it draws and the caller names none for it."""
         if generator is not None and "generator" in inspect.signature(self.model.decoder.generate).parameters:

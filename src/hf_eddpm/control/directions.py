@@ -93,12 +93,15 @@ def principal_directions(
     covariance = centred.T @ centred / (len(latents) - 1)
     matrix = covariance if sensitivity is None else sensitivity
     vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1).T[:num_directions]  # largest eigenvalue first
-    # An eigenvector's sign is arbitrary: its largest entry is made positive.
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    vectors = vectors * largest.sign()
+    vectors = _with_signs(vectors)
     deviations = ((vectors @ covariance) * vectors).sum(1).clamp(min=0).sqrt()
     directions = vectors * deviations[:, None]
     return directions.float().view(num_directions, *latents.shape[1:]).to(latents.device)
+
+
+def _with_signs(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors `(num, size)`, whose signs are arbitrary, with each one's largest entry positive."""
+    return vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
 
 
 def independent_directions(latents: torch.Tensor, num_directions: int) -> torch.Tensor:
@@ -130,10 +133,8 @@ def independent_directions(latents: torch.Tensor, num_directions: int) -> torch.
     flat = latents.flatten(1).cpu().double().numpy()
     mixing = FastICA(most, whiten="unit-variance", random_state=0, max_iter=1000).fit(flat).mixing_  # (size, most)
     directions = torch.from_numpy(mixing.T.copy())
-    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    directions = directions * largest.sign()  # a component's sign is arbitrary
     order = directions.norm(dim=1).argsort(descending=True)[:num_directions]
-    return directions[order].float().view(num_directions, *latents.shape[1:]).to(latents.device)
+    return _with_signs(directions[order]).float().view(num_directions, *latents.shape[1:]).to(latents.device)
 
 
 def fisher_information(model: EDDPMModel, batches: Iterable[dict[str, Any]]) -> torch.Tensor:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.modalities.image.metrics import to_tensor
 from hf_eddpm.training.environment import describe_environment
 from hf_eddpm.training.evaluation import result_file
 from hf_eddpm.training.image_judge import Judge, decode, pixel_errors, sample_latents, to_uint8
@@ -34,6 +35,7 @@ from hf_eddpm.training.train_image import parse_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
+from common.tables import mean_cells, read_results
 from common.timing import timed  # noqa: E402
 from image_decoders.stages import BATCH_SIZE, ResidualChain, distill_pixels, fit_residual  # noqa: E402
 
@@ -127,8 +129,8 @@ class Study:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def fitting_steps(self, variant: Variant) -> int:
-        """How many training steps fit in the time, measured once for all seeds."""
+    def pace(self, variant: Variant) -> dict[str, float]:
+        """CPU seconds of a training step and of what comes before the first, measured once for all seeds."""
         path = self.output / STEPS_FILE
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if variant.name not in known:
@@ -141,30 +143,32 @@ class Study:
             seconds_per_step = (times[1] - times[0]) / (more - few)
             known[variant.name] = {"seconds_per_step": seconds_per_step, "start": times[0] - few * seconds_per_step}
             path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        return known[variant.name]
+
+    def fitting_steps(self, variant: Variant) -> int:
+        """How many training steps fit in the time."""
+        pace = self.pace(variant)
         seconds = self.seconds * (0.5 if variant.second else 1.0)
         if variant.losses:  # the network of the distance is trained before the first step
             plain = next(each for each in VARIANTS if each.patch_size == variant.patch_size and not each.chain)
-            self.fitting_steps(plain)
-            known = json.loads(path.read_text(encoding="utf-8"))
-            seconds -= max(known[variant.name]["start"] - known[plain.name]["start"], 0.0)
+            seconds -= max(pace["start"] - self.pace(plain)["start"], 0.0)
         if seconds <= 0:
             raise ValueError(
                 f"`seconds` must be more: the perceptual distance's network alone takes {-seconds:.0f} s longer."
             )
-        return max(round(seconds / known[variant.name]["seconds_per_step"]), 1)
+        return max(round(seconds / pace["seconds_per_step"]), 1)
 
     def draw(self, pipe: EDDPMPipeline, seed: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         """Batches of training images in [-1, 1] with latents drawn around their means."""
         rng = np.random.default_rng(seed)
-        means = pipe.encode(list(self.train.sample(20_000, seed).images), BATCH).latents
         images = self.train.sample(20_000, seed).images
+        means = pipe.encode(list(images), BATCH).latents
         deviation = pipe.model.config.encoder_noise_variance**0.5
 
         def batch() -> tuple[torch.Tensor, torch.Tensor]:
             rows = rng.integers(len(images), size=BATCH_SIZE)
-            pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
             latents = means[torch.from_numpy(rows)]
-            return pixels, latents + deviation * torch.randn_like(latents)
+            return to_tensor(images[rows]), latents + deviation * torch.randn_like(latents)
 
         return batch
 
@@ -242,11 +246,7 @@ def table(results: list[dict[str, Any]]) -> str:
                 "trained, steps": f"{group[0]['train_steps']:,}",
                 "seeds": str(len(group)),
             }
-            for name, (title, form) in columns.items():
-                values = [one[name] for one in group]
-                spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-                row[title] = f"{np.mean(values):{form}}{spread}"
-            rows.append(row)
+            rows.append(row | mean_cells(group, columns))
     return markdown_table(rows) + f"\n\nReal images against real images: {results[0]['real_frechet']:.2f}."
 
 
@@ -282,8 +282,7 @@ def main(args: list[str] | None = None) -> None:
             results = study.run(variant, seed)
             file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(f"{file.stem}: {[round(one['frechet'], 1) for one in results]}", flush=True)
-    files = [file for file in sorted(output.glob("*.json")) if file.name != STEPS_FILE]
-    text = table([one for file in files for one in json.loads(file.read_text(encoding="utf-8"))])
+    text = table([one for results in read_results(output) for one in results])
     (output / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 

@@ -115,12 +115,7 @@ def distill_pixels(pipe: EDDPMPipeline, draw: Draw, seconds: float) -> EDDPMPipe
     """
     teacher = pipe.model.decoder
     student = copy.deepcopy(teacher).requires_grad_(True).train()
-    solver = DPMSolverMultistepScheduler.from_config(
-        EDDPMScheduler(**teacher.scheduler_config).config,
-        use_karras_sigmas=True,
-        thresholding=True,
-        sample_max_value=1.0,
-    )
+    solver = copy.deepcopy(pipe.decoder_scheduler)  # the training saved DPM-Solver++ with the pipeline
     pool: list[tuple[torch.Tensor, ...]] = []
 
     def solve() -> None:

@@ -44,6 +44,7 @@ from hf_eddpm.training.train_image import parse_data
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from common.classes import class_means, other_classes
+from common.tables import mean_cells, read_results
 
 PAPER = {
     "latent_normalization": "none",
@@ -144,7 +145,6 @@ def measure(
         statistics = latent_statistics(as_embeddings(latents), pipe.model.config.encoder_noise_variance)
         result |= {
             "latents_frechet": reach["frechet"] / reach["real_frechet"],
-            "neighbor_ratio": reach.get("neighbor_ratio", float("nan")),
             "effective_rank": statistics["effective_rank"],
         }
     for share in SHARES:
@@ -177,11 +177,7 @@ def table(results: list[dict[str, Any]]) -> str:
             "encoder noise": "" if variance is None else f"{variance:g}",
             "seeds": str(len(group)),
         }
-        for name, (title, form) in MEASURES.items():
-            values = [result[name] for result in group if name in result]
-            spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-            row[title] = f"{np.mean(values):{form}}{spread}" if values else ""
-        rows.append(row)
+        rows.append(row | mean_cells(group, MEASURES))
     real = np.mean([result["real_frechet"] for result in results])
     return markdown_table(rows) + f"\n\nReal images against real images: {real:.2f}."
 
@@ -366,7 +362,7 @@ def main(args: list[str] | None = None) -> None:
                     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
                     file.write_text(text, encoding="utf-8")
                     print(f"{file.stem}: {result['frechet']:.3f}", flush=True)
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*.json"))]
+    results = read_results(output)
     text = table(results)
     (output / "table.md").write_text(text + "\n", encoding="utf-8")
     plot(results, output / "front.png")

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from reach import shipped_rows
 from report import KINDS, LATENTS, REACH, Points, checkpoint_tables, long_rows, place, points_by_data, read_runs
 
 from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.training.evaluation import plus_minus, spread
 
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER.parents[2] / "docs" / "benchmarks" / "latents.md"
@@ -63,8 +63,7 @@ def _cells(group: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _cell(group: list[dict[str, Any]], key: str, form: str) -> str:
-    values = [run[key] for run in group]
-    return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "")
+    return plus_minus(spread([run[key] for run in group]), form)
 
 
 def rewrite(page: str) -> str:

@@ -12,6 +12,7 @@ A run whose JSON exists is not repeated; the table is of all JSON files there.
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,10 @@ from hf_eddpm.training.evaluation import as_embeddings, latent_statistics, resul
 from hf_eddpm.training.image_judge import decode, sample_latents
 from hf_eddpm.training.train_image import main as train_image
 from hf_eddpm.training.train_image import parse_data
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from common.tables import mean_cells, read_results
 
 FACTORS = ("shape", "scale", "orientation", "pos_x", "pos_y")
 NUM_STEPS = 20
@@ -116,12 +121,7 @@ def table(results: list[dict[str, Any]]) -> str:
         for name, some in ((recipe.name, group), (recipe.name + ROTATED, turned)):
             if not some:
                 continue
-            row = {"recipe": name, "seeds": str(len(some))}
-            for key, (title, form) in MEASURES.items():
-                values = [one[key] for one in some if key in one]
-                spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-                row[title] = f"{np.mean(values):{form}}{spread}" if values else ""
-            rows.append(row)
+            rows.append({"recipe": name, "seeds": str(len(some)), **mean_cells(some, MEASURES)})
     unseen = np.mean([one["unseen_iou"] for one in results])
     return markdown_table(rows) + f"\n\nHeld-out images, with the nearest image: {unseen:.3f}."
 
@@ -171,10 +171,7 @@ def main(args: list[str] | None = None) -> None:
             }
             file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(f"{file.stem}: {result['iou']:.3f}, {result['disentanglement']:.3f}", flush=True)
-    files = [
-        file for file in sorted(output.glob("*.json")) if "recipe" in json.loads(file.read_text(encoding="utf-8"))
-    ]
-    text = table([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    text = table(read_results(output))
     (output / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
