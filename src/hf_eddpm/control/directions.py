@@ -115,7 +115,7 @@ def independent_directions(latents: torch.Tensor, num_directions: int) -> torch.
         num_directions: How many, less than there are data and at most num_latents * latent_dim.
 
     Returns:
-        float32 `(num_directions, num_latents, latent_dim)`, those of the largest variance first.
+        float32 `(num_directions, num_latents, latent_dim)`, by their variance, the largest first.
 
     Raises:
         ImportError: If scikit-learn is not installed.
