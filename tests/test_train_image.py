@@ -20,6 +20,7 @@ from images import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 import demo_image
 import few_steps.images as benchmark_image_steps
@@ -42,6 +43,7 @@ from hf_eddpm.training.baselines.vae import VariationalAutoencoder
 from hf_eddpm.training.finishing import finish_denoiser
 from hf_eddpm.training.image_card import write_image_card
 from hf_eddpm.training.options import CardArguments, ImageDataArguments, ImageModelArguments
+from image_front import self_supervised
 
 CONFIGS = Path(__file__).parent.parent / "training" / "configs"
 OWN = {name: value for name, value in NET.items() if name not in ("image_size", "num_channels")}
@@ -109,6 +111,42 @@ def test_classes_and_flips_are_trained_by_configuration(train):
     assert pipe.model.config.num_classes == 4
     pipe(2, class_labels=[0, 3], guidance_scale=2.0, num_inference_steps=2, num_decoder_steps=2)
     assert "class_labels=3" in (folder / "README.md").read_text()
+
+
+def test_latents_agree_with_a_frozen_encoder_that_is_named(train, tmp_path):
+    torch.manual_seed(0)
+    frozen = AutoModel.from_config(AutoConfig.for_model(**RESNET_ENCODER))
+    frozen.save_pretrained(tmp_path / "frozen")
+    plain = train(decoder={**OWN, "model_type": "eddpm_image_conv"})
+    before = load_file(plain / "model" / "model.safetensors")
+    words = ("--feature_encoder", str(tmp_path / "frozen"), "--feature_weight", "2", "--logging_steps", "1")
+    aligned = train(*words, decoder={**OWN, "model_type": "eddpm_image_conv"})
+    after = load_file(aligned / "model" / "model.safetensors")
+    facts = json.loads((aligned / "training.json").read_text())
+    assert "weight 2" in facts["settings"]["latents agree with"]
+    assert any("feature_loss" in entry for entry in facts["log"])
+    assert before.keys() == after.keys()  # the head and the frozen encoder are not in the pipeline
+    moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("encoder") for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--feature_weight", "0"), "`feature_weight` must be positive, got 0"),
+        (("--feature_encoder", "somewhere", "--no_latents", "true"), "`feature_encoder` must be left out"),
+    ],
+)
+def test_an_agreement_that_cannot_be_trained_is_refused(train, words, message):
+    with pytest.raises(ValueError, match=message):
+        train(*words)
+
+
+def test_latents_cannot_agree_with_an_encoder_of_text(train, tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=16, **sizes)).save_pretrained(tmp_path / "text")
+    with pytest.raises(ValueError, match="`feature_encoder` must be a vision model.*'bert'"):
+        train("--feature_encoder", str(tmp_path / "text"))
 
 
 @pytest.mark.parametrize(
@@ -242,6 +280,32 @@ def test_the_benchmark_trains_measures_and_tabulates_every_recipe(stack, tmp_pat
     assert capsys.readouterr().out.startswith("| recipe")
     with pytest.raises(ValueError, match="`recipes`"):
         benchmark_image.main([*words, "--recipes", "triple"])
+
+
+@pytest.mark.slow
+def test_a_self_supervised_encoder_is_trained_probed_and_agreed_with(stack, tmp_path, quick):
+    folder = tmp_path / "frozen"
+    words = ["--embedding_size", "8", "--hidden_sizes", "8", "16", "--max_steps", "2", "--batch_size", "16"]
+    self_supervised.main(["--train", str(stack), "--dev_last", "16", *words, "--output_dir", str(folder)])
+    facts = json.loads((folder / "probe.json").read_text())
+    assert 0 <= facts["features"] <= 1 and facts["steps"] == 2
+    config = tmp_path / "front.json"
+    settings = {"model_config": TINY, "max_steps": 2, "label_column": "label", "dev_fraction": 0.5}
+    config.write_text(json.dumps({**settings, "report_to": "none"}))
+    words = [str(config), "--train", str(stack), "--output_dir", str(tmp_path / "front"), "--use_cpu", "--seeds", "1"]
+    words += ["--num_threads", "1", "--recipes", "joint, 0, one pass, features 0.5"]
+    with pytest.raises(ValueError, match="`feature_encoder`"):
+        benchmark_image.main(words)
+    benchmark_image.main([*words, "--feature_encoder", str(folder)])
+    assert (tmp_path / "front" / "joint-0-one-pass-features-0.5-seed-1.json").exists()
+
+
+def test_views_of_an_image_are_drawn_anew_and_stay_in_range():
+    images = torch.rand(8, 1, 12, 12) * 2 - 1
+    torch.manual_seed(0)
+    first, second = self_supervised.random_views(images), self_supervised.random_views(images)
+    assert first.shape == images.shape and not torch.equal(first, second)
+    assert first.min() >= -1 and first.max() <= 1
 
 
 @pytest.mark.slow

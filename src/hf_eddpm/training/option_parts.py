@@ -91,3 +91,22 @@ class ImageLosses:
         for name in ("perceptual_steps", "perceptual_width", "critic_width", "critic_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
+
+
+@dataclass
+class FeatureChoice(ChainChoice):
+    """A frozen encoder whose features the latents are to agree with (see `training.feature_alignment`)."""
+
+    feature_encoder: str | None = field(
+        default=None, metadata={"help": "Frozen vision encoder that latents are to agree with: Hub id or folder."}
+    )
+    feature_weight: float = field(
+        default=0.5, metadata={"help": "Weight of one minus the cosine to its features, through a linear head."}
+    )
+
+    def check_features(self) -> None:
+        """Raise a ValueError for a value outside its range, or if there are no latents."""
+        if not self.feature_weight > 0:
+            raise ValueError(f"`feature_weight` must be positive, got {self.feature_weight!r}.")
+        if self.feature_encoder is not None and self.no_latents:
+            raise ValueError("`feature_encoder` must be left out with `no_latents`: no latents are trained.")

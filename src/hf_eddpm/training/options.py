@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from .option_parts import ChainChoice, ImageLosses, as_dict
+from .option_parts import ChainChoice, FeatureChoice, ImageLosses, as_dict
 
 
 @dataclass
@@ -140,7 +140,7 @@ class ImageDataArguments:
 
 
 @dataclass
-class ImageModelArguments(ImageLosses, ChainChoice):
+class ImageModelArguments(ImageLosses, FeatureChoice):
     """What is trained."""
 
     preset: str = field(default="image-small", metadata={"help": "Name of an EDDPMConfig preset."})
@@ -173,6 +173,7 @@ class ImageModelArguments(ImageLosses, ChainChoice):
         self.model_config = as_dict(self.model_config, "model_config")
         self.check_baseline()
         self.check_losses()
+        self.check_features()
         self.check_finish()
 
 

@@ -12,6 +12,7 @@ interrupted goes on with `--resume_from_checkpoint auto`.
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ from .batching import data_seed
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
+from .feature_alignment import FeatureAlignedTrainer, FeatureAlignment, encoder_features
 from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .image_card import write_image_card
 from .image_losses import (
@@ -134,7 +136,8 @@ def main(args: list[str] | None = None) -> Path:
     if losses is not None:
         model.decoder.extra_loss = losses
         callbacks.append(KeepCritic(losses, resumed))
-    trainer = EDDPMTrainer(
+    features = frozen_features(model_args)
+    trainer: EDDPMTrainer = (EDDPMTrainer if features is None else partial(FeatureAlignedTrainer, features))(
         model=model,
         args=training_args,
         processor=processor,
@@ -167,7 +170,7 @@ def main(args: list[str] | None = None) -> Path:
             "base_models": [name for name in (model_args.init_from, model_args.encoder) if name],
             **describe_run(trainer, metrics),
         }
-        facts["settings"] |= describe_losses(model_args)
+        facts["settings"] |= describe_losses(model_args) | describe_features(model_args)
         add_finishing(facts, finishing)
         publish(trainer, pipe, folder, facts, write_image_card)
     return folder
@@ -231,6 +234,25 @@ def describe_losses(args: ImageModelArguments) -> dict[str, str]:
     if args.critic_weight:
         parts.append(f"a critic of patches from batch {args.critic_start:,} on, share {args.critic_weight:g}")
     return {"beside the pixels": "; ".join(parts)} if parts else {}
+
+
+def frozen_features(args: ImageModelArguments) -> FeatureAlignment | None:
+    """Loads the frozen encoder that the latents are to agree with, if one is named."""
+    if args.feature_encoder is None:
+        return None
+    backbone = AutoModel.from_pretrained(args.feature_encoder, dtype=torch.float32)
+    if backbone.main_input_name != "pixel_values":
+        kind = backbone.config.model_type
+        raise ValueError(f"`feature_encoder` must be a vision model, got {args.feature_encoder!r}, a {kind!r}.")
+    encoder = ImageEncoder(EDDPMConfig(modality="image", encoder=backbone.config), backbone)
+    return FeatureAlignment(encoder_features(encoder), args.feature_weight)
+
+
+def describe_features(args: ImageModelArguments) -> dict[str, str]:
+    """Says for the card what the latents agree with."""
+    if args.feature_encoder is None:
+        return {}
+    return {"latents agree with": f"the features of `{args.feature_encoder}`, weight {args.feature_weight:g}"}
 
 
 def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArguments]:

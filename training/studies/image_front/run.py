@@ -7,7 +7,8 @@ Recipes: the joint model (a share of 0.1 of the diffusion loss's gradient reache
 gradient or none, the paper's objective, a diffusion autoencoder whose prior is trained afterwards for as many steps
 ("two stages"), pixel diffusion without latents; and with the decoder in one pass the joint model, two stages, the same
 autoencoder with a Gaussian fitted to its latents in place of the chain, and a VAE. "As long" is joint training of 1.4
-times the steps, which takes the time of both stages. With `--noise_variances` the recipes that have a chain over
+times the steps, which takes the time of both stages; with "features" the latents are to agree with a frozen encoder,
+which `self_supervised.py` makes. With `--noise_variances` the recipes that have a chain over
 latents are swept over the encoder's noise, the front's knob. Edits take held-out images to another class, drawn for
 each, by adding the difference of the two classes' mean latents. A run whose JSON exists is not repeated: an
 interrupted benchmark goes on where it stopped. The table and the plot (`front.png`) are of all JSON files there.
@@ -88,6 +89,7 @@ class Recipe:
     own_decoder: bool = True  # the configuration's, rather than one in one pass
     swept: bool = True  # whether the encoder's noise variance means something
     length: float = 1.0  # training steps, in units of the others'
+    feature_weight: float | None = None  # of the latents' agreement with the features of `--feature_encoder`
 
 
 RECIPES = (
@@ -107,6 +109,8 @@ RECIPES = (
     Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
     Recipe("joint, 0, one pass", {"encoder_gradient_scale": 0.0}, own_decoder=False),
     Recipe("joint, 0, one pass, as long", {"encoder_gradient_scale": 0.0}, own_decoder=False, length=1.4),
+    Recipe("joint, 0, one pass, features 0.1", {"encoder_gradient_scale": 0.0}, own_decoder=False, feature_weight=0.1),
+    Recipe("joint, 0, one pass, features 0.5", {"encoder_gradient_scale": 0.0}, own_decoder=False, feature_weight=0.5),
 )
 
 
@@ -212,7 +216,8 @@ def trainings(points: Sequence[tuple[Recipe, float | None]]) -> list[list[tuple[
     """Recipes with their noise variances, those of one training together: they differ in what is fitted afterwards."""
     groups: dict[str, list[tuple[Recipe, float | None]]] = {}
     for recipe, variance in points:
-        same = (recipe.model_config, recipe.words, recipe.own_decoder, recipe.length, variance)
+        length = (recipe.length, recipe.feature_weight)
+        same = (recipe.model_config, recipe.words, recipe.own_decoder, length, variance)
         groups.setdefault(json.dumps(same, sort_keys=True), []).append((recipe, variance))
     return list(groups.values())
 
@@ -234,6 +239,7 @@ def train_recipe(
     folder: Path,
     max_steps: int,
     extra: list[str],
+    feature_encoder: str | None = None,
 ) -> tuple[Path, NDArray[np.float64]]:
     """Trains one model, with the encoder noise variance given, or the recipe's own; its folder and the time."""
     start = _clocks()
@@ -243,6 +249,8 @@ def train_recipe(
     if not recipe.own_decoder:
         shape = {key: value for key, value in config.get("decoder", {}).items() if key in _SHAPE}
         config["decoder"] = {**shape, **CONVOLUTIONAL}
+    if recipe.feature_weight is not None:
+        extra = [*extra, "--feature_encoder", str(feature_encoder), "--feature_weight", str(recipe.feature_weight)]
     pipeline = train_image(
         [
             *words,
@@ -315,7 +323,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--train", nargs="+", default=None, help="training images, if the file does not name them")
     parser.add_argument("--output_dir", required=True, help="where the JSON files and the table go")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="training seeds")
-    parser.add_argument("--recipes", nargs="+", default=[recipe.name for recipe in RECIPES])
+    parser.add_argument("--recipes", nargs="+", help="by default all that need no `feature_encoder`")
+    parser.add_argument("--feature_encoder", help="frozen vision model for latents to agree with: folder or Hub id")
     parser.add_argument(
         "--noise_variances", nargs="+", type=float, default=[None], help="of the encoder; by default the file's"
     )
@@ -326,8 +335,13 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--num_threads", type=int, default=2)
     parser.add_argument("--use_cpu", action="store_true")
     arguments = parser.parse_args(args)
+    aligned = {recipe.name for recipe in RECIPES if recipe.feature_weight is not None}
+    if arguments.recipes is None:
+        arguments.recipes = [recipe.name for recipe in RECIPES if recipe.name not in aligned]
     if unknown := set(arguments.recipes) - {recipe.name for recipe in RECIPES}:
         raise ValueError(f"`recipes` must be among {[recipe.name for recipe in RECIPES]}, got {sorted(unknown)}.")
+    if arguments.feature_encoder is None and (wants := aligned & set(arguments.recipes)):
+        raise ValueError(f"`feature_encoder` must name a vision model for the recipes {sorted(wants)}.")
 
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -355,7 +369,9 @@ def main(args: list[str] | None = None) -> None:
                 continue
             label, num = data_args.label_column, arguments.num_images
             with tempfile.TemporaryDirectory() as folder:
-                pipeline, trained = train_recipe(*group[0], seed, words, Path(folder), max_steps, extra)
+                pipeline, trained = train_recipe(
+                    *group[0], seed, words, Path(folder), max_steps, extra, arguments.feature_encoder
+                )
                 for file, recipe in missing.items():
                     result = measure_recipe(recipe, seed, words, pipeline, trained, train, dev, judge, label, num)
                     result["real_frechet"] = real
