@@ -615,9 +615,23 @@ def test_the_ends_of_a_path_are_the_reconstructions(pipe, monkeypatch, space, mo
 
 
 def test_a_straight_path_in_the_latents_passes_through_their_middle(pipe):
-    (path,) = pipe.interpolate(SENTENCES[0], SENTENCES[1], num_steps=3, mode="lerp", space="latents")
+    (path,) = pipe.interpolate(SENTENCES[0], SENTENCES[1], num_steps=3, mode="lerp", noise_level=0)
     middle = pipe.encode(SENTENCES[:2]).latents.mean(0, keepdim=True)
     assert path[1:2] == pipe.decode(middle)
+
+
+@pytest.mark.parametrize("space", ["noise", "latents"])
+def test_what_lies_between_the_ends_of_a_path_is_denoised(pipe, monkeypatch, space):
+    decoded = []
+    decode = pipe.decode
+    monkeypatch.setattr(pipe, "decode", lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs))
+    for noise_level in (0.0, 0.7):
+        pipe.interpolate(SENTENCES[0], SENTENCES[1], num_steps=5, space=space, noise_level=noise_level)
+    pipe.interpolate(SENTENCES[0], SENTENCES[1], num_steps=5, space=space)
+    plain, cleaned, default = decoded
+    torch.testing.assert_close(cleaned[[0, 4]], plain[[0, 4]])
+    assert (cleaned - plain)[1:4].flatten(1).norm(dim=1).min() > 0.01
+    torch.testing.assert_close(default, cleaned if space == "latents" else plain)
 
 
 @pytest.mark.parametrize("space", ["noise", "latents"])
@@ -1144,6 +1158,9 @@ def test_perceptual_spacing_chooses_points_of_a_denser_path(pipe, space):
         ({"num_steps": 2.5}, "`num_steps` must be an integer of at least 2"),
         ({"mode": "cubic"}, "`mode` must be"),
         ({"space": "pixels"}, "`space` must be"),
+        ({"noise_level": -0.1}, "`noise_level` must be a finite number of at least 0"),
+        ({"noise_level": math.nan}, "`noise_level` must be a finite number of at least 0"),
+        ({"noise_level": 0, "num_inference_steps": 5}, "`num_inference_steps`"),
         ({"b": ["one .", "two ."]}, "`a` and `b` must have the same length, got 1 and 2"),
     ],
 )

@@ -96,7 +96,7 @@ def test_sampled_sentences_repeat_with_the_seed_and_differ_without(pipe):
     first, again, other = (prior(3, generator=torch.Generator().manual_seed(seed)).samples for seed in (0, 0, 1))
     assert first == again != other
     assert prior.interpolate(SENTENCES[0], SENTENCES[1], num_steps=3, space="noise") == pipe.interpolate(
-        SENTENCES[0], SENTENCES[1], num_steps=3, space="latents"
+        SENTENCES[0], SENTENCES[1], num_steps=3, noise_level=0
     )
 
 

@@ -314,8 +314,8 @@ class SpelledPipeline:
         moved = self.encode(proteins) + scale * direction.round()
         return self.decode(moved.clamp(0, RESIDUES.index(FIT)))
 
-    def interpolate(self, starts, ends, num_steps, space):
-        assert space == "latents"
+    def interpolate(self, starts, ends, num_steps, space, noise_level):
+        assert space == "latents" and noise_level == 0
         cuts = [round(8 * step / (num_steps - 1)) for step in range(num_steps)]
         pairs = zip(starts, ends, strict=True)
         return [[start[: 8 - cut] + end[8 - cut :] for cut in cuts] for start, end in pairs]

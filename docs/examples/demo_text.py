@@ -273,7 +273,10 @@ def show_reconstruction(pipe: EDDPMPipeline, sentences: Sequence[str]) -> None:
 
 def show_interpolation(pipe: EDDPMPipeline, first: str, second: str) -> None:
     heading("Interpolate", "walk from one sentence to another and decode on the way")
-    ways = {"noise": "through the noise that the two sentences come from", "latents": "straight through the latents"}
+    ways = {
+        "latents": "through the latents; what lies between the two is denoised",
+        "noise": "through the noise that the two sentences come from",
+    }
     for space, way in ways.items():
         (path,) = pipe.interpolate(first, second, num_steps=PATH_LENGTH, space=space)
         print(f"  {way}:")

@@ -70,7 +70,8 @@ class Interpolate(Body):
     a: Data
     b: Data
     num_steps: Annotated[int, Field(ge=2, le=64)] = 7
-    space: Literal["noise", "latents"] = "noise"
+    space: Literal["latents", "noise"] = "latents"
+    noise_level: Annotated[float, Field(ge=0)] | None = None
 
 
 class Arguments(BaseModel):

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from .argument_types import Bounds, Count, IntTensor, StepsOrZero, checked, refuse_without
+from .argument_types import Bounds, Count, IntTensor, NumberFromZero, StepsOrZero, checked, refuse_without
 from .processing_eddpm import EDDPMProcessor
-from .sampling import slerp, without_gradient
+from .sampling import denoise_rows, slerp, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
 
 _PATH_STEPS = 100  # of inversion and denoising: fewer lose too much of the ends of a path
+_NOISE_LEVEL = 0.7  # of the middle of a path through the latents: training/studies/sentences measures it
 _DENSER = 8  # points that are decoded for each that is shown, with perceptual spacing
 
 
@@ -90,17 +91,21 @@ class PathsMixin:
         b: Any,
         num_steps: Annotated[int, Bounds(at_least=2)] = 7,
         mode: Literal["slerp", "lerp"] = "slerp",
-        space: Literal["noise", "latents"] = "noise",
+        space: Literal["latents", "noise"] = "latents",
         spacing: Literal["even", "perceptual"] = "even",
         num_inference_steps: Count | None = None,
+        noise_level: NumberFromZero | None = None,
         invert_noise: bool = False,
         **decode_arguments: Any,
     ) -> list[Any]:
         """Walk from each datum in `a` to its counterpart in `b`. The ends are the reconstructions of the two.
 
+        In "latents" space the latents are mixed, and what lies between the two, where no datum need be, is denoised as
+        though it were noisy: the more, the further it is from the ends. No noise is added.
+
         In "noise" space both are inverted to the noise they come from, the noise is mixed and denoised again, so that
-        every point of the path passes through the chain. What inversion loses at the ends is added back along the
-        path, which makes the ends exact.
+        every point of the path passes through the whole chain. What inversion loses at the ends is added back along
+        the path, which makes the ends exact.
 
         A decoder that is a chain itself starts, on all points of a path, from the same noise, so that only the latents
         change; with `invert_noise` from a mixture (slerp) of the noises that it takes the two ends to.
@@ -110,11 +115,16 @@ class PathsMixin:
             b: As many.
             num_steps: Points of each path, both ends counted, at least 2.
             mode: "slerp" (along the arc; the norm is mixed linearly) or "lerp" (straight).
-            space: "noise" or "latents".
+            space: "latents" or "noise".
             spacing: "even" takes even steps in that space. "perceptual" decodes eight times as many points and takes
                 those that divide the way between the ends evenly as the data show it: by characters that change, or
                 the root mean square of pixels; of equal data one is taken, as long as there are others.
-            num_inference_steps: Steps of inversion and denoising in "noise" space, in [1, T], by default 100 (or T).
+            num_inference_steps: Steps of the whole chain, in [1, T], by default 100 (or T): in "noise" space all are
+                taken, otherwise those from the noise level down.
+            noise_level: What is denoised: the standard deviation, in units of the latents as they are, of the noise
+                that the middle of the path is taken to have; a point at a share w of the way gets
+                `sqrt(4 * w * (1 - w))` of it, as the variance that a mixture lacks is in that proportion. By default
+                0.7 in "latents" space and 0, none, in "noise" space.
             invert_noise: As for `reconstruct`.
             **decode_arguments: Passed to the decoder; `decoder_noise` has one entry for each pair.
 
@@ -127,18 +137,20 @@ class PathsMixin:
         starts, ends = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
         if len(starts) != len(ends):
             raise ValueError(f"`a` and `b` must have the same length, got {len(starts)} and {len(ends)}.")
-        if space == "latents" and num_inference_steps is not None:
-            refuse_without("`space='noise'`", ["num_inference_steps"], "latents are mixed without the chain")
+        if noise_level is None:
+            noise_level = _NOISE_LEVEL if space == "latents" else 0.0
+        if space == "latents" and noise_level == 0 and num_inference_steps is not None:
+            refuse_without("a `noise_level`", ["num_inference_steps"], "latents are mixed without the chain")
         self._refuse_copies(decode_arguments)
         latents = self.encode([*starts, *ends]).latents
         mix: Callable[..., torch.Tensor] = slerp if mode == "slerp" else torch.lerp
         first, last = latents.chunk(2)
         num_points = num_steps if spacing == "even" else _DENSER * (num_steps - 1) + 1
         weights = torch.linspace(0, 1, num_points, device=latents.device)
+        steps = min(_PATH_STEPS, len(self.model.scheduler)) if num_inference_steps is None else num_inference_steps
         if space == "latents":
-            points = torch.stack([mix(first, last, weight) for weight in weights])
+            points = torch.stack([mix(first, last, weight) for weight in weights])  # (steps, pairs, ...)
         else:
-            steps = min(_PATH_STEPS, len(self.model.scheduler)) if num_inference_steps is None else num_inference_steps
             noise = self.invert(latents, steps)
             first_noise, last_noise = noise.chunk(2)
             noises = torch.stack([mix(first_noise, last_noise, weight) for weight in weights])  # (steps, pairs, ...)
@@ -146,6 +158,9 @@ class PathsMixin:
             points = self._denoise(noises.flatten(0, 1), steps, scheduler=self._ddim()).view_as(noises)
             gap_a, gap_b = first - points[0], last - points[-1]
             points = points + torch.stack([torch.lerp(gap_a, gap_b, weight) for weight in weights])
+        if noise_level:
+            levels = noise_level * (4 * weights * (1 - weights)).sqrt()
+            points = denoise_rows(self.model.denoise, self._ddim(), points, levels, steps, self.progress_bar)
         if invert_noise:
             decode_arguments |= self._inverted([*starts, *ends], latents, 256, decode_arguments)
             first_noise, last_noise = decode_arguments["decoder_noise"].chunk(2)

@@ -152,6 +152,48 @@ def _step_arguments(scheduler: Any, eta: float, generator: Generators) -> dict[s
     return arguments
 
 
+def denoise_rows(
+    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    scheduler: Any,
+    rows: torch.Tensor,
+    noise_levels: torch.Tensor,
+    num_inference_steps: int,
+    progress_bar: Callable[[Any], Any] = iter,
+) -> torch.Tensor:
+    """Denoise latents as though they were noisy, each row from a level of its own; no noise is added.
+
+    Args:
+        denoise: Function from noisy latents and a timestep to the denoiser's output.
+        scheduler: An `EDDPMScheduler`; a copy of it runs.
+        rows: Latents, float32 `(num_rows, batch, num_latents, latent_dim)`.
+        noise_levels: Standard deviation of the noise in each row, in units of the latents as they are,
+            `sqrt((1 - alpha_prod) / alpha_prod)` of the timestep that it starts from; `(num_rows,)`. A row whose
+            level is below half of the cleanest timestep's stays as it is.
+        num_inference_steps: Steps of the whole chain, in [1, T].
+        progress_bar: Wraps the timesteps.
+
+    Returns:
+        Latents, shaped as `rows`.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=rows.device)
+    timesteps = scheduler.timesteps
+    alpha_prods = scheduler.alphas_cumprod.to(rows.device)[timesteps]
+    levels = ((1 - alpha_prods) / alpha_prods).sqrt()
+    noise_levels = noise_levels.to(levels)
+    starts = (levels[None, :] - noise_levels[:, None]).abs().argmin(1)  # places among the timesteps
+    starts = torch.where(noise_levels < levels.min() / 2, len(timesteps), starts)
+    latents = rows.clone()
+    for place, t in enumerate(progress_bar(timesteps)):
+        latents = torch.where((starts == place).view(-1, 1, 1, 1), latents * alpha_prods[place].sqrt(), latents)
+        under_way = (starts <= place).nonzero().flatten()
+        if len(under_way):
+            noisy = latents[under_way].flatten(0, 1)
+            cleaner = scheduler.step(denoise(noisy, t), t, noisy).prev_sample
+            latents[under_way] = cleaner.view_as(latents[under_way])
+    return latents
+
+
 def slerp(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
     """Interpolate along the arc between two batches of latents (Shoemake 1985), their norms linearly.
 

@@ -123,8 +123,8 @@ def add_interpolate(checkpoint: Checkpoint, examples: list[Any]) -> None:
                 2, MAX_PATH, value=7, step=1, label="Points", info="Both ends are counted.", interactive=True
             )
             space = gr.Radio(
-                [("the noise they come from", "noise"), ("their latents", "latents")],
-                value="noise",
+                [("their latents", "latents"), ("the noise they come from", "noise")],
+                value="latents",
                 label="Way through",
                 interactive=True,
             )

@@ -142,15 +142,19 @@ def interpolate(
     last: Annotated[str, typer.Argument(help="Where they end; as many data.")],
     output: Output = "-",
     num_steps: Annotated[int, typer.Option("--num_steps", help="Points of a path, both ends counted.")] = 7,
-    space: Annotated[str, typer.Option("--space", help="noise or latents.")] = "noise",
+    space: Annotated[str, typer.Option("--space", help="latents or noise.")] = "latents",
     spacing: Annotated[str, typer.Option("--spacing", help="even, or perceptual: by what the data show.")] = "even",
+    noise_level: Annotated[
+        float | None, typer.Option("--noise_level", help="Noise that the middle of a path is cleaned of, from 0.")
+    ] = None,
     column: Column = None,
     device: Device = None,
 ) -> None:
     """Walk from data to other data."""
     session = _session(checkpoint, output, ["path", "point", "sample"], device)
     starts, ends = session.read_or_take(first, column), session.read_or_take(last, column)
-    paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, space=space, spacing=spacing)
+    options = {"space": space, "spacing": spacing, "noise_level": noise_level}
+    paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, **options)
     places = [(path, point) for path in range(len(paths)) for point in range(num_steps)]
     samples = [sample for path in paths for sample in path]
     session.write({"path": [path for path, _ in places], "point": [point for _, point in places], "sample": samples})

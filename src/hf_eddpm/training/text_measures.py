@@ -334,7 +334,9 @@ def _interpolation(
     firsts, seconds = chosen[: settings.num_paths], chosen[settings.num_paths :]
     result = {}
     for space in ("latents", "noise"):
-        paths = pipe.interpolate(firsts, seconds, num_steps=settings.path_steps, mode="slerp", space=space)
+        paths = pipe.interpolate(
+            firsts, seconds, num_steps=settings.path_steps, mode="slerp", space=space, noise_level=0
+        )
         between = [sentence for path in paths for sentence in path[1:-1]]
         result[space] = {
             **asdict(path_smoothness(paths)),

@@ -260,7 +260,7 @@ def measure_paths(pipe: EDDPMPipeline, judges: Judges) -> dict[str, float | int 
     """
     pairs = min(NUM_PATHS, len(judges.dev) // 2)
     chosen = random.Random(SAMPLING_SEED).sample(judges.dev.sequences, 2 * pairs)
-    paths = pipe.interpolate(chosen[:pairs], chosen[pairs:], num_steps=PATH_STEPS, space="latents")
+    paths = pipe.interpolate(chosen[:pairs], chosen[pairs:], num_steps=PATH_STEPS, space="latents", noise_level=0)
     middle = [protein for path in paths for protein in path[MIDDLE]]
     real = judges.train.sample(len(middle), SAMPLING_SEED).sequences
     dev_frames = judges.frame(judges.dev.sequences)

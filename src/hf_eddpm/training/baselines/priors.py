@@ -52,4 +52,4 @@ class PriorPipeline(EDDPMPipeline):
 
     def interpolate(self, *arguments: Any, **others: Any) -> list[Any]:
         """Walk through the latents, which are the prior's own space."""
-        return super().interpolate(*arguments, **{**others, "space": "latents"})
+        return super().interpolate(*arguments, **{**others, "space": "latents", "noise_level": 0.0})
