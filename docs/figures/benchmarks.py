@@ -242,12 +242,40 @@ def chain() -> Figure:
     return figure
 
 
+def paths() -> Figure:
+    """How much worse than its ends the middle of a path is, by the level that it is denoised from."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    measures = {
+        "fashion": ("Frechet distance of the middle", "of the ends"),
+        "faces64": ("Frechet distance of the middle", "of the ends"),
+        "cifar10": ("Frechet distance of the middle", "of the ends"),
+        "gifford": ("edits from training data", "of the ends"),
+        "yelp": ("perplexity, over that of the ends", None),
+    }
+    for number, (name, (middle, ends)) in enumerate(measures.items()):
+        ways = read(f"paths/results/{name}.json")["ways"]
+        ratios = {way: mean(one[middle] / (one[ends] if ends else 1.0) for one in sets) for way, sets in ways.items()}
+        levels = {
+            0.0 if way == "arc" else float(way.split()[-1]): ratio for way, ratio in ratios.items() if "arc" in way
+        }
+        axes.plot(*zip(*sorted(levels.items()), strict=True), marker="o", color=f"C{number}", label=f"eddpm-{name}")
+        axes.axhline(ratios["noise"], color=f"C{number}", linestyle=":", linewidth=1)
+    axes.set(
+        xlabel="denoised from this level; dotted: through the noise", ylabel="middle, times the ends", yscale="log"
+    )
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks([0.7, 1, 2, 4, 8], ["0.7", "1", "2", "4", "8"])
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 PICTURES = {
     "anomalies": anomalies,
     "denoisers": denoisers,
     "factors": factors,
     "few-steps": few_steps,
     "longer-text": longer_text,
+    "paths": paths,
     "protein-design": protein_design,
     "protein-optimization": protein_optimization,
     "text-and-protein-control": control,

@@ -24,8 +24,14 @@ def read(root: Path, file: str) -> Any:
 
 def search_table(root: Path) -> str:
     """How often the nearest of all captions is one of the same picture."""
-    found = read(root, "training/studies/sentences/results/domains.json")["search"]
-    names = {"ours": "`eddpm-sentences`, embeddings, cosine", "TF-IDF": "TF-IDF, cosine"}
+    found = read(root, "training/studies/sentences/results/uses.json")["search"]
+    names = {
+        "ours": "`eddpm-sentences`, embeddings",
+        "ours, shared directions": "the same along the directions that captions of a picture share",
+        "TF-IDF": "TF-IDF",
+        "ours, shared directions, and TF-IDF": "the last two together",
+        "sentence encoder": "all-MiniLM-L6-v2",
+    }
     return markdown_table([{"vectors": names[who], "nearest is a paraphrase": f"{found[who]:.2f}"} for who in names])
 
 

@@ -5,24 +5,30 @@
 
 `--data` is what `prepare.py` wrote; `--captions` the folder of the captions with the number of their picture. Search:
 how often the caption nearest to another is one of the same picture, by the cosine of embeddings, of whitened ones, of
-TF-IDF, and of a sentence encoder if `--sentence_encoder` names one. Interpolation: how often neighbours on a path of
-seven are equal, and the perplexity between the ends over that of the ends, under a trigram model of the training
-sentences. Edits: negative reviews moved along the direction to positive ones, judged by logistic regression on the
-n-grams of training reviews, and their BLEU with what they were. Score: the area under the ROC curve that tells two
-kinds of held-out sentences by the difference of their bounds as one class and as the other; and real from shuffled
+those along the directions that captions of a picture share (linear discriminant analysis of `--pairs` training
+captions), of TF-IDF, of the last two together, and of a sentence encoder if `--sentence_encoder` names one.
+Interpolation: how often neighbours on a path of seven are equal, the perplexity in its middle over that of the ends,
+under a trigram model of the training sentences, and the share of the words there that an end has. Edits: negative
+reviews moved along the direction to positive ones, or as far as each needs (`edit_to`), judged by logistic regression
+on the n-grams of training reviews, and their BLEU with what they were. Score: the area under the ROC curve that tells
+two kinds of held-out sentences by the difference of their bounds as one class and as the other; and real from shuffled
 words by the bound per token.
 """
 
 import argparse
+import json
 import random
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from hf_eddpm import EDDPMPipeline
@@ -39,6 +45,16 @@ from sentences.domains import chosen, nearest_is_paraphrase, read, read_captions
 POINTS = 7
 KINDS = {"reviews": (0, 1), "dialogue": (2, 3), "captions": (4,)}
 SCALES = (1.0, 1.5, 2.0)
+PROBABILITIES = (0.5, 0.75, 0.9)
+WAYS: tuple[tuple[Literal["latents", "noise"], float], ...] = (
+    ("noise", 0.0),
+    ("latents", 0.0),
+    ("latents", 0.5),
+    ("latents", 0.7),
+    ("latents", 0.9),
+)
+NUM_DIRECTIONS = 64  # that captions of a picture share
+USES = ("search", "interpolation", "edits", "score")
 
 
 def whitened(vectors: torch.Tensor) -> torch.Tensor:
@@ -61,29 +77,54 @@ def sentence_vectors(name: str, sentences: list[str]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None) -> dict[str, float]:
+def shared_directions(pipe: EDDPMPipeline, folder: Path, count: int) -> LinearDiscriminantAnalysis:
+    """Return the map from embeddings to the directions in which captions differ by their picture, not within it."""
+    pictures, captions = read_captions(folder / "train.tsv.gz", count)
+    analysis = LinearDiscriminantAnalysis(solver="eigen", n_components=NUM_DIRECTIONS)
+    return analysis.fit(pipe.encode(captions).embeddings.numpy(), pictures)
+
+
+def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None, pairs: int) -> dict[str, float]:
     """Return how often a caption's nearest is one of the same picture, by what it is compared with."""
     pictures, captions = read_captions(folder / "dev.tsv.gz", limit)
     latents = pipe.encode(captions).embeddings
-    vectors = {"ours": latents, "ours, whitened": whitened(latents), "TF-IDF": words_of(captions)}
+    analysis = shared_directions(pipe, folder, pairs)
+    shared = torch.from_numpy(analysis.transform(latents.numpy())).float()
+    words = words_of(captions)
+    both = torch.cat([normalize(shared, dim=1), normalize(words, dim=1)], dim=1)
+    vectors = {
+        "ours": latents,
+        "ours, whitened": whitened(latents),
+        "ours, shared directions": shared,
+        "TF-IDF": words,
+        "ours, shared directions, and TF-IDF": both,
+    }
     if encoder is not None:
         vectors["sentence encoder"] = sentence_vectors(encoder, captions)
     return {name: nearest_is_paraphrase(each, pictures) for name, each in vectors.items()}
 
 
+def share_of_words(path: list[str]) -> float:
+    """Return the share of the words in the middle of a path that one of its ends has."""
+    ends = {*path[0].split(), *path[-1].split()}
+    middle = path[len(path) // 2].split()
+    return sum(word in ends for word in middle) / max(1, len(middle))
+
+
 def interpolation(pipe: EDDPMPipeline, judge: TrigramModel, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return what paths are like, for each space and spacing."""
+    """Return what paths are like, for each way through and spacing."""
     firsts, lasts = [first for first, _ in pairs], [last for _, last in pairs]
     found = {}
-    for space in ("noise", "latents"):
+    for space, level in WAYS:
         for spacing in ("even", "perceptual"):
-            paths = pipe.interpolate(firsts, lasts, POINTS, space=space, spacing=spacing)
+            paths = pipe.interpolate(firsts, lasts, POINTS, space=space, spacing=spacing, noise_level=level)
             steps = [step for path in paths for step in zip(path, path[1:], strict=False)]
             middle = [path[POINTS // 2] for path in paths]
             ends = [text for path in paths for text in (path[0], path[-1])]
-            found[f"{space}, {spacing}"] = {
+            found[f"{space}, denoised from {level:g}, {spacing}"] = {
                 "repeated": sum(first == second for first, second in steps) / len(steps),
                 "perplexity_of_middle_over_ends": judge.perplexity(middle) / judge.perplexity(ends),
+                "words_of_the_ends": sum(map(share_of_words, paths)) / len(paths),
                 "first": paths[0],
             }
     return found
@@ -97,14 +138,25 @@ def edits(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, Any]:
     some = [random.Random(1).sample(texts, min(2000, len(texts))) for texts in reviews]
     direction = pipe.direction(some[1], some[0])
     texts = chosen(folder, [0], count)
+    attribute = pipe.attribute(some[1], some[0])
+    ways = {f"scale {scale:g}": partial(pipe.edit, texts, direction=direction, scale=scale) for scale in SCALES} | {
+        f"as far as needed, {probability:g}": partial(_edit_to, pipe, texts, attribute, probability)
+        for probability in PROBABILITIES
+    }
     found: dict[str, Any] = {}
-    for scale in SCALES:
-        changed = pipe.edit(texts, direction=direction, scale=scale, refinement_steps=10)
-        flipped = float((judge.predict(changed) == 1).mean())
-        found[f"scale {scale:g}"] = {"flipped": flipped, "self_bleu": corpus_bleu(changed, texts)}
-        found[f"scale {scale:g}"]["first"] = [list(pair) for pair in zip(texts[:5], changed[:5], strict=True)]
+    for name, way in ways.items():
+        changed = way(refinement_steps=10)
+        found[name] = {
+            "flipped": float((judge.predict(changed) == 1).mean()),
+            "self_bleu": corpus_bleu(changed, texts),
+            "first": [list(pair) for pair in zip(texts[:5], changed[:5], strict=True)],
+        }
     found["unchanged"] = {"flipped": float((judge.predict(texts) == 1).mean()), "self_bleu": 100.0}
     return found
+
+
+def _edit_to(pipe: EDDPMPipeline, *arguments: Any, **others: Any) -> list[str]:
+    return pipe.edit_to(*arguments, **others).samples
 
 
 def bounds(pipe: EDDPMPipeline, texts: list[str], label: int | None) -> torch.Tensor:
@@ -144,9 +196,9 @@ def report(found: dict[str, Any]) -> str:
         ratio = values["perplexity_of_middle_over_ends"]
         rows.append(
             (
-                "interpolation: equal neighbours, perplexity of the middle",
+                "interpolation: equal neighbours; of the middle: perplexity, words of the ends",
                 name,
-                f"{values['repeated']:.2f}, x {ratio:.2f}",
+                f"{values['repeated']:.2f}, x {ratio:.2f}, {values['words_of_the_ends']:.2f}",
             )
         )
     for name, values in found["edits"].items():
@@ -171,22 +223,27 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     parser.add_argument("--count", type=int, default=200, help="sentences of a kind, edits; a third of it paths")
     parser.add_argument("--limit", type=int, help="captions to search; all by default")
+    parser.add_argument("--pairs", type=int, default=20_000, help="training captions that show what pictures share")
+    parser.add_argument("--uses", nargs="+", choices=USES, default=list(USES), help="the others stay in the JSON")
     words = sys.argv[1:] if words is None else list(words)
     arguments, start = parser.parse_args(words), time.perf_counter()
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    everything = [
-        text for labels in KINDS.values() for label in labels for text in read(arguments.data / f"train.{label}.txt")
-    ]
-    some = [chosen(arguments.data, labels, 2 * max(1, arguments.count // 9)) for labels in KINDS.values()]
-    pairs = [(texts[place], texts[place + 1]) for texts in some for place in range(0, len(texts) - 1, 2)]
-    found = {
-        "command": describe_command("training/studies/sentences/uses.py", words),
-        "search": search(pipe, arguments.captions, arguments.sentence_encoder, arguments.limit),
-        "interpolation": interpolation(pipe, TrigramModel.fit(everything), pairs),
-        "edits": edits(pipe, arguments.data, arguments.count),
-        "score": told_apart(pipe, arguments.data, arguments.count),
-    }
+    found = {} if arguments.uses == list(USES) else json.loads(arguments.output.read_text(encoding="utf-8"))
+    found["command"] = describe_command("training/studies/sentences/uses.py", words)
+    if "search" in arguments.uses:
+        hits = search(pipe, arguments.captions, arguments.sentence_encoder, arguments.limit, arguments.pairs)
+        found["search"] = {**hits, **{name: hit for name, hit in found.get("search", {}).items() if name not in hits}}
+    if "interpolation" in arguments.uses:
+        files = [arguments.data / f"train.{label}.txt" for labels in KINDS.values() for label in labels]
+        judge = TrigramModel.fit([text for file in files for text in read(file)])
+        some = [chosen(arguments.data, labels, 2 * max(1, arguments.count // 9)) for labels in KINDS.values()]
+        pairs = [(texts[place], texts[place + 1]) for texts in some for place in range(0, len(texts) - 1, 2)]
+        found["interpolation"] = interpolation(pipe, judge, pairs)
+    if "edits" in arguments.uses:
+        found["edits"] = edits(pipe, arguments.data, arguments.count)
+    if "score" in arguments.uses:
+        found["score"] = told_apart(pipe, arguments.data, arguments.count)
     table = report(found)
     finish_result(found, start, arguments.output, table)
     print(table)
