@@ -248,7 +248,6 @@ def paths() -> Figure:
     measures = {
         "fashion": ("Frechet distance of the middle", "of the ends"),
         "faces64": ("Frechet distance of the middle", "of the ends"),
-        "cifar10": ("Frechet distance of the middle", "of the ends"),
         "gifford": ("edits from training data", "of the ends"),
         "yelp": ("perplexity, over that of the ends", None),
     }

@@ -106,7 +106,8 @@ class FeatureAlignedTrainer(EDDPMTrainer):
         self.head: nn.Linear | None = None
         self._synchronised: Any = None  # the head, or DDP's wrapper around it
         self._resumed: dict[str, torch.Tensor] | None = None  # a head that is not made yet
-        self._sums = [0.0, 0.0]
+        self._sum: torch.Tensor | float = 0.0  # of the features' loss since the last log; on the device until then
+        self._count = 0
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make the optimizer, with the head's parameters in a group of their own."""
@@ -152,15 +153,15 @@ class FeatureAlignedTrainer(EDDPMTrainer):
         if model.training and self._synchronised is not None:
             projected = self._synchronised(output.latents.flatten(1).float())
             feature_loss = 1 - cosine_similarity(projected, self._features(inputs)).mean()
-            self._sums = [self._sums[0] + float(feature_loss.detach()), self._sums[1] + 1]
+            self._sum, self._count = self._sum + feature_loss.detach(), self._count + 1
             loss = loss + self.alignment.weight * feature_loss
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the features' loss to a log entry of the training; of the first process's data."""
-        if "loss" in logs and self._sums[1]:
-            logs["feature_loss"] = self._sums[0] / self._sums[1]
-            self._sums = [0.0, 0.0]
+        if "loss" in logs and self._count:
+            logs["feature_loss"] = float(self._sum) / self._count
+            self._sum, self._count = 0.0, 0
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
