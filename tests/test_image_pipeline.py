@@ -290,3 +290,15 @@ def test_a_decoder_without_a_chain_takes_no_scheduler(conv_pipe, make_pipe):
     assert text.decoder_scheduler is None and text.components["decoder_scheduler"] is None
     with pytest.raises(ValueError, match=r"`output_type` must be one of \['data'\]"):
         text.reconstruct(SENTENCES[:1], output_type="pil")
+
+
+def test_a_path_between_images_goes_through_the_noise_and_between_latents_as_they_are(conv_pipe):
+    a, b = random_images(2)
+    few = {"num_steps": 3, "output_type": "pt"}
+    (default,) = conv_pipe.interpolate(a, b, num_inference_steps=5, **few)
+    (noise,) = conv_pipe.interpolate(a, b, space="noise", num_inference_steps=5, noise_level=0, **few)
+    (latents,) = conv_pipe.interpolate(a, b, space="latents", **few)
+    (plain,) = conv_pipe.interpolate(a, b, space="latents", noise_level=0, **few)
+    torch.testing.assert_close(default, noise)
+    torch.testing.assert_close(latents, plain)
+    assert not torch.allclose(noise[1], plain[1])

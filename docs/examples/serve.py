@@ -70,7 +70,7 @@ class Interpolate(Body):
     a: Data
     b: Data
     num_steps: Annotated[int, Field(ge=2, le=64)] = 7
-    space: Literal["latents", "noise"] = "latents"
+    space: Literal["latents", "noise"] | None = None
     noise_level: Annotated[float, Field(ge=0)] | None = None
 
 

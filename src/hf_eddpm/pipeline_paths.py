@@ -91,7 +91,7 @@ class PathsMixin:
         b: Any,
         num_steps: Annotated[int, Bounds(at_least=2)] = 7,
         mode: Literal["slerp", "lerp"] = "slerp",
-        space: Literal["latents", "noise"] = "latents",
+        space: Literal["latents", "noise"] | None = None,
         spacing: Literal["even", "perceptual"] = "even",
         num_inference_steps: Count | None = None,
         noise_level: NumberFromZero | None = None,
@@ -100,8 +100,8 @@ class PathsMixin:
     ) -> list[Any]:
         """Walk from each datum in `a` to its counterpart in `b`. The ends are the reconstructions of the two.
 
-        In "latents" space the latents are mixed, and what lies between the two, where no datum need be, is denoised as
-        though it were noisy: the more, the further it is from the ends. No noise is added.
+        In "latents" space the latents are mixed, and with a `noise_level` what lies between the two, where no datum
+        need be, is denoised as though it were noisy: the more, the further it is from the ends. No noise is added.
 
         In "noise" space both are inverted to the noise they come from, the noise is mixed and denoised again, so that
         every point of the path passes through the whole chain. What inversion loses at the ends is added back along
@@ -115,7 +115,8 @@ class PathsMixin:
             b: As many.
             num_steps: Points of each path, both ends counted, at least 2.
             mode: "slerp" (along the arc; the norm is mixed linearly) or "lerp" (straight).
-            space: "latents" or "noise".
+            space: "latents" or "noise". By default what measures best (docs/benchmarks/paths.md): the latents for
+                strings, which are text and proteins, and the noise for other data.
             spacing: "even" takes even steps in that space. "perceptual" decodes eight times as many points and takes
                 those that divide the way between the ends evenly as the data show it: by characters that change, or
                 the root mean square of pixels; of equal data one is taken, as long as there are others.
@@ -124,7 +125,7 @@ class PathsMixin:
             noise_level: What is denoised: the standard deviation, in units of the latents as they are, of the noise
                 that the middle of the path is taken to have; a point at a share w of the way gets
                 `sqrt(4 * w * (1 - w))` of it, as the variance that a mixture lacks is in that proportion. By default
-                0.7 in "latents" space and 0, none, in "noise" space.
+                0.7 for strings in "latents" space, otherwise 0, none.
             invert_noise: As for `reconstruct`.
             **decode_arguments: Passed to the decoder; `decoder_noise` has one entry for each pair.
 
@@ -137,8 +138,11 @@ class PathsMixin:
         starts, ends = self.processor.as_list(a, "a"), self.processor.as_list(b, "b")
         if len(starts) != len(ends):
             raise ValueError(f"`a` and `b` must have the same length, got {len(starts)} and {len(ends)}.")
+        of_strings = bool(starts) and isinstance(starts[0], str)
+        if space is None:
+            space = "latents" if of_strings else "noise"
         if noise_level is None:
-            noise_level = _NOISE_LEVEL if space == "latents" else 0.0
+            noise_level = _NOISE_LEVEL if of_strings and space == "latents" else 0.0
         if space == "latents" and noise_level == 0 and num_inference_steps is not None:
             refuse_without("a `noise_level`", ["num_inference_steps"], "latents are mixed without the chain")
         self._refuse_copies(decode_arguments)

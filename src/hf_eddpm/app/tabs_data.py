@@ -124,7 +124,7 @@ def add_interpolate(checkpoint: Checkpoint, examples: list[Any]) -> None:
             )
             space = gr.Radio(
                 [("their latents", "latents"), ("the noise they come from", "noise")],
-                value="latents",
+                value="noise" if checkpoint.modality == "image" else "latents",
                 label="Way through",
                 interactive=True,
             )

@@ -142,7 +142,7 @@ def interpolate(
     last: Annotated[str, typer.Argument(help="Where they end; as many data.")],
     output: Output = "-",
     num_steps: Annotated[int, typer.Option("--num_steps", help="Points of a path, both ends counted.")] = 7,
-    space: Annotated[str, typer.Option("--space", help="latents or noise.")] = "latents",
+    space: Annotated[str | None, typer.Option("--space", help="latents or noise.")] = None,
     spacing: Annotated[str, typer.Option("--spacing", help="even, or perceptual: by what the data show.")] = "even",
     noise_level: Annotated[
         float | None, typer.Option("--noise_level", help="Noise that the middle of a path is cleaned of, from 0.")

@@ -47,9 +47,12 @@ from sentences.uses import share_of_words
 POINTS = 5
 WAYS: dict[str, dict[str, Any]] = {
     "noise": {"space": "noise"},
-    "straight": {"mode": "lerp", "noise_level": 0.0},
-    "arc": {"noise_level": 0.0},
-    **{f"arc, denoised from {level:g}": {"noise_level": level} for level in (0.3, 0.5, 0.7, 0.9, 1.2)},
+    "straight": {"space": "latents", "mode": "lerp", "noise_level": 0.0},
+    "arc": {"space": "latents", "noise_level": 0.0},
+    **{
+        f"arc, denoised from {level:g}": {"space": "latents", "noise_level": level}
+        for level in (0.3, 0.5, 0.7, 0.9, 1.2)
+    },
 }
 SEEDS = (0, 1)
 NUM_TIMESTEPS = 16  # of the bound
