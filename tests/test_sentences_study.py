@@ -26,6 +26,7 @@ def test_what_comes_back_is_what_was_measured():
     assert [row for row in _cells(reconstruction_table(result)) if row not in rows] == []
     for name in ("ours", "TF-IDF"):
         assert f"{100 * result['search'][name]:.0f} %" in README
+    assert (STUDY / "results" / "uses.md").read_text(encoding="utf-8").strip() in README
 
 
 def test_the_table_of_denoisers_is_what_was_measured():
