@@ -91,7 +91,7 @@ def probe(backbone: ResNetModel, train: ImageData, dev: ImageData, column: str, 
     labels, held = fit.labels(column), dev.labels(column)
     known, new = features(backbone, fit.images), features(backbone, dev.images)
     pixels, held_pixels = (data.images.reshape(len(data), -1) / 255 for data in (fit, dev))
-    pca = PCA(min(known.shape[1], pixels.shape[1]), random_state=seed).fit(pixels)
+    pca = PCA(min(known.shape[1], *pixels.shape), random_state=seed).fit(pixels)
     return {
         "features": linear_probe(known, labels, new, held)["accuracy"],
         "pca": linear_probe(pca.transform(pixels), labels, pca.transform(held_pixels), held)["accuracy"],
