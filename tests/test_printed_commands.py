@@ -156,8 +156,12 @@ PIPELINES = {
 }
 # Shell variables of the documents, each a folder of that name in small letters.
 NAMED_FOLDERS = ("YELP", "GIFFORD", "GFP", "FASHION", "SPRITES", "DIALOGUE", "CAPTIONS", "GB1", "UTKFACE", "CIFAR")
-# Options whose folder the printed `train.py guide` or `train.py distill` with that output folder makes.
-MADE = {"--guide": "guide", "--sentiment": "guide", "--length": "guide", "--distilled": "distill"}
+# Options whose folder the printed command of this script, with that output folder, makes.
+MADE = {
+    **dict.fromkeys(("--guide", "--sentiment", "--length"), r"train\.py guide"),
+    "--distilled": r"train\.py distill",
+    "--feature_encoder": r"image_front/self_supervised\.py",
+}
 
 # Runs before anything else in a command's processes: the processor's answer, and the steps of the judge of images.
 PATCHES = """
@@ -344,7 +348,8 @@ def _write_sentences(folder):
                 _write(folder / place / f"{part}.{label}.txt.gz", rows)
     for source in ("dialogue", "captions5"):
         for part in ("train", "dev"):
-            rows = _some(_read(DATA / "text" / source / f"{part}.tsv.gz"), 80)
+            rows = _read(DATA / "text" / source / f"{part}.tsv.gz")
+            rows = rows[:400] if source == "captions5" else _some(rows, 80)  # five captions of each picture
             for place in (source.removesuffix("5"), f"data/{source}"):
                 _write(folder / place / f"{part}.tsv.gz", rows)
     for label in range(5):
@@ -495,7 +500,7 @@ class Workplace:
             if option in MADE and path.startswith("runs/"):
                 shutil.copytree(self._make(MADE[option], path), folder / path)
             elif path == "runs/sprites/pipeline":
-                shutil.copytree(self._make("image", "runs/sprites") / "pipeline", folder / path)
+                shutil.copytree(self._make(r"train\.py image", "runs/sprites") / "pipeline", folder / path)
         if "runs/paper-*.json" in words:
             (folder / "runs").mkdir()
             for recipe in ("paper", "batch"):
@@ -504,10 +509,8 @@ class Workplace:
 
     def _make(self, what, path):
         if (what, path) not in self.made:
-            command = next(
-                each for each in COMMANDS if re.search(rf"train\.py {what} .*--output_dir {path}\b", each.text)
-            )
-            folder = self.folder / f"{what}-{path.replace('/', '-')}"
+            command = next(each for each in COMMANDS if re.search(rf"{what} .*--output_dir {path}\b", each.text))
+            folder = self.folder / re.sub(r"\W+", "-", f"{what}-{path}")
             self.run(command, folder)
             self.made[what, path] = folder / path
         return self.made[what, path]

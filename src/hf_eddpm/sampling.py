@@ -182,10 +182,11 @@ def denoise_rows(
     levels = ((1 - alpha_prods) / alpha_prods).sqrt()
     noise_levels = noise_levels.to(levels)
     starts = (levels[None, :] - noise_levels[:, None]).abs().argmin(1)  # places among the timesteps
-    starts = torch.where(noise_levels < levels.min() / 2, len(timesteps), starts)
-    latents = rows.clone()
+    clean = noise_levels < levels.min() / 2
+    signal = torch.where(clean, 1.0, alpha_prods[starts].sqrt())
+    starts = torch.where(clean, len(timesteps), starts)
+    latents = rows * signal.to(rows).view(-1, 1, 1, 1)
     for place, t in enumerate(progress_bar(timesteps)):
-        latents = torch.where((starts == place).view(-1, 1, 1, 1), latents * alpha_prods[place].sqrt(), latents)
         under_way = (starts <= place).nonzero().flatten()
         if len(under_way):
             noisy = latents[under_way].flatten(0, 1)

@@ -7,11 +7,12 @@ Recipes: the joint model (a share of 0.1 of the diffusion loss's gradient reache
 gradient or none, the paper's objective, a diffusion autoencoder whose prior is trained afterwards for as many steps
 ("two stages"), pixel diffusion without latents; and with the decoder in one pass the joint model, two stages, the same
 autoencoder with a Gaussian fitted to its latents in place of the chain, and a VAE. "As long" is joint training of 1.4
-times the steps, which takes the time of both stages; with "features" the latents are to agree with a frozen encoder,
-which `self_supervised.py` makes. With `--noise_variances` the recipes that have a chain over
-latents are swept over the encoder's noise, the front's knob. Edits take held-out images to another class, drawn for
-each, by adding the difference of the two classes' mean latents. A run whose JSON exists is not repeated: an
-interrupted benchmark goes on where it stopped. The table and the plot (`front.png`) are of all JSON files there.
+times the steps, which takes the time of both stages with the small networks of `image_front.json`, and more than that
+with larger ones; with "features" the latents are to agree with a frozen encoder, which `self_supervised.py` makes.
+With `--noise_variances` the recipes with a chain over latents are swept over the encoder's noise, the front's knob.
+Edits take held-out images to another class, drawn for each, by adding the difference of the two classes' mean latents.
+A run whose JSON exists is not repeated: an interrupted benchmark goes on where it stopped. The table and the plot
+(`front.png`) are of all JSON files there.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from hf_eddpm.training.train_image import parse_data
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from common.classes import class_means, other_classes
+from common.probes import component_probe
 from common.tables import mean_cells, read_results
 
 PAPER = {
@@ -155,14 +157,10 @@ def measure(
         middle = torch.lerp(latents, ends, share)
         result[f"interpolation_{share}"] = judge.frechet(decode(pipe, middle, NUM_STEPS, batch, SEED))
     if label is not None:
-        from sklearn.decomposition import PCA
-
         labels, held = fit.labels(label), some.labels(label)
         known = as_embeddings(real)
         result["probe"] = linear_probe(known, labels, as_embeddings(latents), held)["accuracy"]
-        pixels, held_pixels = (data.images.reshape(len(data), -1) / 255 for data in (fit, some))
-        pca = PCA(known.shape[1], random_state=0).fit(pixels)
-        result["pca_probe"] = linear_probe(pca.transform(pixels), labels, pca.transform(held_pixels), held)["accuracy"]
+        result["pca_probe"] = component_probe(fit, some, label, known.shape[1])
         means = class_means(torch.from_numpy(known).view(len(known), *latents.shape[1:]), labels)
         targets = other_classes(held, len(means), SEED)
         moved = latents + (means[targets] - means[held]).to(latents)
@@ -216,8 +214,14 @@ def trainings(points: Sequence[tuple[Recipe, float | None]]) -> list[list[tuple[
     """Recipes with their noise variances, those of one training together: they differ in what is fitted afterwards."""
     groups: dict[str, list[tuple[Recipe, float | None]]] = {}
     for recipe, variance in points:
-        length = (recipe.length, recipe.feature_weight)
-        same = (recipe.model_config, recipe.words, recipe.own_decoder, length, variance)
+        same = (
+            recipe.model_config,
+            recipe.words,
+            recipe.own_decoder,
+            recipe.length,
+            recipe.feature_weight,
+            variance,
+        )
         groups.setdefault(json.dumps(same, sort_keys=True), []).append((recipe, variance))
     return list(groups.values())
 

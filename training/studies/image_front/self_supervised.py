@@ -12,20 +12,24 @@ classifier on its features is right on held-out images, beside one on as many pr
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, normalize
 from transformers import ResNetConfig, ResNetModel, Trainer, TrainingArguments
 
 from hf_eddpm.modalities.image.data import ImageData, hold_out, load_images
-from hf_eddpm.modalities.image.metrics import linear_probe
+from hf_eddpm.modalities.image.metrics import linear_probe, to_tensor
 from hf_eddpm.training.environment import describe_environment
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from common.probes import component_probe
 
 TEMPERATURE = 0.2
 SMALLEST_CROP = 0.4  # share of the area
@@ -72,16 +76,11 @@ class Contrast(nn.Module):
         return {"loss": cross_entropy(likeness, partner)}
 
 
-def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return images (num, height, width, channels) as `(num, channels, height, width)` of values in [-1, 1]."""
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
-
-
 @torch.no_grad()
 def features(backbone: ResNetModel, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the mean of the last hidden states (num, hidden)."""
     backbone.eval()
-    parts = [backbone(pixel_values=part).last_hidden_state.mean((2, 3)) for part in as_tensor(images).split(500)]
+    parts = [backbone(pixel_values=part).last_hidden_state.mean((2, 3)) for part in to_tensor(images).split(500)]
     return torch.cat(parts).numpy()
 
 
@@ -90,11 +89,9 @@ def probe(backbone: ResNetModel, train: ImageData, dev: ImageData, column: str, 
     fit = train.sample(NUM_PROBE, seed)
     labels, held = fit.labels(column), dev.labels(column)
     known, new = features(backbone, fit.images), features(backbone, dev.images)
-    pixels, held_pixels = (data.images.reshape(len(data), -1) / 255 for data in (fit, dev))
-    pca = PCA(min(known.shape[1], *pixels.shape), random_state=seed).fit(pixels)
     return {
         "features": linear_probe(known, labels, new, held)["accuracy"],
-        "pca": linear_probe(pca.transform(pixels), labels, pca.transform(held_pixels), held)["accuracy"],
+        "pca": component_probe(fit, dev, column, known.shape[1]),
     }
 
 
@@ -147,7 +144,7 @@ def main(words: list[str] | None = None) -> None:
             use_cpu=True,
             disable_tqdm=True,
         ),
-        train_dataset=[{"images": image} for image in as_tensor(train.images)],
+        train_dataset=[{"images": image} for image in to_tensor(train.images)],
     )
     output = trainer.train()
     model.backbone.save_pretrained(arguments.output_dir)

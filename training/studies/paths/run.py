@@ -42,7 +42,7 @@ from hf_eddpm.training.image_judge import Judge
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.uses import share_of_words
+from sentences.uses import repeated, share_of_words
 
 POINTS = 5
 WAYS: dict[str, dict[str, Any]] = {
@@ -126,12 +126,6 @@ def of_text(_: EDDPMPipeline, arguments: argparse.Namespace) -> tuple[list[Any],
 
 
 MODALITIES = {"image": of_images, "protein": of_proteins, "text": of_text}
-
-
-def repeated(paths: list[list[Any]]) -> float:
-    """Return the share of neighbours on paths that are equal."""
-    steps = [step for path in paths for step in zip(path, path[1:], strict=False)]
-    return sum(bool(np.array_equal(first, second)) for first, second in steps) / len(steps)
 
 
 def main(words: Sequence[str] | None = None) -> None:

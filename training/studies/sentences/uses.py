@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
@@ -80,7 +81,8 @@ def sentence_vectors(name: str, sentences: list[str]) -> torch.Tensor:
 def shared_directions(pipe: EDDPMPipeline, folder: Path, count: int) -> LinearDiscriminantAnalysis:
     """Return the map from embeddings to the directions in which captions differ by their picture, not within it."""
     pictures, captions = read_captions(folder / "train.tsv.gz", count)
-    analysis = LinearDiscriminantAnalysis(solver="eigen", n_components=NUM_DIRECTIONS)
+    most = len(pictures.unique()) - 1
+    analysis = LinearDiscriminantAnalysis(solver="eigen", n_components=min(NUM_DIRECTIONS, most))
     return analysis.fit(pipe.encode(captions).embeddings.numpy(), pictures)
 
 
@@ -111,6 +113,12 @@ def share_of_words(path: list[str]) -> float:
     return sum(word in ends for word in middle) / max(1, len(middle))
 
 
+def repeated(paths: list[list[Any]]) -> float:
+    """Return the share of neighbours on paths that are equal."""
+    steps = [step for path in paths for step in zip(path, path[1:], strict=False)]
+    return sum(bool(np.array_equal(first, second)) for first, second in steps) / len(steps)
+
+
 def interpolation(pipe: EDDPMPipeline, judge: TrigramModel, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     """Return what paths are like, for each way through and spacing."""
     firsts, lasts = [first for first, _ in pairs], [last for _, last in pairs]
@@ -118,11 +126,10 @@ def interpolation(pipe: EDDPMPipeline, judge: TrigramModel, pairs: list[tuple[st
     for space, level in WAYS:
         for spacing in ("even", "perceptual"):
             paths = pipe.interpolate(firsts, lasts, POINTS, space=space, spacing=spacing, noise_level=level)
-            steps = [step for path in paths for step in zip(path, path[1:], strict=False)]
             middle = [path[POINTS // 2] for path in paths]
             ends = [text for path in paths for text in (path[0], path[-1])]
             found[f"{space}, denoised from {level:g}, {spacing}"] = {
-                "repeated": sum(first == second for first, second in steps) / len(steps),
+                "repeated": repeated(paths),
                 "perplexity_of_middle_over_ends": judge.perplexity(middle) / judge.perplexity(ends),
                 "words_of_the_ends": sum(map(share_of_words, paths)) / len(paths),
                 "first": paths[0],
