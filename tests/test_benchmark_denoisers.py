@@ -1,4 +1,4 @@
-"""The options of the denoiser, and several latents for a text."""
+"""The options of the denoiser."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from conftest import SENTENCES, tiny_model
 from proteins import PROTEINS, tiny_protein_pipe
 
 import denoisers.run as benchmark_denoisers
-import longer_text.run as benchmark_longer_text
 from denoisers.run import (
     Chain,
     DenoiserArguments,
@@ -187,51 +186,3 @@ def test_the_script_runs_on_text_and_on_proteins_and_goes_on_where_it_stopped(ma
 def test_arguments_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="`num_steps` must be at least 1"):
         DenoiserArguments("", [], [], "", num_steps=0)
-
-
-def test_the_layouts_hold_equally_many_numbers():
-    base = json.loads(benchmark_longer_text.CONFIG.read_text())["model_config"]
-    layouts = [{**base, **run.model_config} for run in benchmark_longer_text.runs()]
-    assert {layout["num_latents"] * layout["latent_dim"] for layout in layouts} == {128}
-    assert {layout["denoiser_type"] for layout in layouts} == {"mlp", "transformer"}
-    assert all(
-        run.value == layout["num_latents"] for run, layout in zip(benchmark_longer_text.runs(), layouts, strict=True)
-    )
-
-
-def test_each_layout_is_trained_once_and_stands_in_the_table(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def train(run, seed, arguments, folder, config, options):
-        asked.append((run.recipe, run.value, seed, options))
-        folder.mkdir()
-        return folder / "pipeline", 60.0
-
-    def measure(run, seed, arguments, pipeline, seconds):
-        assert pipeline.parent.is_dir()
-        number = {"mean": 3.0, "std": 0.5}
-        samples = {"perplexity": number, "reverse_perplexity": number, "latent_frechet": number}
-        return {
-            "recipe": run.recipe,
-            "seed": seed,
-            "config": {"num_latents": run.value, "latent_dim": 128 // run.value},
-            "reconstruction": {"bleu": 20.0 + run.value, "exact_match": 0.25},
-            "samples": {"50": samples},
-            "reference": {
-                "dev": {"perplexity": 40.0},
-                "train": {"reverse_perplexity": 90.0, "latent_frechet": 0.01},
-            },
-            "num_parameters": 2_500_000,
-            "train_seconds": seconds,
-        }
-
-    monkeypatch.setattr(benchmark_longer_text, "train", train)
-    monkeypatch.setattr(benchmark_longer_text, "measure", measure)
-    words = ["--train", "a.txt", "--dev", "b.txt", "--output_dir", str(tmp_path), "--name", "captions"]
-    benchmark_longer_text.main([*words, "--denoisers", "MLP", "--max_length", "40"])
-    assert asked == [("MLP", 1, 1, ["--max_length", "40"]), ("MLP", 8, 1, ["--max_length", "40"])]
-    benchmark_longer_text.main([*words, "--num_latents", "8", "--seeds", "1", "2"])
-    assert asked[2:] == [("transformer", 8, 1, []), ("MLP", 8, 2, []), ("transformer", 8, 2, [])]
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # what was trained does not stay
-    table = (tmp_path / "captions.md").read_text()
-    assert table.count("| 8 x 16 | transformer |") == 2 and "| 1 x 128 | MLP | 1 | 21.0 | 0.250 | 3.0 ± 0.5 |" in table

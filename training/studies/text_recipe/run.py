@@ -67,9 +67,11 @@ class SparseAverage(AverageStep):
             super().on_step_end(args, state, control, **kwargs)
 
 
-def train(variant: Variant, seed: int, data: TextData, words: list[str]) -> tuple[EDDPMPipeline, dict[str, Any]]:
+def train(
+    variant: Variant, seed: int, data: TextData, words: list[str], config_file: Path = CONFIG
+) -> tuple[EDDPMPipeline, dict[str, Any]]:
     """Train a recipe; return the pipeline and the facts of the run."""
-    config = json.loads(CONFIG.read_text(encoding="utf-8"))
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     base = config["model_config"]
     if "--encoder" in variant.options:
         del base["encoder"]
