@@ -523,7 +523,7 @@ def other_targets():
         "modality": choice("text"),
         "pooling": choice("mean", "attention"),
         "decoder_conditioning": choice("prefix", "memory"),
-        "latent_normalization": choice("batch", "none"),
+        "latent_normalization": choice("batch", "batch_renorm", "none"),
         "denoiser_type": choice("mlp", "transformer"),
         "prediction_type": choice("epsilon", "sample", "v_prediction"),
         "loss_weighting": choice("simple", "elbo"),

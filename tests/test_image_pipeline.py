@@ -245,6 +245,17 @@ def test_a_score_counts_every_pixel_value(pipe, conv_pipe):
         assert float(score.bits_per_unit.min()) > 0
 
 
+def test_a_score_does_not_depend_on_the_batch(pipe, conv_pipe):
+    images = random_images(3)
+    for each in (pipe, conv_pipe):
+        bounds = [
+            each.score(images, num_timesteps=4, generator=torch.Generator().manual_seed(0), batch_size=size).bound
+            for size in (1, 2, 3)
+        ]
+        for bound in bounds[1:]:
+            torch.testing.assert_close(bounds[0], bound, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

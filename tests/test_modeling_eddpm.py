@@ -415,6 +415,51 @@ def test_batch_normalisation_pins_the_scale_of_the_posterior_mean():
     assert (unpinned.var(0, correction=0) - 1).abs().max() > 0.2
 
 
+def test_renormalised_values_are_those_by_the_running_statistics(generator):
+    normalization = LatentNormalization(2, 8, renormalize=True, momentum=0.1).train()
+    for _ in range(60):
+        normalization(1 + 2 * torch.randn(512, 2, 8, generator=generator))
+    batch = 1 + 2 * torch.randn(16, 2, 8, generator=generator)
+    trained = normalization(batch)
+    torch.testing.assert_close(trained, normalization.eval()(batch), atol=1e-5, rtol=1e-5)
+    plain = LatentNormalization(2, 8).train()(batch)
+    assert plain.mean(0).abs().max() < 1e-5 < 0.05 < trained.mean(0).abs().max()  # the noise that is taken away
+
+
+def test_renormalised_gradients_are_those_of_the_batch_in_proportion(generator):
+    normalization = LatentNormalization(2, 8, renormalize=True).train()
+    for _ in range(400):
+        normalization(torch.randn(64, 2, 8, generator=generator))
+    batch, direction = (torch.randn(16, 2, 8, generator=generator) for _ in range(2))
+    gradients = []
+    for each in (normalization, LatentNormalization(2, 8)):
+        leaf = batch.clone().requires_grad_()
+        each.train()(leaf).backward(direction)
+        gradients.append(leaf.grad)
+    ratio = (batch.var(0, correction=0) / normalization.running_var).sqrt()
+    torch.testing.assert_close(gradients[0], gradients[1] * ratio, atol=1e-4, rtol=1e-3)
+    assert gradients[0].sum(0).abs().max() < 1e-4  # a common shift of the batch changes nothing
+
+
+def test_a_batch_far_from_the_running_statistics_is_corrected_so_far_and_no_farther(generator):
+    normalization = LatentNormalization(1, 4, renormalize=True, momentum=1e-6).train()
+    far = normalization(1000 + 100 * torch.randn(4096, 1, 4, generator=generator))
+    torch.testing.assert_close(far.mean(0), torch.full((1, 4), 5.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(far.std(0), torch.full((1, 4), 3.0), atol=0.01, rtol=0)
+
+
+def test_a_model_with_renormalised_latents_trains_and_comes_back(tmp_path):
+    model = tiny_model(latent_normalization="batch_renorm").train()
+    gradients = _gradients(model(**_batch(16)).loss, model)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.config.latent_normalization == "batch_renorm" and again.bottleneck.normalization.renormalize
+    torch.testing.assert_close(
+        again.bottleneck.normalization.running_mean, model.bottleneck.normalization.running_mean
+    )
+
+
 def test_the_statistics_are_float32_whatever_the_input(generator):
     normalization = LatentNormalization(2, 8)
     assert normalization(torch.randn(4, 2, 8, generator=generator).to(torch.bfloat16)).dtype == torch.float32

@@ -33,8 +33,6 @@ from hf_eddpm import (
     EDDPMScheduler,
     EDDPMTextProcessor,
     EnergyGuidance,
-    latents,
-    likelihood,
 )
 from hf_eddpm.hub import saving, storage
 from hf_eddpm.modalities.text.fitting import train_tokenizer
@@ -750,19 +748,28 @@ def test_bits_per_unit_are_the_bound_over_the_tokens_and_the_end_token(pipe):
     torch.testing.assert_close(score.bits_per_unit, score.bound / tokens / math.log(2))
 
 
-def test_a_score_does_not_depend_on_the_batch_given_the_same_draws(pipe, monkeypatch):
-    row = torch.randn(1, 2, 8)
+def _seeded_generators(count, start=0):
+    return [torch.Generator().manual_seed(start + place) for place in range(count)]
 
-    def same_for_every_row(shape, **kwargs):
-        return row.expand(shape).clone()
 
-    for module in (likelihood, latents):
-        monkeypatch.setattr(module, "randn_tensor", same_for_every_row)
-    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.full(size, 0.5))
-    together = pipe.score(SENTENCES, num_timesteps=8)
-    one_by_one = pipe.score(SENTENCES, num_timesteps=8, batch_size=1)
-    for name in together:
-        torch.testing.assert_close(together[name], one_by_one[name], atol=1e-3, rtol=1e-4)
+def test_a_score_does_not_depend_on_the_batch(pipe):
+    for generator in (lambda: torch.Generator().manual_seed(0), lambda: _seeded_generators(len(SENTENCES))):
+        together = pipe.score(SENTENCES, num_timesteps=8, generator=generator())
+        for size in (1, 3):
+            parts = pipe.score(SENTENCES, num_timesteps=8, generator=generator(), batch_size=size)
+            for name in together:
+                torch.testing.assert_close(together[name], parts[name], atol=1e-3, rtol=1e-4)
+
+
+def test_equal_data_with_equal_generators_have_equal_scores(pipe):
+    generators = _seeded_generators(1) + _seeded_generators(1) + _seeded_generators(1, 5)
+    bound = pipe.score([SENTENCES[0]] * 3, generator=generators).bound
+    torch.testing.assert_close(bound[0], bound[1])
+    assert bound[0] != bound[2]
+    with pytest.raises(ValueError, match="one generator for each of 2 data, got 1"):
+        pipe.score(SENTENCES[:2], generator=generators[:1])
+    with pytest.raises(TypeError, match="`generator` must be"):
+        pipe.score(SENTENCES[:2], generator=[0, 1])
 
 
 def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):

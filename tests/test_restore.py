@@ -167,6 +167,8 @@ BAD = {
     "numpy": ({"operator": lambda images: images.detach().numpy()}, "return a tensor"),
     "rounded": ({"operator": lambda images: (images * 4).round() / 4}, "gradient is 0 everywhere"),
     "constant": ({"operator": lambda images: torch.zeros_like(images)}, "no gradient"),
+    "numpy without detaching": ({"operator": lambda images: images.numpy()}, "no gradient"),
+    "complex": ({"operator": lambda images: images + 1j}, "must return real numbers, got torch.complex64"),
     "steps": ({"mask": KNOWN, "num_inference_steps": 51}, "num_inference_steps"),
     "noise level": ({"mask": KNOWN, "noise_level": -0.1}, "noise_level"),
     "generators": ({"mask": KNOWN, "generator": generators(3)}, "one generator for each of 2"),
@@ -201,6 +203,65 @@ def test_bad_measurements_are_named(values, message):
 def test_no_measurement_is_a_type_error():
     with pytest.raises(TypeError, match="`data` must hold"):
         tiny_pipe().restore("cat.png", mask=KNOWN)
+
+
+def _hide_in_place(images):
+    images[..., :3] = 0
+    return images
+
+
+GOOD = {
+    "sums to a constant": lambda images: images.flatten(1).softmax(1),
+    "without the mean": lambda images: images - images.mean((1, 2, 3), keepdim=True),
+    "differences": lambda images: images - images.roll(1, -1),
+    "second differences": lambda images: 2 * images - images.roll(1, -1) - images.roll(-1, -1),
+    "one number": lambda images: images.mean((1, 2, 3)),
+    "in place": _hide_in_place,
+    "nearly undefined beyond": lambda images: (images + 0.01).log(),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", GOOD)
+def test_any_differentiable_function_will_do(name, decoder):
+    pipe, truth, seen = tiny_pipe(decoder=DECODERS[decoder]), as_tensor(random_images(2)), []
+
+    def operator(images):
+        seen.extend([float(images.detach().min()), float(images.detach().max())])
+        return GOOD[name](images)
+
+    before = truth.clone()
+    out = pipe.restore(GOOD[name](truth.clone()), operator, generator=generators(2), **FAST)
+    assert out.samples.shape == truth.shape and bool(torch.isfinite(out.misfits).all())
+    assert 0 <= min(seen) and max(seen) <= 1  # as the docstring promises
+    assert torch.equal(before, truth)
+
+
+def test_values_beyond_the_range_keep_their_gradient(digits, digit_images):
+    bright = digits.restore(torch.ones(2, 1, 8, 8), Blur(1.0), generator=seeded()).samples
+    assert all(np.asarray(image).mean() > 60 for image in bright)
+
+
+@pytest.mark.parametrize("hidden", [float("nan"), -1.0, 7.0])
+def test_what_is_hidden_does_not_matter(hidden):
+    pipe, images = tiny_pipe(), as_tensor(random_images(2))
+    arguments = {"mask": KNOWN, "generator": generators(2), **FAST}
+    plain = pipe.restore(images, **arguments)
+    strange = torch.where(torch.from_numpy(KNOWN), images, hidden)
+    again = pipe.restore(strange, **arguments | {"generator": generators(2)})
+    assert torch.equal(plain.samples, again.samples) and torch.equal(plain.misfits, again.misfits)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_seed_means_the_same_whatever_the_batches(decoder):
+    pipe, images = tiny_pipe(decoder=DECODERS[decoder]), as_tensor(random_images(3))
+    arguments = {"mask": KNOWN, "num_samples": 2, **FAST}
+    ones, twos, all_at_once = (
+        pipe.restore(images, generator=seeded(), batch_size=size, **arguments) for size in (1, 2, 6)
+    )
+    for other in (twos, all_at_once):
+        torch.testing.assert_close(ones.samples, other.samples, atol=1e-4, rtol=0)
+    assert not torch.equal(ones.samples[0], ones.samples[1])
 
 
 def test_an_operator_that_breaks_on_the_way_is_named():

@@ -255,7 +255,7 @@ def test_four_accumulated_batches_of_two_train_as_one_batch_of_eight(one_step, t
 
 
 @pytest.mark.parametrize("trainer_class", [Trainer, EDDPMTrainer])
-@pytest.mark.parametrize("latent_normalization", ["batch", "none"])
+@pytest.mark.parametrize("latent_normalization", ["batch", "batch_renorm", "none"])
 def test_an_accumulated_step_follows_the_mean_of_its_batches_gradients(one_step, trainer_class, latent_normalization):
     before, after, batches = one_step(trainer_class, 2, 4, latent_normalization=latent_normalization)
     before.train()

@@ -15,7 +15,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .argument_checks import is_integer
 from .modalities.registry import get_modality, get_preset
 
-LatentNormalization = Literal["batch", "none"]
+LatentNormalization = Literal["batch", "batch_renorm", "none"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 LossWeighting = Literal["simple", "elbo"]
@@ -76,7 +76,9 @@ class EDDPMConfig(PreTrainedConfig):
             leans on the latents (Bowman et al. 2016, arXiv 1511.06349).
         latent_normalization: "batch" standardises the posterior mean by batch statistics (running statistics in
             evaluation), which keeps the scale of the latents at 1 so that `encoder_noise_variance` keeps its meaning.
-            "none" is the paper.
+            "batch_renorm" has the values by running statistics in training too (Ioffe 2017, arXiv 1702.03275): a batch
+            of n adds noise of 1 / n and more of the variance, which matters where the encoder's is smaller. "none" is
+            the paper.
         encoder_noise_variance: Variance beta_0 > 0 of q(latents | datum), in units of the latents.
         decoder_noise_variance: Largest variance of noise added, in training, to the latents that the decoder sees;
             each datum's is drawn evenly between 0 and this. Small encoder noise keeps detail in the latents, and a

@@ -8,6 +8,8 @@ from torch import nn
 from .configuration_eddpm import EDDPMConfig
 from .processes import SumOverProcesses, has_processes
 
+_MOST_RATIO, _MOST_SHIFT = 3.0, 5.0  # of batch to running statistics (Ioffe 2017, section 4): r_max and d_max
+
 
 class LatentPosterior:
     """q(latents | datum): a Gaussian with a learned mean and a fixed variance, the same in every dimension.
@@ -38,19 +40,32 @@ class LatentNormalization(nn.Module):
     Batch statistics in training, taken over all processes together; running statistics in evaluation, and for a
     training batch of a single datum, which has no variance of its own. Statistics are float32 whatever the input.
 
+    The statistics of n data are off by about 1 / n of the variance each, so that a decoder trains on latents with that
+    much noise more than `encoder_noise_variance` says. Batch renormalisation (Ioffe 2017, arXiv 1702.03275) takes it
+    away: the values are those by the running statistics, the gradient is still that by the batch's.
+
     Args:
         num_latents: Latent vectors per datum.
         latent_dim: Their width.
-        momentum: Weight in (0, 1] of a batch in the running statistics.
+        renormalize: Whether to renormalise.
+        momentum: Weight in (0, 1] of a batch in the running statistics; by default 0.05, renormalised 0.01.
         eps: Added to the variance.
     """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, num_latents: int, latent_dim: int, momentum: float = 0.05, eps: float = 1e-5):
+    def __init__(
+        self,
+        num_latents: int,
+        latent_dim: int,
+        renormalize: bool = False,
+        momentum: float | None = None,
+        eps: float = 1e-5,
+    ):
         super().__init__()
-        self.momentum = momentum
+        self.renormalize = renormalize
+        self.momentum = (0.01 if renormalize else 0.05) if momentum is None else momentum
         self.eps = eps
         self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
         self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
@@ -58,7 +73,8 @@ class LatentNormalization(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""
         latents = latents.float()
-        mean, var = self.running_mean.float(), self.running_var.float()
+        running_mean, running_var = self.running_mean.float(), self.running_var.float()
+        mean, var = running_mean, running_var
         if self.training:
             count, total = latents.new_tensor(float(len(latents))), latents.sum(0)
             if has_processes():
@@ -75,7 +91,12 @@ class LatentNormalization(nn.Module):
                     self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                     unbiased = (squares / (count - 1)).to(self.running_var.dtype)
                     self.running_var.lerp_(unbiased, self.momentum)
-        return (latents - mean) * (var + self.eps).rsqrt()
+        normalized = (latents - mean) * (var + self.eps).rsqrt()
+        if self.renormalize and mean is not running_mean:
+            scale = (running_var + self.eps).rsqrt()
+            ratio = ((var.detach() + self.eps).sqrt() * scale).clamp(1 / _MOST_RATIO, _MOST_RATIO)
+            return normalized * ratio + ((mean.detach() - running_mean) * scale).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+        return normalized
 
     def set_statistics(self, latents: torch.Tensor) -> None:
         """Take the running statistics from latents before normalisation, `(data, num_latents, latent_dim)`."""
@@ -96,9 +117,11 @@ class LatentBottleneck(nn.Module):
         # One projection for each latent: with mean pooling all latents see the same features.
         self.projection = nn.ModuleList(nn.Linear(input_size, config.latent_dim) for _ in range(config.num_latents))
         self.normalization = (
-            LatentNormalization(config.num_latents, config.latent_dim)
-            if config.latent_normalization == "batch"
-            else nn.Identity()
+            nn.Identity()
+            if config.latent_normalization == "none"
+            else LatentNormalization(
+                config.num_latents, config.latent_dim, renormalize=config.latent_normalization == "batch_renorm"
+            )
         )
         self.variance = config.encoder_noise_variance
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from .argument_types import FloatTensor, IntTensor, NumberFromZero, PositiveNumber, Steps, checked
+from .argument_types import FloatTensor, Generators, IntTensor, NumberFromZero, PositiveNumber, Steps, checked
 from .outputs import EDDPMBound
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -21,7 +21,7 @@ def bound_terms(
     scheduler: EDDPMScheduler,
     noise_errors: Callable[[torch.Tensor], torch.Tensor],
     num_timesteps: int = 32,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     r"""Estimate the chain's terms of the bound on -log p(datum), in nats (DDPM's decomposition with the encoder as q).
 
@@ -35,7 +35,7 @@ def bound_terms(
         scheduler: The chain's arithmetic.
         noise_errors: Function from timesteps `(batch,)` to `|noise - noise_pred|^2`, `(batch,)`.
         num_timesteps: Timesteps of the stratified estimate of the diffusion term, at least 1.
-        generator: Source of the timesteps.
+        generator: Source of the timesteps, or one for each datum.
 
     Returns:
         Alignment, diffusion and prior, each `(batch,)`.
@@ -134,7 +134,7 @@ class LikelihoodMixin:
     def bound(
         self,
         num_timesteps: Steps = 32,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         class_labels: IntTensor | None = None,
         **inputs: Any,
     ) -> EDDPMBound:
@@ -144,7 +144,7 @@ class LikelihoodMixin:
 
         Args:
             num_timesteps: Timesteps of the stratified estimate of the diffusion term, at least 1.
-            generator: Source of the draws.
+            generator: Source of the draws, or one for each datum, which makes each independent of its batch.
             class_labels: As for `forward`; the bound is then on -log p(datum | class).
             **inputs: As for `forward`.
         """
@@ -221,7 +221,7 @@ class LikelihoodMixin:
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
-        generator: torch.Generator | None,
+        generator: Generators,
         class_labels: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return `|noise - noise_pred|^2`, `(batch,)`."""

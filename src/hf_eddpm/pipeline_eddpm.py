@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
-from .argument_checks import check_count, check_number
+from .argument_checks import check_count, check_generators, check_number
 from .argument_types import (
     Count,
     FloatTensor,
@@ -21,6 +21,7 @@ from .argument_types import (
     refuse_without,
 )
 from .control.guidance import Guidance
+from .draws import generator_of_each, of_rows
 from .hub.storage import PipelineStorage
 from .modeling_eddpm import EDDPMModel
 from .outputs import EDDPMEncoding, EDDPMPipelineOutput, EDDPMScore
@@ -297,7 +298,7 @@ class EDDPMPipeline(
         self,
         data: Any,
         num_timesteps: Steps = 32,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         batch_size: Count = 256,
         class_labels: int | Sequence[int] | IntTensor | None = None,
     ) -> EDDPMScore:
@@ -306,17 +307,19 @@ class EDDPMPipeline(
         Args:
             data: One datum or a list of them.
             num_timesteps: Timesteps drawn for each datum to estimate the diffusion term.
-            generator: Source of the draws.
+            generator: Source of the draws, or one for each datum; what a datum gets does not depend on the batches.
             batch_size: How many are scored at a time.
             class_labels: The class of the data, or one for each: the bound is then on -log p(datum | class).
         """
         items = self.processor.as_list(data)
+        check_generators(generator, len(items), "datum", "data")
+        generator = generator_of_each(generator, len(items), self._execution_device)
         labels = self._prepare_classes(class_labels, 1.0, len(items)).get("class_labels")
         starts = range(0, len(items), batch_size)
         parts = [
             self.model.bound(
                 num_timesteps=num_timesteps,
-                generator=generator,
+                generator=of_rows(generator, start, start + batch_size),
                 class_labels=None if labels is None else labels[start : start + batch_size],
                 **batch,
             )

@@ -12,6 +12,7 @@ from .control.image_measurement import DecoderExamples, ImageMeasurement, as_mea
 from .control.operators import Mask, Operator
 from .control.restoration import sample_posterior
 from .control.sequence_measurement import SequenceMeasurement
+from .draws import generator_of_each, of_rows
 from .outputs import EDDPMRestoration
 from .pipeline_parts import joined
 from .processing_eddpm import EDDPMProcessor
@@ -80,7 +81,7 @@ class RestoreMixin:
             num_inference_steps: Steps of the chain, each with a gradient through the decoder, in [1, T].
             class_labels: Class of the data, or one for each measurement; None where it is not known.
             guidance_scale: Weight of the class.
-            generator: Source of noise, or one for each sample, which makes each independent of its batch.
+            generator: Source of noise, or one for each sample; what a sample gets does not depend on the batches.
             batch_size: Samples worked on at a time.
             output_type: As for a call of the pipeline.
             num_decoder_steps: Steps of a pixel chain, by default the checkpoint's own; for decoders that are one.
@@ -103,6 +104,7 @@ class RestoreMixin:
         count, measure, decoding = self._measuring(data, operator, mask, noise_level, num_decoder_steps)
         total = count * num_samples
         check_generators(generator, total)
+        generator = generator_of_each(generator, total, self._execution_device)
         noise = self._prepare_noise(total, generator, None)
         classes = self._prepare_classes(class_labels, guidance_scale, count)
         chain = EDDPMScheduler(**self.model.config.scheduler_config)
@@ -113,7 +115,7 @@ class RestoreMixin:
         with self.progress_bar(total=len(starts) * num_inference_steps) as bar:
             for start in starts:
                 rows = owners[start : start + batch_size]
-                ours = generator[start : start + batch_size] if isinstance(generator, list) else generator
+                ours = of_rows(generator, start, start + batch_size)
                 measurement = measure(rows)
                 latents = sample_posterior(
                     self._denoiser_of(classes, rows),

@@ -1,4 +1,4 @@
-"""EDDPMScheduler: the arithmetic of the latent diffusion chain. Of this package it imports the checks alone."""
+"""EDDPMScheduler: the arithmetic of the latent diffusion chain. Of this package it imports checks and draws alone."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .argument_checks import check_generators
-from .argument_types import Bounds, Count, FloatTensor, IntTensor, Share, check_same_shape, checked
+from .argument_types import Bounds, Count, FloatTensor, Generators, IntTensor, Share, check_same_shape, checked
+from .draws import draw_uniform
 
 
 @dataclass
@@ -336,7 +337,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         samples: FloatTensor,
         noise_errors: Callable[[torch.Tensor], torch.Tensor],
         num_timesteps: Count,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate the two terms of the bound beside the first timestep's (Ho et al. 2020, equation 5), in nats.
 
@@ -344,7 +345,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
             samples: Clean samples `(batch, ...)`, float32.
             noise_errors: Function from timesteps `(batch,)` to `|noise - noise_pred|^2`, `(batch,)`.
             num_timesteps: Timesteps of the stratified estimate, at least 1.
-            generator: Source of the timesteps.
+            generator: Source of the timesteps, or one for each sample.
 
         Returns:
             The sum of the KLs of timesteps 1 .. T-1, and the KL of the noisiest samples from N(0, I), both `(batch,)`.
@@ -356,8 +357,7 @@ class EDDPMScheduler(SchedulerMixin, ConfigMixin):
         chances = (0.5 * expected / expected.sum() + 0.5 / max(len(weights), 1)).to(device)
         ends, factors = chances.cumsum(0)[:-1], weights.to(device) / chances / num_timesteps
         for stratum in range(num_timesteps if len(weights) else 0):
-            uniform = torch.rand(batch, generator=generator, device=device if generator is None else generator.device)
-            places = torch.searchsorted(ends, (stratum + uniform.to(device)) / num_timesteps)
+            places = torch.searchsorted(ends, (stratum + draw_uniform(batch, generator, device)) / num_timesteps)
             diffusion += factors[places] * noise_errors(1 + places)
         # The rest of these KLs: p(x_t-1 | x_t) has variance beta, q(x_t-1 | x_t, x_0) the smaller ratio * beta.
         ratio = (1 - self.alphas_cumprod[:-1].double()) / (1 - self.alphas_cumprod[1:].double())

@@ -86,21 +86,32 @@ class ImageMeasurement:
         examples: DecoderExamples,
     ):
         self.model, self.operator, self.noise_level, self.examples = model, operator, noise_level, examples
-        self._check(values, examples.means.shape[1:])
+        self._check_operator(values, examples.means.shape[1:])
         self.known = torch.ones_like(values)
         if isinstance(operator, ImageOperator) and operator.known is not None:
             self.known = operator.known.to(values).expand_as(values)
-        self.values = values * self.known
+        self.values = values.masked_fill(self.known == 0, 0.0)  # whatever stands there
+        self._check_values()
         self.decoder_variance = self._decoder_variance()
 
-    def _check(self, values: torch.Tensor, image_shape: Sequence[int]) -> None:
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError("`data` must hold finite measurements, got NaN or infinity.")
+    def _measure(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the operator makes of images cut to [0, 1]; its gradient reaches those beyond it too.
+
+        It gets a tensor of its own, which it may change in place.
+        """
+        return self.operator(images.detach().clamp(0, 1) + (images - images.detach()))
+
+    def _check_operator(self, values: torch.Tensor, image_shape: Sequence[int]) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             # Not constant, so that what is flat by chance at one value is not taken for flat.
             images = torch.linspace(0.2, 0.8, image_shape[1] * image_shape[2], device=values.device)
             images = images.view(1, 1, *image_shape[1:]).repeat(len(values), image_shape[0], 1, 1).requires_grad_()
-            measured = self.operator(images)
+            try:
+                measured = self._measure(images)
+            except RuntimeError as error:
+                if "requires grad" in str(error):  # by `.numpy()`
+                    raise ValueError(NO_GRADIENT) from error
+                raise
             if not isinstance(measured, torch.Tensor):
                 raise ValueError(
                     f"`operator` must be differentiable and return a tensor, got {type(measured).__name__}."
@@ -112,15 +123,23 @@ class ImageMeasurement:
                 )
             if not measured.requires_grad:
                 raise ValueError(NO_GRADIENT)
-            (slope,) = torch.autograd.grad(measured.sum(), images, allow_unused=True)
+            if measured.is_complex():
+                raise ValueError(f"`operator` must return real numbers, got {measured.dtype}: `torch.view_as_real`.")
+            # Each value counts differently, as their plain sum may be the same whatever the image.
+            weights = torch.rand(measured.shape, generator=torch.Generator().manual_seed(0)).to(measured)
+            (slope,) = torch.autograd.grad((measured * weights).sum(), images, allow_unused=True)
         if slope is None or not bool(slope.any()):
             raise ValueError(
                 "`operator` must be differentiable: its gradient is 0 everywhere, as that of rounding and of "
                 "thresholds is."
             )
+
+    def _check_values(self) -> None:
+        if not bool(torch.isfinite(self.values).all()):
+            raise ValueError("`data` must hold finite measurements, got NaN or infinity.")
         if isinstance(self.operator, ImageOperator):
             slack = _TOLERANCE + _NOISE_WIDTH * self.noise_level
-            low, high = float(values.min()), float(values.max())
+            low, high = float(self.values.min()), float(self.values.max())
             if low < -slack or high > 1 + slack:
                 raise ValueError(
                     f"`data` must be in [0, 1], but for noise of `noise_level` = {self.noise_level:g}, got {low:.4g} "
@@ -134,7 +153,7 @@ class ImageMeasurement:
         """
         total = torch.zeros(len(self.values), device=self.values.device)
         for image, mean in zip(self.examples.images, self.examples.means, strict=True):
-            measured, expected = (self.operator(each.expand(len(total), *each.shape)) for each in (image, mean))
+            measured, expected = (self._measure(each.expand(len(total), *each.shape)) for each in (image, mean))
             total = total + self._mean_square((measured - expected) * self.known)
         return total / len(self.examples.images)
 
@@ -147,9 +166,9 @@ class ImageMeasurement:
         It is Gaussian around the measurement of the mean image, with the variance of the noise and of what the latents
         leave open.
         """
-        residual = (self.operator(expected_images(self.model, latents)) - self.values) * self.known
+        residual = (self._measure(expected_images(self.model, latents)) - self.values) * self.known
         variance = self.noise_level**2 + self.decoder_variance + _TOLERANCE**2
-        return -0.5 * residual.square().flatten(1).sum(1) / variance
+        return -0.5 * _rows(residual).square().sum(1) / variance
 
     def decode(self, latents: torch.Tensor, **arguments: Any) -> torch.Tensor:
         """Return images in [-1, 1] that fit the measurement, `(batch, channels, height, width)`.
@@ -172,10 +191,10 @@ class ImageMeasurement:
 
     def misfit(self, images: torch.Tensor) -> torch.Tensor:
         """Return the root mean square of operator(image) - y over what is known, `(batch,)`; images in [-1, 1]."""
-        return self._mean_square((self.operator(images / 2 + 0.5) - self.values) * self.known).sqrt()
+        return self._mean_square((self._measure(images / 2 + 0.5) - self.values) * self.known).sqrt()
 
     def _mean_square(self, residual: torch.Tensor) -> torch.Tensor:
-        return residual.square().flatten(1).sum(1) / self.known.flatten(1).sum(1)
+        return _rows(residual).square().sum(1) / _rows(self.known).sum(1)
 
     def fit(self, images: torch.Tensor, variance: torch.Tensor | float) -> torch.Tensor:
         r"""Return the most probable images, each a Gaussian of that variance around the given one, given y.
@@ -185,14 +204,15 @@ class ImageMeasurement:
         another operator its first Gauss-Newton step. The products with A and A' are derivatives of the operator.
 
         Args:
-            images: `(batch, channels, height, width)`, in [0, 1].
+            images: `(batch, channels, height, width)`; what is outside [0, 1] is cut to it first.
             variance: Of a pixel around them, positive.
         """
+        images = images.clamp(0, 1)
         ratio = self.noise_level**2 / torch.as_tensor(variance, device=images.device).clamp(min=_TINY)
         ratio = ratio.clamp(min=_LEAST_RATIO)
         with torch.inference_mode(False), torch.enable_grad():
             point = images.detach().clone().requires_grad_()
-            measured = self.operator(point)
+            measured = self._measure(point)
             dummy = torch.zeros_like(measured).requires_grad_()
             (transposed,) = torch.autograd.grad(measured, point, dummy, create_graph=True)  # linear in `dummy`
 
@@ -215,6 +235,11 @@ class ImageMeasurement:
         return (images + change).detach()
 
 
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    """Return `(batch, ...)` as `(batch, any)`."""
+    return values.reshape(len(values), -1)
+
+
 def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the inner product of each row, `(batch, 1, 1, 1)`."""
     return (a * b).flatten(1).sum(1)[:, None, None, None]
@@ -233,7 +258,7 @@ def as_measurements(data: Any) -> torch.Tensor:
         ValueError: If the list is empty, an image is of mode "F", or shapes differ.
     """
     if isinstance(data, torch.Tensor):
-        if data.ndim < 2 or not len(data):
+        if not data.ndim or not len(data):
             raise ValueError(f"`data` must be a tensor (batch, ...) of at least one row, got {tuple(data.shape)}.")
         return _as_floats(data, "")
     if isinstance(data, (Image.Image, np.ndarray)):

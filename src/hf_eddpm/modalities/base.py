@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ..adapter_files import ADAPTER_FOLDER, active_adapter, save_adapter
+from ..argument_types import Generators
 from ..configuration_eddpm import EDDPMConfig
 from ..weight_files import (
     HUB_ARGUMENTS,
@@ -164,7 +165,7 @@ class ModalityDecoder(EDDPMPreTrainedModel):
         return None
 
     def negative_log_likelihood(
-        self, latents: torch.Tensor, num_timesteps: int = 32, generator: torch.Generator | None = None, **targets: Any
+        self, latents: torch.Tensor, num_timesteps: int = 32, generator: Generators = None, **targets: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log p(targets | latents) or a bound on it, in nats, and the number of units, both `(batch,)`.
 
@@ -173,7 +174,7 @@ class ModalityDecoder(EDDPMPreTrainedModel):
         Args:
             latents: `(batch, num_latents, latent_dim)`.
             num_timesteps: Timesteps drawn where the decoder is a chain.
-            generator: Source of the draws.
+            generator: Source of the draws, or one for each datum.
             **targets: As for `forward`.
         """
         return self(latents, **targets)

@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import nn
 from torch.nn.functional import pixel_shuffle
 
-from ...argument_types import FloatTensor, checked
+from ...argument_types import FloatTensor, Generators, checked
 from ...configuration_eddpm import EDDPMConfig
 from ..base import ModalityDecoder
 from .blocks import Blocks, KeepsInitialization
@@ -106,7 +106,7 @@ class ImageConvDecoder(ImageDecoder):
         return nats, self.num_units(pixel_values)
 
     def negative_log_likelihood(
-        self, latents: torch.Tensor, num_timesteps: int = 32, generator: torch.Generator | None = None, **targets: Any
+        self, latents: torch.Tensor, num_timesteps: int = 32, generator: Generators = None, **targets: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log of the probability of the 256 grey levels that the pixels have; see the base class."""
         pixel_values = targets["pixel_values"]

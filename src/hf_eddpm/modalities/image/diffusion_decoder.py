@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers.utils import logging
 
-from ...argument_types import Count, FloatTensor, checked
+from ...argument_types import Count, FloatTensor, Generators, checked
 from ...configuration_eddpm import EDDPMConfig
 from ...scheduling_eddpm import EDDPMScheduler
 from .configuration import ImageConvConfig, ImageUNetConfig
@@ -161,7 +161,7 @@ class ImageDiffusionDecoder(ImageDecoder):
         return len(self.scheduler) * self.scheduler.bound_weights(timesteps) * squares
 
     def negative_log_likelihood(
-        self, latents: torch.Tensor, num_timesteps: int = 32, generator: torch.Generator | None = None, **targets: Any
+        self, latents: torch.Tensor, num_timesteps: int = 32, generator: Generators = None, **targets: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the bound on -log of the probability of the 256 grey levels that the pixels have; see the base class.
 
