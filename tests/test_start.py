@@ -13,6 +13,7 @@ from hf_eddpm import EDDPMPipeline, EDDPMScheduler, EDDPMTrainer
 from hf_eddpm.training import train_image, train_text
 from hf_eddpm.training.arguments import EDDPMTrainingArguments
 from hf_eddpm.training.callbacks import TimeLimit
+from hf_eddpm.training.start import load_start
 
 QUIET = ["--report_to", "none", "--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--num_previews", "0"]
 
@@ -67,6 +68,27 @@ def test_the_training_may_differ_but_not_the_networks(tune, checkpoint):
         tune(latent_dim=999)
     with pytest.raises(ValueError, match="`encoder.hidden_size` is"):
         tune(encoder={"hidden_size": TINY["hidden_size"] * 2})
+
+
+def test_what_the_training_is_told_holds_from_its_first_step(checkpoint):
+    told = {"encoder_noise_variance": 0.5, "decoder_word_dropout": 0.9, "latent_normalization": "batch_renorm"}
+    model, processor = load_start(str(checkpoint), "text", told)
+    batch = dict(processor(SENTENCES))
+    torch.manual_seed(0)
+    started = model(**batch)
+    fresh = type(model)(model.config).train()
+    fresh.load_state_dict(load_start(str(checkpoint), "text", {})[0].state_dict())
+    torch.manual_seed(0)
+    torch.testing.assert_close(started.loss, fresh(**batch).loss)
+    untold, _ = load_start(str(checkpoint), "text", {})
+    torch.manual_seed(0)
+    assert abs(untold(**batch).loss.item() - started.loss.item()) > 0.01
+    with pytest.raises(ValueError, match="`latent_normalization` is 'batch', got 'none'"):
+        load_start(str(checkpoint), "text", {"latent_normalization": "none"})
+    with pytest.raises(ValueError, match="`latent_normalization`"):
+        load_start(str(checkpoint), "text", {"latent_normalization": "layer"})
+    with pytest.raises(ValueError, match="`encoder_noise_variance`"):
+        load_start(str(checkpoint), "text", {"encoder_noise_variance": -1.0})
 
 
 def test_what_a_start_leaves_no_room_for_is_refused(tune, checkpoint, tmp_path):

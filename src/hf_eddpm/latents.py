@@ -48,7 +48,7 @@ class LatentNormalization(nn.Module):
         num_latents: Latent vectors per datum.
         latent_dim: Their width.
         renormalize: Whether to renormalise.
-        momentum: Weight in (0, 1] of a batch in the running statistics; by default 0.05, renormalised 0.01.
+        momentum: Weight in (0, 1] of a batch in the running statistics; by default 0.05, or 0.01 renormalised.
         eps: Added to the variance.
     """
 
@@ -65,7 +65,7 @@ class LatentNormalization(nn.Module):
     ):
         super().__init__()
         self.renormalize = renormalize
-        self.momentum = (0.01 if renormalize else 0.05) if momentum is None else momentum
+        self.momentum = momentum
         self.eps = eps
         self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
         self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
@@ -87,10 +87,11 @@ class LatentNormalization(nn.Module):
                 squares = (latents - mean_of_all).square().sum(0)
             if len(latents) > 1 or has_processes():  # each process has at least a row
                 mean, var = mean_of_all, squares / count
+                momentum = self.momentum or (0.01 if self.renormalize else 0.05)
                 with torch.no_grad():
-                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                     unbiased = (squares / (count - 1)).to(self.running_var.dtype)
-                    self.running_var.lerp_(unbiased, self.momentum)
+                    self.running_var.lerp_(unbiased, momentum)
         normalized = (latents - mean) * (var + self.eps).rsqrt()
         if self.renormalize and mean is not running_mean:
             scale = (running_var + self.eps).rsqrt()
@@ -123,12 +124,12 @@ class LatentBottleneck(nn.Module):
                 config.num_latents, config.latent_dim, renormalize=config.latent_normalization == "batch_renorm"
             )
         )
-        self.variance = config.encoder_noise_variance
+        self.config = config
 
     def forward(self, features: torch.Tensor) -> LatentPosterior:
         """Map features `(batch, num_latents, hidden)` to the posterior over `(batch, num_latents, latent_dim)`."""
         mean = self.project(features)
-        return LatentPosterior(self.normalization(mean).to(mean.dtype), self.variance)
+        return LatentPosterior(self.normalization(mean).to(mean.dtype), self.config.encoder_noise_variance)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Map features `(batch, num_latents, hidden)` to latents before normalisation."""

@@ -156,7 +156,6 @@ class CausalDecoder(ModalityDecoder):
         self.backbone = AutoModelForCausalLM.from_config(config.decoder) if backbone is None else backbone
         self.conditioning = config.decoder_conditioning
         self.num_latents = config.num_latents
-        self.word_dropout = config.decoder_word_dropout
         hidden_size = self.backbone.get_input_embeddings().embedding_dim
         self.token_projection = nn.Linear(config.latent_size, hidden_size)
         if self.conditioning == "prefix":
@@ -227,8 +226,9 @@ class CausalDecoder(ModalityDecoder):
         # A padded input position only ever feeds ignored labels: attention is causal, so it needs no mask.
         inputs = inputs.masked_fill(inputs == -100, self.start_token_id)
         embeds = self.backbone.get_input_embeddings()(inputs)
-        if self.training and self.word_dropout > 0:
-            kept = torch.rand(inputs.shape, device=inputs.device) >= self.word_dropout
+        word_dropout = self.config.decoder_word_dropout
+        if self.training and word_dropout > 0:
+            kept = torch.rand(inputs.shape, device=inputs.device) >= word_dropout
             kept[:, 0] = True  # the start token
             embeds = embeds * kept.unsqueeze(-1)
         embeds = embeds + self._token_shift(latents)

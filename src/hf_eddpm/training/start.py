@@ -38,9 +38,13 @@ def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMM
     if config.modality != modality:
         raise ValueError(f"`init_from` must be a checkpoint of modality {modality!r}, got one of {config.modality!r}.")
     own = config.to_dict()
+    type(config).from_dict(own | values)  # refuses a value that there is not
     for key, value in values.items():
         if key in _TRAINING_VALUES:
             setattr(config, key, value)
+        elif key == "latent_normalization" and "none" not in (value, own[key]):  # one kind of statistics or the other
+            setattr(config, key, value)
+            pipe.model.bottleneck.normalization.renormalize = value == "batch_renorm"
         elif wrong := _contradiction(value, own.get(key), key):
             raise ValueError(f"`model_config` must fit the networks of `init_from` {name!r}, {wrong}.")
     return pipe.model.train(), pipe.processor
