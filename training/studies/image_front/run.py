@@ -111,6 +111,11 @@ RECIPES = (
     Recipe("joint, 0", {"encoder_gradient_scale": 0.0}),
     Recipe("joint, 0, one pass", {"encoder_gradient_scale": 0.0}, own_decoder=False),
     Recipe("joint, 0, one pass, as long", {"encoder_gradient_scale": 0.0}, own_decoder=False, length=1.4),
+    Recipe(
+        "joint, 0, one pass, renormalised",
+        {"encoder_gradient_scale": 0.0, "latent_normalization": "batch_renorm"},
+        own_decoder=False,
+    ),
     Recipe("joint, 0, one pass, features 0.1", {"encoder_gradient_scale": 0.0}, own_decoder=False, feature_weight=0.1),
     Recipe("joint, 0, one pass, features 0.5", {"encoder_gradient_scale": 0.0}, own_decoder=False, feature_weight=0.5),
 )
