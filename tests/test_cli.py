@@ -179,3 +179,48 @@ def test_a_command_that_cannot_be_read_has_exit_code_2():
     assert run("generate").exit_code == 2
     assert run("generate", TEXT, "--num_samples", "many").exit_code == 2
     assert run("sing").exit_code == 2
+
+
+def test_the_standard_input_is_read_as_files_are(tmp_path):
+    plain = "the food was great .\nmy soup was cold .\n"
+    expected = run("encode", TEXT, "-", stdin=plain).stdout
+    for stdin in ("\ufeff" + plain, plain.replace("\n", "\r\n"), "  " + plain.replace("\n", " \n\n")):
+        assert run("encode", TEXT, "-", stdin=stdin.encode()).stdout == expected
+    with pytest.raises(ValueError, match="standard input is not UTF-8"):
+        run("encode", TEXT, "-", stdin="caf\u00e9 .\n".encode("latin-1"))
+
+
+def test_a_datum_may_be_longer_than_a_file_name():
+    loop = "ARDGYYGSFDY"
+    sentence = "the food was great and " * 20
+    assert len(run("interpolate", TEXT, sentence, "my soup was cold .", "--num_steps", 3).stdout.splitlines()) == 3
+    with pytest.raises(ValueError, match="`a` must hold proteins of 1 to 20 residues, got 330"):
+        run("interpolate", PROTEIN, loop * 30, loop)
+
+
+def test_sentences_that_are_too_long_are_refused_if_asked(sentences):
+    sentences.write_text(sentences.read_text() + "good food " * 60 + "\n")
+    run("reconstruct", TEXT, sentences)
+    for command in ("reconstruct", "encode", "score"):
+        with pytest.raises(ValueError, match="as `truncation` is False, got .* at position 3"):
+            run(command, TEXT, sentences, "--no_truncation")
+    with pytest.raises(ValueError, match="`--no_truncation` is for text"):
+        run("encode", PROTEIN, "-", "--no_truncation", stdin="ARDGYYGSFDY\n")
+    with pytest.raises(ValueError, match="`--no_truncation` must not be given with `--output_dir`"):
+        run("encode", TEXT, sentences, "--no_truncation", "--output_dir", sentences.parent / "bulk")
+
+
+@pytest.mark.parametrize(
+    "words", [["reconstruct"], ["interpolate"], ["edit", "--scale", "0.5"], ["edit", "--probability", "0.6"]]
+)
+def test_what_a_chain_over_pixels_draws_has_a_seed(tmp_path, words):
+    run("generate", DIGITS, "-n", 4, "-o", tmp_path / "digits")
+    command, *options = words
+    data = [tmp_path / "digits"] * (2 if command == "interpolate" else 1)
+    if command == "edit":
+        run("generate", DIGITS, "-n", 4, "--seed", 5, "-o", tmp_path / "others")
+        options += ["--towards", tmp_path / "digits", "--away_from", tmp_path / "others"]
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(command, DIGITS, *data, *options, "--seed", seed, "-o", tmp_path / f"{name}.npz")
+    a, b, c = (np.load(tmp_path / f"{name}.npz")["images"] for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)

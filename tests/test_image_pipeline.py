@@ -236,6 +236,12 @@ def test_both_chains_show_their_progress(capsys):
     assert "3/3" in shown and "5/5" in shown
 
 
+def test_tensors_of_images_are_inverted_as_the_images_are(pipe):
+    tensors = pipe(2, num_inference_steps=2, num_decoder_steps=2, output_type="pt").samples
+    latents = pipe.encode(tensors).latents
+    torch.testing.assert_close(pipe.invert(tensors, 3), pipe.invert(latents, 3))
+
+
 def test_a_score_counts_every_pixel_value(pipe, conv_pipe):
     images = random_images(3)
     for each in (pipe, conv_pipe):

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_eddpm import EDDPMTextProcessor
 from hf_eddpm.modalities.text.fitting import train_tokenizer
+from hf_eddpm.training.collator import RawDataCollator
 
 SOURCE = "hf_eddpm.modalities.text.processing"
 ascii_sentences = st.text(st.characters(max_codepoint=127), min_size=1, max_size=60).filter(str.strip)
@@ -81,21 +82,79 @@ def test_without_tensors_rows_keep_their_length(processor):
 # ---------------------------------------------------------------------------------------------------- truncation
 
 
-def test_truncation_warns_once_with_the_count(tokenizer, caplog):
+def _said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == SOURCE]
+
+
+def _long(tokenizer):
+    """A limit, and the tokens of the sentences beyond it by position."""
     lengths = [len(tokenizer(sentence, add_special_tokens=False)["input_ids"]) for sentence in SENTENCES]
     limit = sorted(lengths)[3]
-    too_long = sum(length > limit for length in lengths)
-    assert 0 < too_long < len(SENTENCES)
+    return limit, {place: length for place, length in enumerate(lengths) if length > limit}
+
+
+def test_a_warning_says_which_sentences_are_cut_each_time(tokenizer, caplog):
+    limit, too_long = _long(tokenizer)
+    assert 0 < len(too_long) < len(SENTENCES)
     processor = EDDPMTextProcessor(tokenizer, max_length=limit)
     with caplog.at_level(logging.WARNING, logger=SOURCE):
         batch = processor(SENTENCES)
         processor(SENTENCES)
-    messages = [record.getMessage() for record in caplog.records if record.name == SOURCE]
-    assert len(messages) == 1
-    assert f"{too_long} of {len(SENTENCES)}" in messages[0] and f"`max_length` = {limit}" in messages[0]
+    first, second = _said(caplog)
+    assert first == second
+    assert f"{len(too_long)} of {len(SENTENCES)}" in first and f"`max_length` = {limit}" in first
+    assert all(f"{length} at position {place}" in first for place, length in too_long.items())
     assert batch["input_ids"].shape[1] == limit and batch["labels"].shape[1] == limit + 1
     assert (batch["labels"] == tokenizer.eos_token_id).sum(1).tolist() == [1] * len(SENTENCES)  # the end is kept
-    assert processor.count_truncated(SENTENCES) == too_long
+    assert processor.count_truncated(SENTENCES) == len(too_long)
+
+
+def test_long_lists_of_cut_sentences_are_shortened(tokenizer, caplog):
+    with caplog.at_level(logging.WARNING, logger=SOURCE):
+        EDDPMTextProcessor(tokenizer, max_length=1)(SENTENCES * 10)
+    (message,) = _said(caplog)
+    assert "80 of 80" in message and message.endswith("and 75 more.")
+
+
+def test_sentences_that_are_too_long_are_refused_without_truncation(tokenizer, tmp_path):
+    limit, too_long = _long(tokenizer)
+    processor = EDDPMTextProcessor(tokenizer, max_length=limit, truncation=False)
+    place, length = next(iter(too_long.items()))
+    message = f"at most `max_length` = {limit} tokens, as `truncation` is False, got {length} at position {place}"
+    with pytest.raises(ValueError, match=message):
+        processor(SENTENCES)
+    kept = [sentence for place, sentence in enumerate(SENTENCES) if place not in too_long]
+    assert processor(kept)["input_ids"].shape[0] == len(kept)
+    processor.save_pretrained(tmp_path)
+    assert EDDPMTextProcessor.from_pretrained(tmp_path).truncation is False
+
+
+def test_the_pipeline_names_cut_sentences_by_their_place_in_all_the_data(make_pipe, tokenizer, caplog):
+    pipe = make_pipe()
+    limit, too_long = _long(tokenizer)
+    pipe.processor = EDDPMTextProcessor(tokenizer, max_length=limit)
+    for use in (pipe.encode, pipe.score, pipe.reconstruct):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger=SOURCE):
+            use(SENTENCES, batch_size=3)
+        (message,) = _said(caplog)
+        assert f"{len(too_long)} of {len(SENTENCES)}" in message
+        assert all(f"{length} at position {place}" in message for place, length in too_long.items())
+    pipe.processor.truncation = False
+    place, length = max(too_long.items(), key=lambda item: item[1])
+    for use in (pipe.encode, pipe.score, pipe.reconstruct):
+        with pytest.raises(ValueError, match=f"{length} at position {place}"):
+            use([SENTENCES[place] if row == place else "cold ." for row in range(len(SENTENCES))], batch_size=3)
+
+
+def test_a_training_says_once_that_it_cuts(tokenizer, caplog):
+    collate = RawDataCollator(EDDPMTextProcessor(tokenizer, max_length=2))
+    with caplog.at_level(logging.WARNING, logger=SOURCE):
+        for _ in range(3):
+            collate(SENTENCES)
+    assert len(_said(caplog)) == 1
+    with pytest.raises(ValueError, match="`truncation` is False"):
+        RawDataCollator(EDDPMTextProcessor(tokenizer, max_length=2, truncation=False))(SENTENCES)
 
 
 def test_nothing_is_said_or_counted_where_nothing_is_cut(processor, caplog):

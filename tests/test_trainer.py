@@ -637,6 +637,15 @@ def test_the_final_model_reconstructs_as_the_pipeline_saved_from_it(make_run, tm
     assert torch.equal(loaded.encode(SENTENCES).latents, pipe.encode(SENTENCES).latents)
 
 
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_a_text_that_cannot_be_trained_on_is_refused_before_training(processor, tmp_path, name):
+    data = {"train_dataset": SENTENCES, name: [*SENTENCES, "", "more ."]}
+    with pytest.raises(
+        ValueError, match=f"`{name}` must not hold empty sentences, got one at position {len(SENTENCES)}"
+    ):
+        EDDPMTrainer(tiny_model(), _arguments(tmp_path), processor=processor, **data)
+
+
 def test_the_collator_takes_raw_data_and_marked_data(processor):
     plain = RawDataCollator(processor)(SENTENCES[:2])
     marked = RawDataCollator(processor)(

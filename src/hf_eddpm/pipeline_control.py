@@ -52,6 +52,7 @@ class ControlMixin:
     _steering: Callable[..., Steering]
     _batches: Callable[..., Any]
     _denoise: Callable[..., torch.Tensor]
+    _latents_of: Callable[[Any], torch.Tensor]
     _inverted: Callable[..., dict[str, Any]]
     _prepare_noise: Callable[..., torch.Tensor]
     _prepare_classes: Callable[..., dict[str, Any]]
@@ -358,9 +359,7 @@ class ControlMixin:
             ValueError: If an argument is outside its range, or the latents grow beyond all bounds.
         """
         self._check_output_type(output_type, ("latent",))
-        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
-        self.model.check_latents(latents)
-        latents = latents.to(self._execution_device, torch.float32)
+        latents = self._latents_of(data)
         latents = follow_ode(Steering(guidance, self._space(), len(latents)).total, latents, num_steps, solver=solver)[
             -1
         ]

@@ -159,12 +159,17 @@ class PipelineParts:
     def _batches(
         self, items: list[Any], batch_size: int, places: Sequence[Sequence[int]] | None = None
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the tensors of data, in their order or of the places given for each batch."""
+        """Yield the tensors of data, in their order or of the places given for each batch; say what was cut."""
         if places is None:
             places = [range(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
+        cut: dict[int, int] = {}
         for batch in self._batch_bar(places):
-            tensors = self.processor([items[place] for place in batch])
+            tensors, found = self.processor.prepare([items[place] for place in batch])
+            cut |= {batch[position]: size for position, size in found.items()}
+            if not self.processor.truncation:
+                self.processor.report_cut(items, cut)  # refuses at once
             yield {name: tensor.to(self._execution_device) for name, tensor in tensors.items()}
+        self.processor.report_cut(items, cut)
 
     def _decode(
         self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "data", **decode_arguments: Any
@@ -207,6 +212,14 @@ class PipelineParts:
         named |= {name for name in lengths if getattr(config, name, None) is not None}
         defaults = self.processor.decode_arguments
         return {name: value for name, value in defaults.items() if name not in lengths or not named}
+
+    def _latents_of(self, data: Any) -> torch.Tensor:
+        """Return float32 latents of data, or of latents themselves; a tensor of another shape may be of images."""
+        shape = (self.model.config.num_latents, self.model.config.latent_dim)
+        if isinstance(data, torch.Tensor) and (self.model.config.modality != "image" or data.shape[1:] == shape):
+            self.model.check_latents(data)
+            return data.to(self._execution_device, torch.float32)
+        return self.encode(data).latents.to(self._execution_device, torch.float32)
 
     def _latents_of_sides(
         self, positives: Any, negatives: Any, batch_size: int = 256

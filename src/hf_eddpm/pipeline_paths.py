@@ -78,6 +78,7 @@ class PathsMixin:
     _execution_device: torch.device
     _refuse_copies: Callable[..., None]
     _denoise: Callable[..., torch.Tensor]
+    _latents_of: Callable[[Any], torch.Tensor]
     _ddim: Callable[[], EDDPMScheduler]
     _inverted: Callable[..., dict[str, Any]]
     _noise_of_paths: Callable[..., torch.Tensor]
@@ -204,9 +205,7 @@ class PathsMixin:
             noise_scale=1)` with the same number of steps of an `EDDPMScheduler` comes back to the latents; with
             another scheduler as nearly as the two solve the same equation.
         """
-        latents = data if isinstance(data, torch.Tensor) else self.encode(data).latents
-        self.model.check_latents(latents)
-        latents = latents.to(self._execution_device, torch.float32)
+        latents = self._latents_of(data)
         classes = self._prepare_classes(class_labels, 1.0, len(latents))
         scheduler = self._ddim()
         scheduler.set_timesteps(num_inference_steps, device=latents.device)

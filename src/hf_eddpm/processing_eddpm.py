@@ -28,10 +28,12 @@ class EDDPMProcessor(ProcessorMixin):
         output_types: What a user may ask of the pipeline as `output_type`. Of a processor that has more than "data",
             `postprocess` takes the others as its argument of that name.
         data_names: Names under which a training example may hold its datum.
+        truncation: Whether data that are too long are cut, for a modality that cuts.
     """
 
     output_types: tuple[str, ...] = ("data",)
     data_names: tuple[str, ...] = ("data",)
+    truncation: bool = True
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
@@ -57,6 +59,13 @@ class EDDPMProcessor(ProcessorMixin):
     def __call__(self, data: Any, **kwargs: Any) -> BatchFeature:
         """Turn raw data, one or a list, into the tensors that `EDDPMModel.forward` takes."""
         raise NotImplementedError
+
+    def prepare(self, data: list[Any]) -> tuple[BatchFeature, dict[int, int]]:
+        """Return the tensors of data as `as_list` returned them, and the size of each that was cut, by position."""
+        return self(data), {}
+
+    def report_cut(self, data: list[Any], cut: dict[int, int]) -> None:
+        """Warn of data that were cut, or refuse them if `truncation` is False."""
 
     def postprocess(self, outputs: Any) -> Any:
         """Turn the raw output of `EDDPMModel.decode` into a list of data."""

@@ -67,6 +67,12 @@ def takes_bulk_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def refuse_without_truncation(truncation: bool) -> None:
+    """Raise a ValueError if a bulk job is to refuse what is too long: it cuts, and its log says so."""
+    if not truncation:
+        raise ValueError("`--no_truncation` must not be given with `--output_dir`: a bulk job cuts what is too long.")
+
+
 def run_job(task: str, checkpoint: str, bulk: dict[str, Any], **fields: Any) -> None:
     """Run a bulk job.
 

@@ -18,15 +18,26 @@ OUTPUTS = (*TABLES, *TEXTS, ".parquet", ".npz")
 
 
 def read_lines() -> list[str]:
-    """Return the lines of the standard input that are not empty.
+    """Return the lines of the standard input that are not empty, as those of a file: without space at their ends.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or they are not UTF-8.
     """
-    lines = [line.rstrip("\r\n") for line in sys.stdin]
-    if not (data := [line for line in lines if line.strip()]):
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")  # whatever the locale; without a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The standard input is not UTF-8 text: {error}.") from error
+    if not (data := [stripped for line in text.split("\n") if (stripped := line.strip())]):
         raise ValueError("The standard input holds no data: one datum a line is expected.")
     return data
+
+
+def is_path(source: str) -> bool:
+    """Return whether there is a file or folder of that name; what cannot be a name is none."""
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False
 
 
 def check_output(output: str, columns: Sequence[str], images: bool = False, more: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ import typer
 from ..allocator import keep_freed_memory
 from ..extras import needs_extra
 from . import measured, restoring
-from .bulk_options import run_job, takes_bulk_options
+from .bulk_options import refuse_without_truncation, run_job, takes_bulk_options
 from .options import Checkpoint, Device, Seed, as_target
 from .usual_options import USUAL_OPTIONS
 
@@ -39,6 +39,9 @@ Column = Annotated[str | None, typer.Option("--column", help="Column of the data
 BatchSize = Annotated[int, typer.Option("--batch_size", help="Data at a time.")]
 Steps = Annotated[
     int | None, typer.Option("--num_inference_steps", help="Steps of the chain; the checkpoint's own by default.")
+]
+Truncation = Annotated[
+    bool, typer.Option("--truncation/--no_truncation", help="Cut sentences that are too long, or refuse them.")
 ]
 Refinement = Annotated[int, typer.Option("--refinement_steps", help="Gradient steps on each datum's latents.")]
 
@@ -102,12 +105,15 @@ def reconstruct(
     column: Column = None,
     refinement_steps: Refinement = 0,
     batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    truncation: Truncation = True,
     device: Device = None,
 ) -> None:
     """Encode data and decode them again."""
-    session = _session(checkpoint, output, ["reconstruction"], device)
+    session = _session(checkpoint, output, ["reconstruction"], device, truncation=truncation)
     items = session.read(data, column)
-    session.write({"reconstruction": session.pipe.reconstruct(items, batch_size, refinement_steps)})
+    noise = session.noise_of_decoder(seed)
+    session.write({"reconstruction": session.pipe.reconstruct(items, batch_size, refinement_steps, **noise)})
 
 
 @app.command()
@@ -119,17 +125,19 @@ def encode(
     column: Column = None,
     refinement_steps: Refinement = 0,
     batch_size: BatchSize = 256,
+    truncation: Truncation = True,
     device: Device = None,
     *,
     bulk: dict[str, Any],
 ) -> None:
     """Represent data as vectors."""
     if bulk:
+        refuse_without_truncation(truncation)
         arguments = {"refinement_steps": refinement_steps}
         fields = {"data": data, "column": column, "batch_size": batch_size, "device": device, "arguments": arguments}
         run_job("encode", checkpoint, bulk, **fields)
         return
-    session = _session(checkpoint, output, ["embedding"], device, writes_images=False)
+    session = _session(checkpoint, output, ["embedding"], device, writes_images=False, truncation=truncation)
     items = session.read(data, column)
     embeddings = session.pipe.encode(items, batch_size, refinement_steps).embeddings
     session.write({"embedding": embeddings.cpu().numpy()})
@@ -148,12 +156,14 @@ def interpolate(
         float | None, typer.Option("--noise_level", help="Noise that the middle of a path is cleaned of, from 0.")
     ] = None,
     column: Column = None,
+    seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Walk from data to other data."""
     session = _session(checkpoint, output, ["path", "point", "sample"], device)
     starts, ends = session.read_or_take(first, column), session.read_or_take(last, column)
-    options = {"space": space, "spacing": spacing, "noise_level": noise_level}
+    options: dict[str, Any] = {"space": space, "spacing": spacing, "noise_level": noise_level}
+    options |= session.noise_of_decoder(seed)
     paths = session.pipe.interpolate(starts, ends, num_steps=num_steps, **options)
     places = [(path, point) for path in range(len(paths)) for point in range(num_steps)]
     samples = [sample for path in paths for sample in path]
@@ -174,6 +184,7 @@ def edit(
     ] = None,
     refinement_steps: Refinement = 0,
     column: Column = None,
+    seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Give data an attribute that examples show."""
@@ -182,13 +193,12 @@ def edit(
     session = _session(checkpoint, output, ["edit"] if probability is None else ["edit", "probability"], device)
     items = session.read(data, column)
     examples = session.read([towards], column), session.read([away_from], column)
+    options = {"refinement_steps": refinement_steps, **session.noise_of_decoder(seed)}
     if probability is None:
         move = {"direction": session.pipe.direction(*examples), "scale": 1.0 if scale is None else scale}
-        session.write({"edit": session.pipe.edit(items, refinement_steps=refinement_steps, **move)})
+        session.write({"edit": session.pipe.edit(items, **move, **options)})
         return
-    out = session.pipe.edit_to(
-        items, session.pipe.attribute(*examples), probability, refinement_steps=refinement_steps
-    )
+    out = session.pipe.edit_to(items, session.pipe.attribute(*examples), probability, **options)
     session.write({"edit": out.samples, "probability": out.probabilities[:, 0].numpy()})
 
 
@@ -202,17 +212,26 @@ def score(
     num_timesteps: Annotated[int, typer.Option("--num_timesteps", help="Timesteps drawn for each datum.")] = 32,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
+    truncation: Truncation = True,
     device: Device = None,
     *,
     bulk: dict[str, Any],
 ) -> None:
     """Bound the negative log-likelihood of data, in nats; the higher, the stranger."""
     if bulk:
+        refuse_without_truncation(truncation)
         arguments = {"num_timesteps": num_timesteps}
         fields = {"data": data, "column": column, "batch_size": batch_size, "seed": seed, "device": device}
         run_job("score", checkpoint, bulk, **fields, arguments=arguments)
         return
-    session = _session(checkpoint, output, ["bound", "reconstruction", "bits_per_unit"], device, writes_images=False)
+    session = _session(
+        checkpoint,
+        output,
+        ["bound", "reconstruction", "bits_per_unit"],
+        device,
+        writes_images=False,
+        truncation=truncation,
+    )
     items = session.read(data, column)
     scores = session.pipe.score(items, num_timesteps, session.generator(seed), batch_size)
     session.write({name: scores[name].cpu().numpy() for name in ("bound", "reconstruction", "bits_per_unit")})
@@ -315,10 +334,17 @@ def _pass_on(task: str, modality: str, words: list[str]) -> None:
     run_modality(task, modality, ["--help"] if every else words)
 
 
-def _session(checkpoint: str, output: str, columns: list[str], device: str | None, writes_images: bool = True) -> Any:
+def _session(
+    checkpoint: str,
+    output: str,
+    columns: list[str],
+    device: str | None,
+    writes_images: bool = True,
+    truncation: bool = True,
+) -> Any:
     from .session import Session
 
-    return Session(checkpoint, output, columns, device, writes_images)
+    return Session(checkpoint, output, columns, device, writes_images, truncation)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ..data.raw import load_items
 from ..loading import load_to_use
-from .files import STANDARD, check_output, read_lines, write_images, write_table
+from .files import STANDARD, check_output, is_path, read_lines, write_images, write_table
 
 
 class Session:
@@ -20,6 +20,7 @@ class Session:
         columns: What the results are called.
         device: Where to run; None for an accelerator if there is one.
         writes_images: Whether the results of an image model are images.
+        truncation: Whether sentences that are too long are cut, rather than refused.
     """
 
     def __init__(
@@ -29,18 +30,27 @@ class Session:
         columns: Sequence[str],
         device: str | None = None,
         writes_images: bool = True,
+        truncation: bool = True,
     ):
         self.output = output
         if Path(output).suffix:  # a folder is for images alone, which only the checkpoint tells
             check_output(output, columns)
         self.pipe = load_to_use(checkpoint, device)
         self.modality = self.pipe.model.config.modality
+        if not truncation:
+            if self.modality != "text":
+                raise ValueError(f"`--no_truncation` is for text, got a checkpoint of modality {self.modality!r}.")
+            self.pipe.processor.truncation = False
         self.writes_images = writes_images and self.modality == "image"
         check_output(output, columns, self.writes_images)
 
     def generator(self, seed: int) -> torch.Generator:
         """Return a generator of that seed; on the CPU, so that devices draw the same."""
         return torch.Generator().manual_seed(seed)
+
+    def noise_of_decoder(self, seed: int) -> dict[str, torch.Generator]:
+        """Return what a decoder that is a chain draws from, as arguments of the pipeline; nothing for others."""
+        return {} if self.pipe.decoder_scheduler is None else {"generator": self.generator(seed)}
 
     def read(self, sources: Sequence[str], column: str | None) -> list[Any]:
         """Read data of the checkpoint's modality from files, or from the standard input."""
@@ -52,7 +62,7 @@ class Session:
 
     def read_or_take(self, source: str, column: str | None) -> list[Any]:
         """Read data from a file; what is no file is a datum itself."""
-        if source == STANDARD or Path(source).exists() or self.modality == "image":
+        if source == STANDARD or is_path(source) or self.modality == "image":
             return self.read([source], column)
         return [source]
 

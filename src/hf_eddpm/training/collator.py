@@ -21,6 +21,7 @@ class RawDataCollator:
 
     def __init__(self, processor: EDDPMProcessor):
         self.processor = processor
+        self._cut_reported = False
 
     def __call__(self, examples: list[Any]) -> BatchFeature:
         """Batch examples: raw data, or dicts of `data` (one raw datum) and further inputs of `forward`.
@@ -33,8 +34,8 @@ class RawDataCollator:
             ValueError: If an example has no datum, or its `properties` are of another number than the others'.
         """
         if not isinstance(examples[0], dict):
-            return self.processor(examples)
-        batch = self.processor([self._datum(example) for example in examples])
+            return self._prepared(examples)
+        batch = self._prepared([self._datum(example) for example in examples])
         fields: dict[str, Callable[[Sequence[Any]], torch.Tensor]] = {
             "diffusion_mask": lambda values: torch.tensor([True if v is None else bool(v) for v in values]),
             "properties": _properties,
@@ -43,6 +44,15 @@ class RawDataCollator:
         for name, as_tensor in fields.items():
             if any(name in example for example in examples):
                 batch[name] = as_tensor([example.get(name) for example in examples])
+        return batch
+
+    def _prepared(self, data: list[Any]) -> BatchFeature:
+        """Return the tensors of data; what is cut is said of the first such batch, and refused in each."""
+        items = self.processor.as_list(data)
+        batch, cut = self.processor.prepare(items)
+        if cut and not (self._cut_reported and self.processor.truncation):
+            self.processor.report_cut(items, cut)
+            self._cut_reported = True
         return batch
 
     def lengths(self, dataset: Any) -> list[int]:

@@ -95,6 +95,7 @@ class EDDPMTrainer(OrderedTrainer):
         if preview_data is not None and self.is_fsdp_enabled:
             raise ValueError("`preview_data` must be None with FSDP, where no process can decode alone.")
         self.processor = processor
+        self._check_sentences()
         self._check_options()
         if args.label_names is None:  # Trainer finds none in the signature of `forward`
             self.label_names = list(self._eddpm.decoder.target_names)
@@ -117,6 +118,13 @@ class EDDPMTrainer(OrderedTrainer):
                     self.build_pipeline, preview_data, num_preview_samples, lambda: self.callback_handler.callbacks
                 )
             )
+
+    def _check_sentences(self) -> None:
+        """Refuse a list of texts one of which cannot be trained on before training comes to it."""
+        for name in ("train_dataset", "eval_dataset"):
+            data: Any = getattr(self, name)
+            if self.processor is not None and isinstance(data, list) and data and isinstance(data[0], str):
+                self.processor.as_list(data, name)
 
     def _check_options(self) -> None:
         check_options(self.args, self._eddpm, self.train_dataset, self.compute_metrics, self.compute_loss_func)

@@ -12,6 +12,8 @@ from ...processing_eddpm import EDDPMProcessor, listed
 
 logger = logging.get_logger(__name__)
 
+_NAMED = 5  # sentences that a message names
+
 
 class EDDPMTextProcessor(EDDPMProcessor):
     """Tokenises sentences for the encoder and for the decoder, which may have different tokenizers.
@@ -19,8 +21,8 @@ class EDDPMTextProcessor(EDDPMProcessor):
     Args:
         tokenizer: The encoder's tokenizer.
         decoder_tokenizer: The decoder's; `None` for the same one. It needs an end token.
-        max_length: Most tokens of a sentence, without special tokens, for encoder and decoder each. Longer sentences
-            are cut; the first time a warning says how many.
+        max_length: Most tokens of a sentence, without special tokens, for encoder and decoder each.
+        truncation: Whether longer sentences are cut, and a warning says which; False refuses them.
     """
 
     data_names = ("data", "text", "sentence")
@@ -30,6 +32,7 @@ class EDDPMTextProcessor(EDDPMProcessor):
         tokenizer: PreTrainedTokenizerBase,
         decoder_tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int = 32,
+        truncation: bool = True,
     ):
         decoder_tokenizer = tokenizer if decoder_tokenizer is None else decoder_tokenizer
         if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
@@ -38,7 +41,7 @@ class EDDPMTextProcessor(EDDPMProcessor):
             raise ValueError("`decoder_tokenizer` must have an end-of-sequence token, got none.")
         super().__init__(tokenizer, decoder_tokenizer)
         self.max_length = max_length
-        self._truncation_reported = False
+        self.truncation = truncation
 
     def __call__(self, data: str | list[str], return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Tokenise.
@@ -53,26 +56,57 @@ class EDDPMTextProcessor(EDDPMProcessor):
 
         Raises:
             TypeError: If something is not a string.
-            ValueError: If the list or a sentence is empty.
+            ValueError: If the list or a sentence is empty, or one is too long and `truncation` is False.
         """
         if kwargs:
             raise TypeError(f"Unexpected keyword arguments {sorted(kwargs)}.")
         sentences = self.as_list(data)
-        too_long = [False] * len(sentences)
-        plain = self._tokenize(self.tokenizer, sentences, too_long)
+        batch, cut = self._tensors(sentences, return_tensors)
+        self.report_cut(sentences, cut)
+        return batch
+
+    def prepare(self, data: list[str]) -> tuple[BatchFeature, dict[int, int]]:
+        """Return the tensors of sentences, and which were cut: the tokens that each had, by position."""
+        return self._tensors(data, "pt")
+
+    def report_cut(self, data: list[str], cut: dict[int, int]) -> None:
+        """Warn of the sentences that were cut, or refuse them if `truncation` is False.
+
+        Args:
+            data: All sentences.
+            cut: The tokens of those that are too long, by position.
+
+        Raises:
+            ValueError: If there are any, and `truncation` is False.
+        """
+        if not cut:
+            return
+        places = sorted(cut)
+        named = ", ".join(f"{cut[place]} at position {place}" for place in places[:_NAMED])
+        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+        if not self.truncation:
+            raise ValueError(
+                f"`data` must hold sentences of at most `max_length` = {self.max_length} tokens, as `truncation` is "
+                f"False, got {named}{more}."
+            )
+        logger.warning(
+            f"{len(places)} of {len(data)} sentences had more than `max_length` = {self.max_length} tokens and were "
+            f"cut: {named}{more}."
+        )
+
+    def _tensors(self, sentences: list[str], return_tensors: str | None) -> tuple[BatchFeature, dict[int, int]]:
+        cut: dict[int, int] = {}
+        plain = self._tokenize(self.tokenizer, sentences, cut)
         shared = self.tokenizer is self.decoder_tokenizer
-        targets = plain if shared else self._tokenize(self.decoder_tokenizer, sentences, too_long)
+        targets = plain if shared else self._tokenize(self.decoder_tokenizer, sentences, cut)
         input_ids = self._with_special_tokens(sentences, plain)
         labels = [[*ids, self.decoder_tokenizer.eos_token_id] for ids in targets]
-        self._report_truncation(sum(too_long), len(sentences))
         mask = [[1] * len(ids) for ids in input_ids]
         if return_tensors is None:
-            return BatchFeature({"input_ids": input_ids, "attention_mask": mask, "labels": labels})
+            return BatchFeature({"input_ids": input_ids, "attention_mask": mask, "labels": labels}), cut
         pad = self.tokenizer.pad_token_id or 0  # masked, so any id does
-        return BatchFeature(
-            {"input_ids": _pad(input_ids, pad), "attention_mask": _pad(mask, 0), "labels": _pad(labels, -100)},
-            tensor_type=return_tensors,
-        )
+        padded = {"input_ids": _pad(input_ids, pad), "attention_mask": _pad(mask, 0), "labels": _pad(labels, -100)}
+        return BatchFeature(padded, tensor_type=return_tensors), cut
 
     def postprocess(self, outputs: torch.Tensor) -> list[str]:
         """Turn token ids `(batch, seq)` into sentences, special tokens left out."""
@@ -142,14 +176,14 @@ class EDDPMTextProcessor(EDDPMProcessor):
     def lengths(self, data: list[str]) -> list[int]:
         """Return each sentence's tokens, without special ones, at most `max_length`."""
         sentences = self.as_list(data)
-        return [len(ids) for ids in self._tokenize(self.tokenizer, sentences, [False] * len(sentences))]
+        return [len(ids) for ids in self._tokenize(self.tokenizer, sentences, {})]
 
     def count_truncated(self, sentences: list[str]) -> int:
         """Return how many of `sentences` have more than `max_length` tokens for the encoder or the decoder."""
-        too_long = [False] * len(sentences)
+        cut: dict[int, int] = {}
         for tokenizer in {id(tokenizer): tokenizer for tokenizer in (self.tokenizer, self.decoder_tokenizer)}.values():
-            self._tokenize(tokenizer, sentences, too_long)
-        return sum(too_long)
+            self._tokenize(tokenizer, sentences, cut)
+        return len(cut)
 
     def _with_special_tokens(self, sentences: list[str], plain: list[list[int]]) -> list[list[int]]:
         """Return the encoder's ids with the special tokens that its tokenizer adds."""
@@ -161,9 +195,9 @@ class EDDPMTextProcessor(EDDPMProcessor):
         )["input_ids"]
 
     def _tokenize(
-        self, tokenizer: PreTrainedTokenizerBase, sentences: list[str], too_long: list[bool]
+        self, tokenizer: PreTrainedTokenizerBase, sentences: list[str], cut: dict[int, int]
     ) -> list[list[int]]:
-        """Return each sentence's ids, cut to `max_length`; mark in `too_long` those that were longer."""
+        """Return each sentence's ids, cut to `max_length`; enter in `cut` the tokens of those that were longer."""
         rows = tokenizer(
             sentences,
             add_special_tokens=False,
@@ -172,16 +206,9 @@ class EDDPMTextProcessor(EDDPMProcessor):
             verbose=False,
         )["input_ids"]
         for position, row in enumerate(rows):
-            too_long[position] = too_long[position] or len(row) > self.max_length
+            if len(row) > self.max_length:
+                cut[position] = max(len(row), cut.get(position, 0))
         return [list(row[: self.max_length]) for row in rows]
-
-    def _report_truncation(self, truncated: int, total: int) -> None:
-        if truncated and not self._truncation_reported:
-            self._truncation_reported = True
-            logger.warning(
-                f"{truncated} of {total} sentences had more than `max_length` = {self.max_length} tokens and were cut."
-                " This is said once for this processor."
-            )
 
 
 def _pad(rows: list[list[int]], value: int) -> list[list[int]]:
