@@ -15,6 +15,7 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason='the app needs gradio: pip install ".[app]"')
 
+from hf_eddpm import EDDPMImageProcessor  # noqa: E402
 from hf_eddpm.app import actions, limits  # noqa: E402
 from hf_eddpm.app.actions import Grid  # noqa: E402
 from hf_eddpm.app.attributes import Attribute, default_attributes, direction_of, valid_samples  # noqa: E402
@@ -185,6 +186,16 @@ def test_lines_fasta_and_uploads_become_data(loaded):
     uploads = [(photo, "a caption"), photo.convert("RGBA"), random_images(1)[0]]
     assert [each.size for each in read_data(image, "image", uploads, "Data")] == [(8, 8)] * 3
     assert {each.mode for each in read_data(image, "image", uploads, "Data")} == {"L"}
+
+
+@pytest.mark.parametrize(("resize", "level"), [("none", 255), ("crop", 255), ("stretch", 0)])
+def test_uploads_are_fitted_as_the_processor_fits_images(resize, level):
+    wide = Image.new("LA", (24, 8), (0, 255))
+    wide.paste(Image.new("LA", (8, 8), (0, 0)), (8, 0))  # transparent in the middle
+    (fitted,) = read_data(EDDPMImageProcessor(8, 1, resize=resize), "image", [wide], "Data")
+    assert fitted.size == (8, 8) and fitted.getpixel((0, 4)) == pytest.approx(level, abs=16)
+    (black,) = read_data(EDDPMImageProcessor(8, 1, resize=resize, background=0), "image", [wide], "Data")
+    assert black.getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -14,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from conftest import SENTENCES
-from images import tiny_image_pipe
+from images import random_images, tiny_image_pipe
 from proteins import tiny_protein_pipe
 from typer.testing import CliRunner
 
@@ -241,6 +243,26 @@ def test_images_are_stored_as_datasets_reads_them(tmp_path):
     assert run_bulk(again) == 2
     codes = torch.tensor([row["embedding"] for row in read(tmp_path / "codes")])
     torch.testing.assert_close(codes, pipe.encode(expected).embeddings, atol=1e-4, rtol=1e-4)
+
+
+def test_images_of_a_table_are_resized_as_the_processor_says_and_damaged_ones_are_skipped(tmp_path):
+    tiny_image_pipe(resize="crop").save_pretrained(tmp_path / "image")
+    wide = random_images(1, size=16)[0].resize((24, 16))
+    contents = []
+    for image, kind in ((wide, "png"), (wide.convert("CMYK"), "jpeg")):
+        file = BytesIO()
+        image.save(file, kind)
+        contents.append(file.getvalue())
+    contents += [None, b"junk", contents[0][:-40], b""]
+    table = pyarrow.table({"image": [{"bytes": content, "path": None} for content in contents]})
+    parquet.write_table(table, tmp_path / "data.parquet")
+    job = BulkJob("encode", str(tmp_path / "image"), str(tmp_path / "out"), [str(tmp_path / "data.parquet")])
+    with pytest.raises(ValueError, match="Row 3 of the data: the image is damaged"):
+        run_bulk(job)
+    assert run_bulk(replace(job, on_error="skip")) == 6
+    rows = read(tmp_path / "out")
+    assert [row["embedding"] is None for row in rows] == [False, False, True, True, True, True]
+    assert rows[2]["error"] == "empty" and "damaged" in rows[3]["error"] and "damaged" in rows[4]["error"]
 
 
 @pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])

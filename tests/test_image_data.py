@@ -51,13 +51,14 @@ def test_a_damaged_image_stops_or_is_counted_and_named(folder, caplog):
     broken = folder / "cat" / "1.png"
     broken.write_bytes(broken.read_bytes()[:50])
     (folder / "dog" / "0.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="'cat/1.png' is damaged .*`on_damaged` 'skip'"):
+    with pytest.raises(ValueError, match=f"{str(broken)!r} is damaged .*`on_damaged` 'skip'"):
         load_images(str(folder))
     with caplog.at_level(logging.WARNING, "image_data"):
         logging.getLogger("image_data").propagate = True
         data = load_images(str(folder), on_damaged="skip")
-    assert len(data) == 5 and data.damaged == ["'cat/1.png'", "'dog/0.png'"]
-    assert f"2 damaged images of {str(folder)!r} were left out: 'cat/1.png', 'dog/0.png'" in caplog.text
+    damaged = [repr(str(folder / name)) for name in ("cat/1.png", "dog/0.png")]  # of several folders, which one
+    assert len(data) == 5 and data.damaged == damaged
+    assert f"2 damaged images of {str(folder)!r} were left out: {', '.join(damaged)}" in caplog.text
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="holds no images that can be read"):
@@ -238,6 +239,9 @@ def test_unknown_attributes_and_labels_out_of_range_are_refused(folder):
 def test_sources_without_images_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
+    (tmp_path / "foreign").mkdir()
+    for name in ("a.heic", "b.mp4", "c.txt"):
+        (tmp_path / "foreign" / name).write_bytes(b"no image")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "x.parquet").write_bytes(b"nothing")
     mixed = tmp_path / "mixed"
@@ -245,11 +249,12 @@ def test_sources_without_images_are_refused(tmp_path):
     for size in (8, 16):
         random_images(1, size=size)[0].save(mixed / f"{size}.png")
     for source, error, message in (
-        ("empty", ValueError, "holds no images: none of its files ends in"),
+        ("empty", ValueError, "holds no images: none of its files ends in .png, .jpg or .* that Pillow reads[.]$"),
+        ("foreign", ValueError, "holds no images: .* that Pillow reads; it holds 'a.heic', 'b.mp4'"),
         ("notes.txt", ValueError, "unknown ending"),
         ("missing.npz", FileNotFoundError, "No such file"),
         ("x.parquet", ValueError, "damaged or not a parquet file"),
-        ("mixed", ValueError, "'8.png': .*must hold images of 16 x 16, got 8 x 8"),
+        ("mixed", ValueError, "mixed/8.png': .*must hold images of 16 x 16, got 8 x 8"),
     ):
         with pytest.raises(error, match=message):
             load_images(str(tmp_path / source))
@@ -297,6 +302,82 @@ def test_whatever_is_damaged_is_named_or_skipped(tmp_path, ending, capfd):
         data = load_images(str(tmp_path / "good"), image_size=12, resize="stretch", on_damaged="skip")
         assert len(data) == 2 - len(data.damaged)
         if data.damaged:
-            with pytest.raises(ValueError, match=f"'b{number}.{ending}' is damaged"):
+            with pytest.raises(ValueError, match=f"/good/b{number}.{ending}' is damaged"):
                 load_images(str(tmp_path / "good"), image_size=12, resize="stretch")
         broken.unlink()
+
+
+def test_every_ending_that_pillow_reads_is_an_image_and_other_files_are_mentioned_once(tmp_path, caplog):
+    picture = random_images(1, channels=3, size=SIZE)[0]
+    for name in ("a.png", "b.tga", "c.JPG", "d.jfif", "e.qoi", "f.dib"):
+        picture.save(tmp_path / name)
+    unread = ["g.heic", *(f"h{number}.mp4" for number in range(6)), "i.pdf"]
+    for name in [*unread, "j.txt", "k.json", "l.xml", "Thumbs.db", ".hidden.heic"]:
+        (tmp_path / name).write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        data = load_images(str(tmp_path))
+    assert len(data) == 6 and np.array_equal(data.images[1], data.images[0])
+    (record,) = caplog.records
+    assert "8 files of" in record.message and "'g.heic', 'h0.mp4', 'h1.mp4', 'h2.mp4', 'h3.mp4', ..." in record.message
+    for name in unread:
+        (tmp_path / name).unlink()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load_images(str(tmp_path))
+    assert not caplog.records
+
+
+def test_a_class_that_holds_only_other_files_is_named(folder, caplog):
+    for name in ("fox", "owl/young"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.heic").write_bytes(b"no image")
+    (folder / "elk").mkdir()
+    (folder / "elk" / "notes.txt").write_text("none yet")
+    with caplog.at_level(logging.WARNING):
+        data = load_images(str(folder))
+    assert data.class_names["label"] == ["cat", "dog"]
+    assert "without images are no classes: 'elk', 'fox', 'owl'" in caplog.text
+    assert "'fox/a.heic', 'owl/young/a.heic'" in caplog.text
+
+
+def test_missing_images_of_a_table_are_named_or_skipped(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = io.BytesIO()
+    random_images(1)[0].save(file, "png")
+    png = file.getvalue()
+    whole = {"bytes": png, "path": None}
+    path = str(tmp_path / "a.parquet")
+    for images, what in (
+        ([png, None, png], "its value is missing"),
+        ([whole, {"bytes": None, "path": None}, None, whole], "its value is missing"),
+        ([[1, 2], [3]], r"its value is of type list"),
+        ([1.5], r"its value is of type float"),
+    ):
+        parquet.write_table(pyarrow.table({"image": images, "age": list(range(len(images)))}), path)
+        first = next(row for row, image in enumerate(images) if image not in (png, whole))
+        with pytest.raises(ValueError, match=rf"image {first} of '{path}' is damaged or no image \({what}\)"):
+            load_images(path)
+        good = [row for row, image in enumerate(images) if image in (png, whole)]
+        if good:
+            data = load_images(path, on_damaged="skip")
+            assert data.attribute("age").tolist() == good and len(data.damaged) == len(images) - len(good)
+
+
+def test_a_table_that_is_damaged_within_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"image": [bytes(range(256))] * 50}), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{str(path)!r} is damaged"):
+        load_images(str(path))
+
+
+def test_dark_images_of_16_bits_stay_dark_beside_bright_ones(tmp_path):
+    for name, level in (("a.png", 51400), ("b.png", 200), ("c.pgm", 200), ("d.pgm", 51400)):
+        Image.fromarray(np.full((SIZE, SIZE), level, np.uint16)).save(tmp_path / name)
+    data = load_images(str(tmp_path))
+    assert data.images.shape == (4, SIZE, SIZE, 1) and data.images[:, 0, 0, 0].tolist() == [200, 1, 1, 200]

@@ -55,6 +55,20 @@ def test_grey_levels_survive_the_round_trip_in_every_form(seed, channels):
     assert [image.tobytes() for image in processor.postprocess(pixels)] == [image.tobytes() for image in levels]
 
 
+def test_integers_are_of_16_bits_where_their_file_or_their_values_say_so(tmp_path):
+    processor = EDDPMImageProcessor(SIZE, 1)
+    dark, bright = (Image.fromarray(np.full((SIZE, SIZE), level, np.uint16)) for level in (200, 51400))
+    expected = [round(level / 257) / 127.5 - 1 for level in (200, 51400)]
+    dark.save(tmp_path / "dark.png")
+    dark.save(tmp_path / "dark.pgm")  # which Pillow opens in mode "I"
+    with Image.open(tmp_path / "dark.png") as png, Image.open(tmp_path / "dark.pgm") as pgm:
+        pixels = processor([dark, bright, png, pgm, bright.convert("I")])["pixel_values"]
+        with pytest.raises(ValueError, match="convert it to mode 'L'"):
+            processor(png.convert("I"))
+    levels = [expected[0], expected[1], expected[0], expected[0], expected[1]]
+    np.testing.assert_allclose(pixels[:, 0, 0, 0].numpy(), levels, atol=1e-6)
+
+
 def test_what_is_transparent_shows_the_background():
     image = Image.new("RGBA", (SIZE, SIZE), (255, 0, 0, 0))
     for background in (0, 255):
@@ -101,6 +115,7 @@ def _array(value=0.5, channels=1, dtype=np.float32):
         (np.zeros((1, 1, SIZE, SIZE, 1), np.uint8), TypeError, "got 5 dimensions"),
         (Image.new("F", (SIZE, SIZE)), ValueError, "mode 'F'"),
         (Image.new("I", (SIZE, SIZE), 70000), ValueError, "at most 16 bits"),
+        (Image.new("I", (SIZE, SIZE), 200), ValueError, r"mode 'I' with all values in \[0, 255\].*at position 0"),
     ],
 )
 def test_what_is_no_image_of_the_model_is_refused(data, error, message):

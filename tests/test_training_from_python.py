@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import SENTENCES
 from hub_server import HubServer
+from PIL import Image
 from transformers import TrainingArguments
 
 from hf_eddpm import EDDPMPipeline, EDDPMTrainer, model_for_data
 from hf_eddpm.hub.card import hub_id
+from hf_eddpm.modalities.image.data import load_images
 from hf_eddpm.training.defaults import default_arguments, default_steps
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +71,33 @@ def test_a_model_for_proteins_predicts_their_properties(tmp_path):
     pipe = _trained(model, processor, data, tmp_path)
     assert pipe.predict(proteins).shape == (4, 1)
     assert all(len(sample) <= 9 for sample in pipe(num_samples=3, num_inference_steps=3).samples)
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_channels"),
+    [("1", 1), ("L", 1), ("LA", 1), ("I;16", 1), ("P", 3), ("grey P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)],
+)
+def test_a_model_for_images_has_the_channels_that_load_images_gives_them(tmp_path, mode, num_channels):
+    ramp = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    colour = Image.merge("RGB", [ramp, ramp.rotate(90), ramp.rotate(180)])
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257)
+    else:
+        image = ramp.convert("P") if mode == "grey P" else colour.convert(mode)
+    image.save(tmp_path / "a.tif")
+    processor = model_for_data([image], "image")[1]
+    assert processor.num_channels == load_images(str(tmp_path)).num_channels == num_channels
+
+
+def test_a_model_for_images_prepares_them_as_asked():
+    images = [Image.new("RGBA", (12, 8), (0, 0, 0, 0)), np.zeros((8, 8, 3), np.uint8), torch.zeros(3, 8, 16)]
+    model, processor = model_for_data(images, "image", resize="crop", background=0, value_range="-1_1")
+    assert (processor.image_size, processor.num_channels, model.config.decoder.image_size) == (8, 3, 8)
+    assert processor(images)["pixel_values"].amax((1, 2, 3)).tolist() == [-1, -1, 0]
+    assert model_for_data(images[2:], "image", image_size=16, resize="stretch")[1].num_channels == 3
+    for wrong in ("a.png", np.zeros(3)):
+        with pytest.raises(TypeError, match="`data` must hold images .* at position 0"):
+            model_for_data([wrong], "image")
 
 
 def test_a_model_for_images_has_their_size_and_classes(tmp_path):

@@ -32,7 +32,7 @@ def model_for_data(
             by class.
         seed: Seed of the initial weights.
         **values: Values of `EDDPMConfig`, and what the modality's `fit` takes (for text `vocab_size` and
-            `max_length`).
+            `max_length`; for images `image_size`, `num_channels`, `resize`, `value_range` and `background`).
 
     Returns:
         The model in training mode, and the processor.

@@ -64,7 +64,8 @@ def _trained_on_digits(training: Mapping[str, Any]) -> bool:
 def _digits(processor: Any) -> list[Image.Image]:
     """Return the first of the digits that come with scikit-learn; none where it is not installed."""
     try:
-        stack = load_images(DIGITS, image_size=processor.image_size, num_channels=processor.num_channels)
+        size = {"image_size": processor.image_size, "num_channels": processor.num_channels}
+        stack = load_images(DIGITS, **size, resize=processor.resize)
     except (ImportError, ValueError):
         return []
     return [Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in stack.images[:_SHOWN]]

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..modalities.image.processing import EDDPMImageProcessor, Resize
 from .limits import MAX_CHARACTERS, MAX_DATA, MAX_PIXELS
 
 
@@ -69,7 +70,9 @@ def unwrapped(text: str) -> str:
 
 
 def read_images(processor: Any, images: Sequence[Any], name: str) -> list[Image.Image]:
-    """Return images as the model sees them: the middle square of each, in its size, grey if it knows no colours.
+    """Return images as the model sees them: in its size, grey if it knows no colours.
+
+    Other sizes are stretched if the processor stretches; otherwise their middle square is taken.
 
     Args:
         processor: An image processor.
@@ -89,9 +92,9 @@ def read_images(processor: Any, images: Sequence[Any], name: str) -> list[Image.
                 f"Image {number} of “{name}” is {image.width} x {image.height}, and at most {MAX_PIXELS} pixels a "
                 "side are taken."
             )
-        size = (processor.image_size, processor.image_size)
-        if image.size != size:
-            image = image.convert("RGBA") if image.mode in ("P", "LA", "PA") else image  # keeps what is transparent
-            image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         fitted.append(image)
-    return processor.postprocess(processor(fitted)["pixel_values"]) if fitted else []
+    resize: Resize = "crop" if processor.resize == "none" else processor.resize
+    fitting = EDDPMImageProcessor(
+        processor.image_size, processor.num_channels, resize, background=processor.background
+    )
+    return processor.postprocess(fitting(fitted)["pixel_values"]) if fitted else []

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..extras import needs_extra
 from ..loading import load_to_use
+from ..modalities.image.processing import DAMAGE
 from ..outputs import EDDPMScore
 from ..pipeline_eddpm import EDDPMPipeline
 from .jobs import BulkJob
@@ -24,6 +25,7 @@ with needs_extra("A bulk job"):
 
 logger = logging.get_logger(__name__)
 
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 Values = dict[str, Any]  # columns: arrays (rows, ...), or lists
 
 
@@ -158,6 +160,8 @@ class PartMaker:
         return reasons
 
     def _refusal(self, rows: list[Any]) -> str | None:
+        if any(isinstance(row, bytes) for row in rows):
+            return "the image is damaged, or of a format that is not known."
         try:
             self.pipe.processor.as_list(rows)
         except (TypeError, ValueError) as error:
@@ -191,11 +195,17 @@ def _is_empty(row: Any) -> bool:
 
 
 def _stored(value: Any) -> Any:
-    """Return a datum as parquet holds it, an image as `datasets` does."""
+    """Return a datum as parquet holds it, an image as `datasets` does; None for one that is damaged."""
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
     if not isinstance(value, Image.Image):
         return value if value is None else str(value)
     file = BytesIO()
-    value.save(file, "PNG")
+    try:
+        image = value if value.mode in _PNG_MODES else value.convert("RGB")
+        image.save(file, "PNG")
+    except DAMAGE:
+        return None
     return {"bytes": file.getvalue(), "path": None}
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..data.tables import open_parquet
 from ..extras import needs_extra
+from ..modalities.image.processing import DAMAGE
 from .jobs import BulkJob
 
 with needs_extra("A bulk job on data"):
@@ -103,7 +104,13 @@ def _stream(job: BulkJob) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Return a datum: an image is stored as a file's bytes."""
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        return Image.open(BytesIO(value["bytes"]))
-    return value
+    """Return a datum: an image is stored as a file's bytes, which come back where they are no image."""
+    if not isinstance(value, dict) or value.keys() != {"bytes", "path"}:
+        return value
+    content, path = value["bytes"], value["path"]
+    if content is None and path is None:
+        return None
+    try:
+        return Image.open(path if content is None else BytesIO(content))
+    except DAMAGE:
+        return content or b""

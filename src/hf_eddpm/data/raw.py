@@ -70,7 +70,8 @@ def load_raw(
     """Reads data of one modality.
 
     Args:
-        processor: The processor of the model that will take them; it says what images must measure.
+        processor: The processor of the model that will take them; it says what images must measure, and what
+            happens to those that do not.
         modality: "text", "protein" or "image".
         source: Files (of text `file=label` too) or a Hub id.
         text_column: Column of the sentence in tables.
@@ -104,7 +105,13 @@ def load_raw(
         )
         return RawData(proteins.sequences, None, proteins.properties)
     if modality == "image" and images:
-        data = load_images(one_or_more, image_size=processor.image_size, num_channels=processor.num_channels)
+        data = load_images(
+            one_or_more,
+            image_size=processor.image_size,
+            num_channels=processor.num_channels,
+            resize=processor.resize,
+            background=processor.background,
+        )
         for argument, names in (("label_column", [label_column]), ("property_columns", property_columns)):
             if missing := [name for name in names if name is not None and name not in data.attributes]:
                 raise ValueError(

@@ -162,7 +162,7 @@ def _as_row(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
     file = open_parquet(path)
     _check_columns(file.schema_arrow.names, path, columns)
-    for batch in file.iter_batches(columns=list(dict.fromkeys(column for _, column in columns))):
+    for batch in read_batches(file, path, list(dict.fromkeys(column for _, column in columns))):
         yield from zip(*(batch.column(column).to_pylist() for _, column in columns), strict=True)
 
 
@@ -179,6 +179,27 @@ def open_parquet(path: Path) -> Any:
         raise ValueError(f"{str(path)!r} is damaged or not a parquet file: {error}.") from error
     _refuse_repeated(file.schema_arrow.names, path)
     return file
+
+
+def read_batches(file: Any, path: Path, columns: list[str] | None = None) -> Iterator[Any]:
+    """Yields the rows of an open parquet file batch by batch; damage that shows only then raises a ValueError too.
+
+    Args:
+        file: The result of `open_parquet`.
+        path: Its path, for the error.
+        columns: What to read; by default all.
+    """
+    import pyarrow
+
+    batches = file.iter_batches(columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+        if batch is None:
+            return
+        yield batch
 
 
 def _check_columns(available: Iterable[str], where: Path | str, columns: Columns) -> None:

@@ -31,7 +31,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from transformers.utils import logging
 
 from ..hub.card import EVALUATION_FILE
 from ..modalities.image.data import ImageData
-from ..modalities.image.processing import plot_grid
+from ..modalities.image.processing import EDDPMImageProcessor, plot_grid
 from ..pipeline_eddpm import EDDPMPipeline
 from .arguments import CardArguments, EDDPMTrainingArguments, ImageDataArguments, ImageModelArguments, parse_arguments
 from .environment import describe_command, describe_environment
@@ -140,8 +140,8 @@ def main(args: list[str] | None = None) -> None:
     if not arguments.checkpoint:
         raise ValueError("`checkpoint` must name the pipeline's folder or Hub id.")
     start = time.perf_counter()
-    train, dev = load_data(data_args, training_args.seed)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
+    train, dev = load_data(data_args, training_args.seed, cast(EDDPMImageProcessor, pipe.processor))
     seed = settings.sampling_seeds[0]
     judge = Judge(train, dev, data_args.label_column, seed, arguments.extractor)
     result = {"command": describe_command("training/evaluate.py", ["image", *words]), "recipe": arguments.recipe}

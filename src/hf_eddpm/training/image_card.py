@@ -135,10 +135,12 @@ def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult
 def _limits(pipe: EDDPMPipeline, training: dict[str, Any] | None, data_name: str) -> list[str]:
     processor = pipe.processor
     kind = "grey" if processor.num_channels == 1 else "colour"
-    limits = [
-        f"{processor.image_size} x {processor.image_size} {kind} images; the processor refuses other sizes unless its "
-        "`resize` says otherwise."
-    ]
+    others = {
+        "none": "the processor refuses other sizes unless its `resize` says otherwise",
+        "stretch": "the processor stretches other sizes",
+        "crop": "the processor takes the middle square of other sizes and resizes it",
+    }
+    limits = [f"{processor.image_size} x {processor.image_size} {kind} images; {others[processor.resize]}."]
     if training is None:
         return limits
     limits.append(f"It knows one kind of picture ({data_name}); others come back as what it knows.")

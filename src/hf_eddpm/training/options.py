@@ -127,10 +127,22 @@ class ImageDataArguments:
     train_split: str | None = field(default=None, metadata={"help": "Split of a Hub data set, e.g. train."})
     dev_split: str | None = field(default=None, metadata={"help": "Held-out split of a Hub data set."})
     image_column: str = field(default="image", metadata={"help": "Column of the image."})
-    image_size: int | None = field(default=None, metadata={"help": "Height and width; the data's by default."})
-    num_channels: int | None = field(default=None, metadata={"help": "1 (grey) or 3; the data's by default."})
-    resize: str = field(default="none", metadata={"help": "Images of other sizes: none (refused), stretch or crop."})
-    background: int = field(default=255, metadata={"help": "Grey level behind transparent images, in [0, 255]."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width; by default a checkpoint's, else the data's."}
+    )
+    num_channels: int | None = field(
+        default=None, metadata={"help": "1 (grey) or 3; by default a checkpoint's, else the data's."}
+    )
+    resize: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images of other sizes: none (refused), stretch or crop; by default a checkpoint's, else none."
+        },
+    )
+    background: int | None = field(
+        default=None,
+        metadata={"help": "Grey level behind transparent images, in [0, 255]; by default a checkpoint's, else 255."},
+    )
     on_damaged: str = field(
         default="error", metadata={"help": "Images that cannot be read: error (stop) or skip (count, name, go on)."}
     )

@@ -69,7 +69,7 @@ def describe_arguments(*arguments: Any) -> dict[str, Any]:
             value = getattr(group, item.name)
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             # `TrainingArguments` turns some of its `None` into empty values; its enumerations are strings.
-            differs = value != default and (value or default)
+            differs = value != default and (value or default or type(value) is int)
             # `bf16` and `fp16` only repeat the precision that the settings tell.
             unsaid = item.name.endswith("_token") or item.name in ("resume_from_checkpoint", "bf16", "fp16")
             if differs and not unsaid and isinstance(value, (str, int, float, list, dict)):

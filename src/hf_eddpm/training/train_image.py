@@ -118,9 +118,10 @@ def main(args: list[str] | None = None) -> Path:
         ReconstructionLosses.__module__,
         model_config=model_args.model_config,
     )
-    train, dev = load_data(data_args, training_args.seed)
+    start = load_image_start(model_args)
+    train, dev = load_data(data_args, training_args.seed, None if start is None else start[1])
     fit_steps(training_args, len(train))
-    model, processor = build_model(model_args, train)
+    model, processor = build_model(model_args, train, start)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
     data_facts = {name: describe_data(data) for name, data in (("train", train), ("dev", dev))}
 
@@ -267,20 +268,33 @@ def parse_data(args: list[str]) -> tuple[ImageData, ImageData, ImageDataArgument
     return *load_data(data_args, training_args.seed), data_args
 
 
-def load_data(data_args: ImageDataArguments, seed: int) -> tuple[ImageData, ImageData]:
-    """Loads the training and the held-out images."""
+def load_data(
+    data_args: ImageDataArguments, seed: int, processor: EDDPMImageProcessor | None = None
+) -> tuple[ImageData, ImageData]:
+    """Loads the training and the held-out images.
+
+    Args:
+        data_args: What to load. Where they leave size, channels, `resize` or `background` open, it is the processor's.
+        seed: Of the images that are held out.
+        processor: That of the checkpoint that will take the images, if there is one.
+    """
     if not data_args.train:
         raise ValueError("`train` must name the training images.")
+    fallback = {"image_size": None, "num_channels": None, "resize": "none", "background": 255}
+    shape: dict[str, Any] = {}
+    for name, default in fallback.items():
+        given = getattr(data_args, name)
+        shape[name] = getattr(processor, name, default) if given is None else given
 
     def load(source: list[str], split: str | None, like: ImageData | None = None) -> ImageData:
         return load_images(
             source,
             split=split,
             image_column=data_args.image_column,
-            image_size=data_args.image_size if like is None else like.image_size,
-            num_channels=data_args.num_channels if like is None else like.num_channels,
-            resize=data_args.resize,
-            background=data_args.background,
+            image_size=shape["image_size"] if like is None else like.image_size,
+            num_channels=shape["num_channels"] if like is None else like.num_channels,
+            resize=shape["resize"],
+            background=shape["background"],
             on_damaged=data_args.on_damaged,
         )
 
@@ -327,17 +341,34 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     return facts
 
 
-def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDPMModel, EDDPMImageProcessor]:
-    """Makes the model and its processor, to the measure of the training images."""
-    if model_args.init_from is not None:
-        start, loaded = load_start(model_args.init_from, "image", model_args.config_values)
-        processor = cast(EDDPMImageProcessor, loaded)
+def load_image_start(model_args: ImageModelArguments) -> tuple[EDDPMModel, EDDPMImageProcessor] | None:
+    """Loads the model and the processor that the training starts from, if it starts from any."""
+    if model_args.init_from is None:
+        return None
+    model, processor = load_start(model_args.init_from, "image", model_args.config_values)
+    return model, cast(EDDPMImageProcessor, processor)
+
+
+def build_model(
+    model_args: ImageModelArguments, train: ImageData, start: tuple[EDDPMModel, EDDPMImageProcessor] | None = None
+) -> tuple[EDDPMModel, EDDPMImageProcessor]:
+    """Makes the model and a processor that prepares pictures as the training images were.
+
+    Args:
+        model_args: What the model is.
+        train: The training images.
+        start: The result of `load_image_start`; by default it is called here.
+    """
+    start = load_image_start(model_args) if start is None else start
+    if start is not None:
+        model, processor = start
         if (processor.image_size, processor.num_channels) != (train.image_size, train.num_channels):
             raise ValueError(
                 f"`train` must hold images of {processor.image_size} pixels and {processor.num_channels} channels, as "
                 f"`init_from` knows them, got {train.image_size} and {train.num_channels}."
             )
-        return start, processor
+        processor.resize, processor.background = train.resize, train.background
+        return model, processor
     size = {"image_size": train.image_size, "num_channels": train.num_channels}
     preset = EDDPMConfig.from_preset(model_args.preset)
     values = dict(model_args.config_values)
@@ -359,9 +390,11 @@ def build_model(model_args: ImageModelArguments, train: ImageData) -> tuple[EDDP
         values["num_classes"] = 0
     config = EDDPMConfig.from_preset(model_args.preset, **values)
     if model_args.vae_kl_weight is not None:
-        model: EDDPMModel = VariationalAutoencoder(config, model_args.vae_kl_weight)
+        model = VariationalAutoencoder(config, model_args.vae_kl_weight)
     elif model_args.no_latents:
         model = UnconditionalDiffusion(config)
     else:
         model = EDDPMModel(config, encoder=None if backbone is None else ImageEncoder(config, backbone))
-    return model, EDDPMImageProcessor(train.image_size, train.num_channels)
+    return model, EDDPMImageProcessor(
+        train.image_size, train.num_channels, resize=train.resize, background=train.background
+    )

@@ -394,8 +394,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     if data_args.label_column is None:
         raise ValueError("`label_column` must name the attribute of the classes.")
     start = time.perf_counter()
-    train, dev = load_data(data_args, training_args.seed)
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    train, dev = load_data(data_args, training_args.seed, pipe.processor)
     pipe.set_progress_bar_config(disable=True)
     guide = LatentGuide.from_pretrained(args.guide)
     measured, pictures = evaluate(pipe, guide, train, dev, data_args.label_column, args)

@@ -135,9 +135,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     if not args.checkpoint:
         raise ValueError("`checkpoint` must name the pipeline's folder or Hub id.")
     start = time.perf_counter()
-    train, dev = load_data(data_args, training_args.seed)
-    every = ImageData(np.concatenate([train.images, dev.images]))
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    train, dev = load_data(data_args, training_args.seed, pipe.processor)
+    every = ImageData(np.concatenate([train.images, dev.images]))
     if pipe.decoder_scheduler is None:
         raise ValueError("`checkpoint` must have a decoder that is a chain.")
     pipe.set_progress_bar_config(disable=True)

@@ -216,10 +216,10 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     if not args.checkpoint:
         raise ValueError("`checkpoint` must name the pipeline's folder or Hub id.")
     start = time.perf_counter()
-    train, dev = load_data(data_args, training_args.seed)
+    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
+    train, dev = load_data(data_args, training_args.seed, pipe.processor)
     if len(dev) < args.num_images * len(args.seeds):
         raise ValueError(f"`num_images` for each of `seeds` must be at most the {len(dev)} held-out images.")
-    pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     judge = Judge(train, dev, data_args.label_column, args.seeds[0])
     rows, pictures = benchmark(pipe, dev.images, judge, args)

@@ -7,10 +7,12 @@
     load_images("photos/", image_size=64, resize="crop")               # a folder; subfolders are classes
     load_images("user/images", split="train")                          # the Hub
 
-A folder may hold metadata.csv, whose column `file_name` says to which image a row of attributes belongs.
+A folder may hold metadata.csv, whose column `file_name` says to which image a row of attributes belongs. Every
+file with an ending that Pillow reads is an image; other files are mentioned in the log, but for texts and tables.
 """
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,13 +23,12 @@ from PIL import Image, ImageOps
 from transformers.utils import logging
 
 from ...data.class_names import join_names, renumber
-from .files import Rows, read_rows, read_stack
-from .processing import DAMAGE, EDDPMImageProcessor
+from .files import MAX_NAMED, Rows, read_rows, read_stack
+from .processing import DAMAGE, EDDPMImageProcessor, Resize, keep_depth, num_channels_of
 
 logger = logging.get_logger(__name__)
 
 ON_DAMAGED = ("error", "skip")
-MAX_NAMED = 5  # damaged images named in the log
 
 
 @dataclass
@@ -41,6 +42,8 @@ class ImageData:
         sources: Where the images came from, as the user wrote it.
         damaged: Names of images that could not be read and were left out.
         num_unread: Images after the first of files that hold several, which were not read.
+        resize: What was done to images of another size, as for `EDDPMImageProcessor`.
+        background: Grey level that was put behind transparent images.
     """
 
     images: NDArray[np.uint8]
@@ -49,6 +52,8 @@ class ImageData:
     sources: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     num_unread: int = 0
+    resize: Resize = "none"
+    background: int = 255
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,7 +72,7 @@ class ImageData:
         """The images at `rows`, in that order."""
         rows = rows if isinstance(rows, slice) else np.asarray(rows, dtype=int)
         attributes = {name: values[rows] for name, values in self.attributes.items()}
-        return ImageData(self.images[rows], attributes, self.class_names, self.sources)
+        return replace(self, images=self.images[rows], attributes=attributes, damaged=[], num_unread=0)
 
     def sample(self, num_images: int, seed: int) -> "ImageData":
         """A random subset without replacement, in the original order; all of the data if it is not larger."""
@@ -139,7 +144,7 @@ def load_images(
     image_column: str = "image",
     image_size: int | None = None,
     num_channels: int | None = None,
-    resize: str = "none",
+    resize: Resize = "none",
     background: int = 255,
     on_damaged: str = "error",
 ) -> ImageData:
@@ -210,6 +215,8 @@ def load_images(
         sources,
         [name for part in parts for name in part.damaged],
         sum(part.num_unread for part in parts),
+        resize,
+        background,
     )
 
 
@@ -259,7 +266,7 @@ def _collect(
     source: str,
     image_size: int | None,
     num_channels: int | None,
-    resize: str,
+    resize: Resize,
     background: int,
     on_damaged: str,
 ) -> ImageData:
@@ -282,11 +289,10 @@ def _collect(
         num_unread += num_frames - 1
         if processor is None:
             size = min(image.size) if image_size is None else image_size
-            channels = num_channels or (1 if image.mode in ("1", "L", "LA", "I", "I;16") else 3)
             processor = EDDPMImageProcessor(
                 size,
-                channels,
-                resize=resize,  # type: ignore[arg-type]  # the processor checks it
+                num_channels or num_channels_of(image),
+                resize=resize,
                 background=background,
             )
         try:
@@ -313,19 +319,29 @@ def _collect(
 def open_image(raw: Any) -> tuple[Image.Image, int]:
     """Decodes an image whole, so that damage shows here; of a file with several (animations, pages) the first.
 
+    Args:
+        raw: A PIL image, the bytes of a file, its path, an open file, or a mapping of `bytes` and `path`.
+
     Returns:
         The image, and how many there are.
+
+    Raises:
+        ValueError: If there is nothing, or nothing of these; `DAMAGE` lists what else a damaged file may raise.
     """
     if isinstance(raw, dict):  # of `datasets`
-        raw = raw["bytes"] if raw.get("bytes") is not None else raw["path"]
+        raw = raw["bytes"] if raw.get("bytes") is not None else raw.get("path")
+    if raw is None:
+        raise ValueError("its value is missing")
     if isinstance(raw, bytes):
         raw = io.BytesIO(raw)
+    if not isinstance(raw, (Image.Image, str, os.PathLike)) and not hasattr(raw, "read"):
+        raise ValueError(f"its value is of type {type(raw).__name__}")
     image = raw if isinstance(raw, Image.Image) else Image.open(raw)
     image.load()
     num_frames = getattr(image, "n_frames", 1)  # looking for them may leave the first
     if num_frames > 1:
         image.seek(0)
-    return ImageOps.exif_transpose(image), num_frames
+    return ImageOps.exif_transpose(keep_depth(image)), num_frames
 
 
 def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:

@@ -18,6 +18,7 @@ from ...processing_eddpm import EDDPMProcessor, listed
 from .configuration import ImageConvConfig, ImageEncoderConfig, ImageUNetConfig
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
+Resize = Literal["none", "stretch", "crop"]
 
 # What PIL raises for damaged files, by format and place of the damage.
 DAMAGE = (
@@ -36,19 +37,25 @@ _RANGES = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
 _ALLOWED = {
     "image_size": Count,
     "num_channels": Literal[1, 3],  # grey or colour
-    "resize": Literal["none", "stretch", "crop"],
+    "resize": Resize,
     "value_range": Literal["0_1", "-1_1"],
     "background": Annotated[int, Bounds(at_least=0, at_most=255)],
 }
 _TOLERANCE = 1e-3  # by which floats may miss their range
+_GREY_MODES = ("1", "L", "LA", "La", "F")  # beside those of integers, I and I;16
+_16_BIT_FORMATS = ("PNG", "PPM")  # whose images of mode "I" are of 16 bits: 32 they do not have
 
 
 class EDDPMImageProcessor(EDDPMProcessor):
     r"""Turns pictures into pixel values in [-1, 1] and back.
 
-    It takes PIL images of any mode, numpy arrays `(height, width)` or `(height, width, channels)` and tensors
+    It takes PIL images, numpy arrays `(height, width)` or `(height, width, channels)` and tensors
     `(channels, height, width)`: one, a list, or a stack with a leading dimension for the batch. Arrays and tensors are
     uint8 in [0, 255], or floats in `value_range`.
+
+    PIL images may be of any mode but "F", whose range is unknown. Those of 16 bits (mode "I;16") become 8 bits. Mode
+    "I", integers without a range, is taken for 16 bits if a file of 16 bits was opened or a value is above 255; it is
+    refused if all values are in [0, 255], which could be black in 16 bits or a picture in 8.
 
     Args:
         image_size: Height and width that the model takes.
@@ -70,7 +77,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
         self,
         image_size: int = 32,
         num_channels: int = 3,
-        resize: Literal["none", "stretch", "crop"] = "none",
+        resize: Resize = "none",
         value_range: Literal["0_1", "-1_1"] = "0_1",
         background: int = 255,
     ):
@@ -174,13 +181,18 @@ class EDDPMImageProcessor(EDDPMProcessor):
     def _from_pil(self, image: Image.Image, name: str, where: str) -> np.ndarray:
         try:
             image.load()
-            image = ImageOps.exif_transpose(image)  # as cameras mean it to be seen
+            image = ImageOps.exif_transpose(keep_depth(image))  # as cameras mean it to be seen
         except DAMAGE as error:
             raise ValueError(f"{name} holds a damaged image{where}: {error}.") from error
         if image.mode.startswith("I"):  # 16 bits, whose conversion by PIL would cut everything above 255 off
             levels = np.asarray(image)
             if levels.min() < 0 or levels.max() > 65535:
                 raise ValueError(f"{name} must hold integer images of at most 16 bits, got more{where}.")
+            if image.mode == "I" and levels.max() <= 255:
+                raise ValueError(
+                    f"{name} must not hold PIL images of mode 'I' with all values in [0, 255], which may be of 8 bits "
+                    f"or of 16, got one{where}: convert it to mode 'L' (8 bits) or 'I;16' (16 bits)."
+                )
             array = np.round(levels / 257).astype(np.uint8)
             return array if self.num_channels == 1 else np.repeat(array[..., None], 3, axis=2)
         if image.mode == "F":
@@ -251,6 +263,16 @@ class EDDPMImageProcessor(EDDPMProcessor):
                         f"`{name}` = {getattr(self, name)} does not fit the model, whose {part} has "
                         f"{getattr(net, name)}."
                     )
+
+
+def num_channels_of(image: Image.Image) -> int:
+    """Return the channels that suit a PIL image: 1 if its mode is grey, 3 for colours, palettes included."""
+    return 1 if image.mode in _GREY_MODES or image.mode.startswith("I") else 3
+
+
+def keep_depth(image: Image.Image) -> Image.Image:
+    """Return an image whose mode says that it is of 16 bits if its file does: copies forget the file."""
+    return image.convert("I;16") if image.mode == "I" and image.format in _16_BIT_FORMATS else image
 
 
 class _Prepared:
