@@ -200,6 +200,52 @@ def test_bad_measurements_are_named(values, message):
         tiny_pipe().restore(values, mask=KNOWN)
 
 
+def test_pictures_of_any_kind_are_read_as_elsewhere(tmp_path):
+    pipe = tiny_pipe()
+    grey = random_images(1)[0].convert("L")
+    levels = np.asarray(grey)
+    clear = Image.fromarray(np.stack([levels, np.zeros_like(levels)], -1), "LA")
+    turned = grey.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise to be seen
+    turned.save(tmp_path / "turned.png", exif=exif)
+    kinds = {
+        "16 bits": Image.fromarray(levels.astype(np.uint16) * 257),
+        "opaque": Image.fromarray(np.stack([levels, np.full_like(levels, 255)], -1), "LA"),
+        "turned": Image.open(tmp_path / "turned.png"),
+    }
+    arguments = {"mask": KNOWN, **FAST}
+    plain = pipe.restore(grey, generator=seeded(), **arguments)
+    for name, image in kinds.items():
+        assert torch.equal(pipe.restore(image, generator=seeded(), **arguments).samples, plain.samples), name
+    white = pipe.restore(np.full_like(levels, 255), generator=seeded(), **arguments)
+    assert torch.equal(pipe.restore(clear, generator=seeded(), **arguments).samples, white.samples)
+    with pytest.raises(ValueError, match="mode 'F', whose range is unknown, got one at position 1"):
+        pipe.restore([grey, grey.convert("F")], **arguments)
+
+
+def test_the_command_reads_folders_as_training_does(tmp_path, caplog):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    digits = random_images(2)
+    digits[0].save(tmp_path / "in" / "a.png")
+    Image.fromarray(np.asarray(digits[1].convert("L")).astype(np.uint16) * 257).save(
+        tmp_path / "in" / "more" / "b.png"
+    )
+    (tmp_path / "in" / "._a.png").write_bytes(b"of a Mac")
+    (tmp_path / "in" / "c.heic").write_bytes(b"of a phone")
+    Image.fromarray(np.uint8(KNOWN) * 255).save(tmp_path / "mask.png")
+    words = ["restore", DIGITS, str(tmp_path / "in"), "--operator", "mask", "--mask", str(tmp_path / "mask.png")]
+    words += ["--num_inference_steps", "4", "-o", str(tmp_path / "out.npz")]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    restored = np.load(tmp_path / "out.npz")["images"]
+    truth = np.stack([np.asarray(image.convert("L")) for image in digits])
+    assert len(restored) == 2 and np.abs(restored.astype(int) - truth)[:, KNOWN].max() <= 3
+    assert "c.heic" in caplog.text
+    (tmp_path / "in" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="a.png' is damaged"):
+        raise CliRunner().invoke(cli.app, words).exception
+
+
 def test_no_measurement_is_a_type_error():
     with pytest.raises(TypeError, match="`data` must hold"):
         tiny_pipe().restore("cat.png", mask=KNOWN)

@@ -157,7 +157,8 @@ class RestoreMixin:
 
             return len(parts), measure_sequences, {}
         measured_by = Mask(mask) if operator is None else operator
-        values = as_measurements(data).to(self._execution_device)
+        processor: Any = self.processor
+        values = as_measurements(data, processor.levels).to(self._execution_device)
         if isinstance(measured_by, Mask):
             measured_by.check_batch(len(values))
         steps = self.config.default_num_decoder_steps if num_decoder_steps is None else num_decoder_steps

@@ -36,11 +36,11 @@ def restore(
     operator: Any
     if kind == "mask":
         assert mask is not None
-        operator = Mask(_opened(Path(mask)).convert("L").point(lambda level: 255 * (level > 127), "1"))
+        operator = Mask(session.pipe.processor.levels(_opened(Path(mask)), 1, "`--mask`") > 127)
     else:
         operator = {"downsample": lambda: Downsample(factor), "blur": lambda: Blur(std), "grey": Grey}[kind]()
     result = session.pipe.restore(
-        _read(data, 1 if kind == "grey" else session.pipe.processor.num_channels),
+        _read(data, session.pipe.processor, 1 if kind == "grey" else session.pipe.processor.num_channels),
         operator,
         noise_level=noise_level,
         num_samples=num_samples,
@@ -50,19 +50,14 @@ def restore(
     session.write({"image": result.samples})
 
 
-def _read(sources: list[str], num_channels: int) -> list[Any]:
-    """Return the pictures of files and folders, sorted within a folder, with that many channels."""
-    from ..modalities.image.files import IMAGE_FORMATS
+def _read(sources: list[str], processor: Any, num_channels: int) -> list[Any]:
+    """Return the pictures of files and folders, sorted within a folder, as arrays of that many channels."""
+    from ..modalities.image.files import pictures_in
 
     paths: list[Path] = []
     for source in map(Path, sources):
-        if source.is_dir():
-            paths += sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_FORMATS)
-        else:
-            paths.append(source)
-    if not paths:
-        raise ValueError(f"{sources} hold no images.")
-    return [_opened(path).convert("L" if num_channels == 1 else "RGB") for path in paths]
+        paths += pictures_in(source) if source.is_dir() else [source]
+    return [processor.levels(_opened(path), num_channels, repr(str(path))) for path in paths]
 
 
 def _opened(path: Path) -> Any:

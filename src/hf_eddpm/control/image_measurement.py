@@ -1,11 +1,11 @@
 """What a measurement says of an image: its likelihood given latents, and the nearest image that it fits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..modeling_eddpm import EDDPMModel
 from ..scheduling_eddpm import EDDPMScheduler
@@ -245,17 +245,19 @@ def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).flatten(1).sum(1)[:, None, None, None]
 
 
-def as_measurements(data: Any) -> torch.Tensor:
+def as_measurements(data: Any, levels: Callable[..., np.ndarray]) -> torch.Tensor:
     """Return measurements as float32 `(batch, ...)`.
 
     Args:
         data: PIL images or uint8 arrays (grey levels, which become [0, 1]), or floats as the operator returns them:
             one image as a PIL image or an array `(height, width[, channels])`, a list of such, or a tensor
             `(batch, ...)`.
+        levels: Function from a PIL image, and what errors add to its name as `where`, to its grey levels, uint8
+            `(height, width[, 3])`.
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If the list is empty, an image is of mode "F", or shapes differ.
+        ValueError: If the list is empty, an image's range is not known, or shapes differ.
     """
     if isinstance(data, torch.Tensor):
         if not data.ndim or not len(data):
@@ -270,22 +272,17 @@ def as_measurements(data: Any) -> torch.Tensor:
         raise TypeError(f"`data` must hold measurements: images, arrays or a tensor, got {type(data).__name__}.")
     if not len(data):
         raise ValueError("`data` must hold at least one measurement, got none.")
-    rows = [_as_row(each, place) for place, each in enumerate(data)]
+    rows = [_as_row(each, place, levels) for place, each in enumerate(data)]
     if len(shapes := {tuple(row.shape) for row in rows}) > 1:
         raise ValueError(f"`data` must hold measurements of one shape, got {sorted(shapes)}.")
     return torch.stack(rows)
 
 
-def _as_row(item: Any, place: int) -> torch.Tensor:
+def _as_row(item: Any, place: int, levels: Callable[..., np.ndarray]) -> torch.Tensor:
     if isinstance(item, torch.Tensor):
         return _as_floats(item, f" at position {place}")
     if isinstance(item, Image.Image):
-        item = ImageOps.exif_transpose(item)
-        if item.mode == "F" or item.mode.startswith("I"):
-            raise ValueError(
-                f"`data` must hold PIL images of 8 bits, got mode {item.mode!r} at position {place}: give an array."
-            )
-        item = np.asarray(item.convert("L" if item.mode in ("1", "L", "LA") else "RGB"))
+        item = levels(item, where=f" at position {place}")
     if not isinstance(item, np.ndarray) or item.ndim not in (2, 3):
         shape = f"an array of shape {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
         raise TypeError(f"`data` must hold images, arrays or tensors, got {shape} at position {place}.")

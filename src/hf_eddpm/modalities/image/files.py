@@ -41,9 +41,6 @@ def image_formats() -> frozenset[str]:
     return frozenset(end for end, name in Image.registered_extensions().items() if name not in _NO_PIXELS)
 
 
-IMAGE_FORMATS = image_formats()  # without plug-ins that are registered later
-
-
 def read_stack(source: str) -> Stack | None:
     """Reads a source that is one array (num, height, width, channels); `None` for other sources.
 
@@ -192,7 +189,12 @@ def read_rows(source: str, split: str | None, image_column: str, class_names: di
         yield from _read_hub(source, split, image_column, class_names)
 
 
-def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder at any depth, sorted, without hidden ones; others are mentioned in the log.
+
+    Raises:
+        ValueError: If there are none.
+    """
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
     endings = image_formats()
     files = [path for path in found if path.suffix.lower() in endings]
@@ -210,6 +212,11 @@ def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
             f"{len(others)} files of {str(folder)!r} have endings that Pillow does not read and were left out: "
             f"{_listed(others, folder)}"
         )
+    return files
+
+
+def _read_folder(folder: Path, class_names: dict[str, list[str]]) -> Rows:
+    files = pictures_in(folder)
     metadata: dict[str, dict[str, Any]] = {}
     table = folder / METADATA_FILE
     if table.is_file():

@@ -156,7 +156,7 @@ class EDDPMImageProcessor(EDDPMProcessor):
         if isinstance(image, _Prepared):
             return image.array
         if isinstance(image, Image.Image):
-            array = self._from_pil(image, name, where)  # (height, width[, channels])
+            array = self.levels(image, self.num_channels, name, where)  # (height, width[, channels])
         elif isinstance(image, torch.Tensor):
             if image.ndim != 3:
                 raise ValueError(
@@ -178,7 +178,24 @@ class EDDPMImageProcessor(EDDPMProcessor):
             array = self._resized(array, name, where)
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
-    def _from_pil(self, image: Image.Image, name: str, where: str) -> np.ndarray:
+    def levels(
+        self, image: Image.Image, num_channels: int | None = None, name: str = "`data`", where: str = ""
+    ) -> np.ndarray:
+        """Return a picture as it is meant to be seen: turned by its EXIF, laid on `background`, of 8 bits.
+
+        Args:
+            image: Of any mode but "F".
+            num_channels: 1 or 3, where colour becomes grey by luminance; by default as the image's mode says.
+            name: What an error calls it.
+            where: What an error adds to that.
+
+        Returns:
+            uint8 `(height, width)` or `(height, width, 3)`.
+
+        Raises:
+            ValueError: If the image is damaged, or its range is not known.
+        """
+        num_channels = num_channels_of(image) if num_channels is None else num_channels
         try:
             image.load()
             image = ImageOps.exif_transpose(keep_depth(image))  # as cameras mean it to be seen
@@ -194,12 +211,12 @@ class EDDPMImageProcessor(EDDPMProcessor):
                     f"or of 16, got one{where}: convert it to mode 'L' (8 bits) or 'I;16' (16 bits)."
                 )
             array = np.round(levels / 257).astype(np.uint8)
-            return array if self.num_channels == 1 else np.repeat(array[..., None], 3, axis=2)
+            return array if num_channels == 1 else np.repeat(array[..., None], 3, axis=2)
         if image.mode == "F":
             raise ValueError(
                 f"{name} must not hold PIL images of mode 'F', whose range is unknown, got one{where}: give an array."
             )
-        mode = "L" if self.num_channels == 1 else "RGB"
+        mode = "L" if num_channels == 1 else "RGB"
         if image.mode == mode and "transparency" not in image.info:
             return np.asarray(image)
         if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
