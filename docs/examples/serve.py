@@ -9,7 +9,6 @@ docs/guides/serving.md describes the requests. A datum is a string: a sentence, 
 import argparse
 import asyncio
 import base64
-import binascii
 import contextlib
 import os
 import signal
@@ -24,12 +23,13 @@ import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.metrics import Counter
 
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.modalities.image.processing import DAMAGE
 
 MAX_DATA = 256  # of a request
 MAX_BYTES = 4 * 2**20  # of a request's body
@@ -140,7 +140,7 @@ def _image(name: str, place: int, datum: str) -> Image.Image:
         image = Image.open(BytesIO(base64.b64decode(datum, validate=True)))
         image.load()
         return image
-    except (binascii.Error, ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except DAMAGE:  # of the base64 too, which is a ValueError
         raise Refused(422, f"`{name}.{place}`: must be a file of an image in base64.") from None
 
 
