@@ -205,7 +205,7 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
     folder = train("--label_column", "label", num_classes=4)
     words = ["--train", str(stack), "--label_column", "label", "--checkpoint", str(folder), "--update_card", "true"]
     small = ["--limit", "24", "--sampling_steps", "2", "3", "--sampling_seeds", "0", "--inverted_steps", "5"]
-    factors = ["--factors", "factor_0", "factor_1", "--dev_fraction", "0.5"]
+    factors = ["--factors", "factor_0", "factor_1", "--dev_fraction", "0.5", "--refinement_steps", "2"]
     evaluate_image.main([*words, *small, *factors, "--output", str(tmp_path / "result.json"), "--use_cpu"])
     result = json.loads((tmp_path / "result.json").read_text())
     assert json.loads((folder / "evaluation.json").read_text()) == result
@@ -217,6 +217,8 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
     assert {"disentanglement", "mig", "sap"} <= set(result["factors"])
     table = capsys.readouterr().out
     assert f"{result['samples']['3']['frechet']['mean']:.3f}" in table
+    refined = result["refined"]["2"]
+    assert refined["mse"] != result["reconstruction"]["mse"] and f"| 2 | {refined['frechet']:.3f} |" in table
     card = (folder / "README.md").read_text()
     assert "![" in card and f"{result['reconstruction']['ssim']:.4f}" in card
     for name in ("samples.png", "classes.png", "reconstructions.png", "interpolations.png"):

@@ -13,7 +13,7 @@ checkpoint's folder, and its model card is written anew. What is measured:
   deviation over seeds: the Frechet distance from held-out images; for a model that knows classes the share of samples
   whose class a classifier confirms, without and with guidance; seconds per image. Beside them as many training images.
 - **reconstruction**: mean squared error, PSNR, SSIM, Frechet distance; where the decoder is a chain also from inverted
-  noise.
+  noise, and with `--refinement_steps` after gradient steps on the latents.
 - **latents**: how they fill their space, over all held-out images; **reach**: how far sampled latents lie from real
   ones, for each number of steps.
 - **interpolation** in the latents at 0.2 and 0.4 of the way: the Frechet distance.

@@ -110,6 +110,9 @@ def _eval_results(evaluation: dict[str, Any], data_name: str) -> list[EvalResult
     ]
     if "iou" in reconstruction:
         measures.append(("iou", "reconstruction intersection over union", reconstruction["iou"]))
+    for steps, values in evaluation.get("refined", {}).items():
+        if "iou" in values:
+            measures.append(("iou", f"the same after {steps} refinement steps", values["iou"]))
     if "inverted" in evaluation:
         measures.append(("mse", "the same with inverted noise", evaluation["inverted"]["mse"]))
     for name, probe in evaluation.get("probes", {}).items():

@@ -27,6 +27,9 @@ class EvaluationSettings:
 
     num_samples: int = field(default=2000, metadata={"help": "Generated images per number of steps and seed."})
     num_reconstructions: int = field(default=2000, metadata={"help": "Held-out images to reconstruct."})
+    refinement_steps: list[int] = field(
+        default_factory=list, metadata={"help": "Numbers of refinement steps to reconstruct with besides."}
+    )
     num_inverted: int = field(default=200, metadata={"help": "Held-out images to reconstruct from inverted noise."})
     num_scored: int = field(default=50, metadata={"help": "Held-out images whose bound is estimated."})
     num_probe: int = field(default=10_000, metadata={"help": "Training images for the probes."})
@@ -52,6 +55,8 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if any(steps < 1 for steps in self.refinement_steps):
+            raise ValueError(f"`refinement_steps` must be at least 1, got {min(self.refinement_steps)}.")
         if not self.sampling_seeds or not self.sampling_steps:
             raise ValueError("`sampling_seeds` and `sampling_steps` must each hold at least one number.")
         if self.limit is not None:
@@ -96,13 +101,12 @@ def evaluate(
     }
     with stopwatch("reconstruct"):
         images = decode(pipe, latents, most, batch, seed)
-    result["reconstruction"] = {
-        **pixel_errors(images, some.images),
-        "frechet": judge.frechet(images),
-        "num": len(some),
-    }
-    if np.isin(some.images, (0, 255)).all():  # shapes: black and white alone
-        result["reconstruction"]["iou"] = intersection_over_union(images / 255, some.images / 255)
+    result["reconstruction"] = {**_errors(images, some.images, judge), "num": len(some)}
+    for steps in tqdm(settings.refinement_steps, desc="refinement", unit="number of steps"):
+        with stopwatch("refine"):
+            refined = pipe.encode(list(some.images), batch, steps).latents
+            images = decode(pipe, refined, most, batch, seed)
+        result.setdefault("refined", {})[str(steps)] = _errors(images, some.images, judge)
     few = dev.sample(settings.num_inverted, seed)
     if pipe.decoder_scheduler is not None:
         with stopwatch("invert"):
@@ -148,6 +152,13 @@ def evaluate(
     result["peak_memory_mib"] = round(peak)
     result["seconds"] = stopwatch.seconds
     return result
+
+
+def _errors(images: NDArray[np.uint8], originals: NDArray[np.uint8], judge: Judge) -> dict[str, float]:
+    errors = {**pixel_errors(images, originals), "frechet": judge.frechet(images)}
+    if np.isin(originals, (0, 255)).all():  # shapes: black and white alone
+        errors["iou"] = intersection_over_union(images / 255, originals / 255)
+    return errors
 
 
 def _interpolation(

@@ -27,13 +27,8 @@ def markdown_tables(result: dict[str, Any]) -> str:
     row = {
         f"samples, Frechet ({most_steps} steps)": plus_minus(samples[most_steps]["frechet"], ".3f"),
         "real": plus_minus(result["real_frechet"], ".3f"),
-        "reconstruction, Frechet": f"{reconstruction['frechet']:.3f}",
-        "MSE": f"{reconstruction['mse']:.5f}",
-        "PSNR": f"{reconstruction['psnr']:.2f}",
-        "SSIM": f"{reconstruction['ssim']:.4f}",
+        **_errors_of(reconstruction),
     }
-    if "iou" in reconstruction:
-        row["intersection over union"] = f"{reconstruction['iou']:.4f}"
     if "inverted" in result:
         row |= {
             "MSE, inverted": f"{result['inverted']['mse']:.6f}",
@@ -46,6 +41,10 @@ def markdown_tables(result: dict[str, Any]) -> str:
         row["bits per dimension, at most"] = f"{result['bits_per_dim']:.3f}"
     row["peak memory, MiB"] = result["peak_memory_mib"]
     tables = [markdown_table([row])]
+
+    if "refined" in result:
+        rows = [{"refinement steps": steps, **_errors_of(values)} for steps, values in result["refined"].items()]
+        tables.append(markdown_table([{"refinement steps": "0", **_errors_of(reconstruction)}, *rows]))
 
     rows = []
     for steps, values in samples.items():
@@ -77,9 +76,23 @@ def markdown_tables(result: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
+def _errors_of(values: dict[str, Any]) -> dict[str, str]:
+    row = {
+        "reconstruction, Frechet": f"{values['frechet']:.3f}",
+        "MSE": f"{values['mse']:.5f}",
+        "PSNR": f"{values['psnr']:.2f}",
+        "SSIM": f"{values['ssim']:.4f}",
+    }
+    if "iou" in values:
+        row["intersection over union"] = f"{values['iou']:.4f}"
+    return row
+
+
 def how_to_read(result: dict[str, Any]) -> str:
     """What the columns of the tables mean."""
     text = HOW_TO_READ.format(extractor=result["extractor"], batch_size=result["settings"]["eval_batch_size"])
     if "iou" in result["reconstruction"]:
         text += " Intersection over union: of the pixels above 1/2, in reconstruction and original."
+    if "refined" in result:
+        text += " Refinement steps: gradient steps on each image's latents towards its pixels."
     return text
