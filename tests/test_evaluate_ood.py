@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import SENTENCES
@@ -19,7 +21,8 @@ def test_the_statistics_are_the_scores_own(pipe):
 def test_areas_are_1_for_data_that_all_score_worse_and_half_for_the_same(pipe, monkeypatch):
     def score(items, **_):
         terms = torch.tensor([float(item) for item in items])
-        return EDDPMScore(terms, terms, terms * 0, terms * 0, terms * 0, terms / 3)
+        units = torch.full_like(terms, 3 / math.log(2))
+        return EDDPMScore(terms, terms, terms * 0, terms * 0, terms * 0, terms / 3, units)
 
     monkeypatch.setattr(pipe, "score", score)
     foreign = {"same": ["1", "2", "3"], "worse": ["4", "5"], "mixed": ["0.5", "4"]}

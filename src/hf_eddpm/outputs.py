@@ -143,7 +143,8 @@ class EDDPMScore(BaseOutput):
         alignment: KL from the encoder's posterior to the chain's end.
         diffusion: The chain's other steps.
         prior: KL of the noisiest latents from the standard Gaussian.
-        bits_per_unit: The bound in bits per token, site or pixel.
+        bits_per_unit: The bound in bits per unit.
+        num_units: Tokens (with the end), sites or pixel values of each datum; other terms divided by it are per unit.
     """
 
     bound: torch.Tensor
@@ -152,6 +153,7 @@ class EDDPMScore(BaseOutput):
     diffusion: torch.Tensor
     prior: torch.Tensor
     bits_per_unit: torch.Tensor
+    num_units: torch.Tensor
 
     __repr__ = compact_repr
 

@@ -326,7 +326,6 @@ class EDDPMPipeline(
             for start, batch in zip(starts, self._batches(items, batch_size), strict=True)
         ]
         terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        num_units = terms.pop("num_units")
         self.maybe_free_model_hooks()
-        bits = terms["bound"] / num_units / torch.log(torch.tensor(2.0))
+        bits = terms["bound"] / terms["num_units"] / torch.log(torch.tensor(2.0))
         return EDDPMScore(**terms, bits_per_unit=bits)

@@ -12,6 +12,7 @@ layouts of 512 numbers. One JSON file a run; a run whose file exists is not repe
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,12 +73,11 @@ def measure(pipe: EDDPMPipeline, passages: Sequence[str]) -> dict[str, Any]:
     for size, some in by_length(pipe, passages).items():
         again = pipe.reconstruct(some, batch_size=100)
         score = pipe.score(some, batch_size=100, generator=torch.Generator(pipe.device).manual_seed(0))
-        bits = score.bits_per_unit.double() / score.bound.double()  # per nat of each passage
         result[str(size)] = {
             "num": len(some),
             "bleu": corpus_bleu(again, some),
             "exact_match": sum(a == b for a, b in zip(again, some, strict=True)) / len(some),
-            "reconstruction_bits_per_token": float((score.reconstruction.double() * bits).mean()),
+            "reconstruction_bits_per_token": float((score.reconstruction / score.num_units).mean() / math.log(2)),
             "example": [some[0], again[0]],
         }
     return result

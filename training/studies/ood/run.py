@@ -51,12 +51,11 @@ class OodArguments:
 
 def statistics_of(score: EDDPMScore) -> dict[str, torch.Tensor]:
     """What may tell foreign data, each larger for them; `(num,)` each."""
-    units = score.bound / (score.bits_per_unit * torch.log(torch.tensor(2.0)))
     return {
         "bits per unit": score.bits_per_unit,
         "bound": score.bound,
         "reconstruction": score.reconstruction,
-        "reconstruction per unit": score.reconstruction / units,
+        "reconstruction per unit": score.reconstruction / score.num_units,
         "chain": score.alignment + score.diffusion + score.prior,
     }
 

@@ -32,7 +32,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from hf_eddpm import EDDPMPipeline
+from hf_eddpm import EDDPMPipeline, EDDPMScore
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.metrics.reconstruction_bleu import corpus_bleu
 from hf_eddpm.modalities.text.metrics import TrigramModel, fit_text_classifier
@@ -166,10 +166,10 @@ def _edit_to(pipe: EDDPMPipeline, *arguments: Any, **others: Any) -> list[str]:
     return pipe.edit_to(*arguments, **others).samples
 
 
-def bounds(pipe: EDDPMPipeline, texts: list[str], label: int | None) -> torch.Tensor:
-    """Return the bound of sentences, as sentences of a class, in bits per token `(num,)`."""
+def scores(pipe: EDDPMPipeline, texts: list[str], label: int | None = None) -> EDDPMScore:
+    """Return the scores of sentences, as sentences of a class."""
     generator = torch.Generator().manual_seed(0)
-    return pipe.score(texts, num_timesteps=32, generator=generator, class_labels=label).bits_per_unit
+    return pipe.score(texts, num_timesteps=32, generator=generator, class_labels=label)
 
 
 def told_apart(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, float]:
@@ -182,16 +182,23 @@ def told_apart(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, float
             texts = sets[one] + sets[other]
             # The bound of a kind is that of its likeliest class.
             as_one, as_other = (
-                torch.stack([bounds(pipe, texts, label) for label in KINDS[name]]).amin(0) for name in (one, other)
+                torch.stack([scores(pipe, texts, label).bits_per_unit for label in KINDS[name]]).amin(0)
+                for name in (one, other)
             )
             truth = [0] * len(sets[one]) + [1] * len(sets[other])
             found[f"{one} or {other}"] = float(roc_auc_score(truth, (as_one - as_other).numpy()))
     real = [text for texts in sets.values() for text in texts]
     rng = random.Random(0)
     shuffled = [" ".join(rng.sample(words, len(words))) for words in map(str.split, real)]
-    values = torch.cat([bounds(pipe, real, None), bounds(pipe, shuffled, None)])
-    found["real or shuffled words"] = float(roc_auc_score([0] * len(real) + [1] * len(shuffled), values.numpy()))
-    return found
+    pair = [scores(pipe, texts) for texts in (real, shuffled)]
+    truth = [0] * len(real) + [1] * len(shuffled)
+    ways = {
+        "real or shuffled words": [score.bits_per_unit for score in pair],
+        "real or shuffled words, by the reconstruction alone": [
+            score.reconstruction / score.num_units for score in pair
+        ],
+    }
+    return found | {name: float(roc_auc_score(truth, torch.cat(values).numpy())) for name, values in ways.items()}
 
 
 def report(found: dict[str, Any]) -> str:
