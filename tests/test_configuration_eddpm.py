@@ -201,3 +201,16 @@ def test_the_models_chain_and_the_pipelines_are_the_same(processor, values):
 
 def test_defaults_of_config_and_scheduler_agree():
     assert torch.equal(EDDPMScheduler().betas, EDDPMScheduler(**EDDPMConfig().scheduler_config).betas)
+
+
+def test_tied_embeddings_are_the_decoders():
+    decoder = {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "vocab_size": 50,
+    }
+    tied, own = (EDDPMConfig(decoder=dict(decoder), tie_word_embeddings=value) for value in (True, False))
+    assert tied.decoder.tie_word_embeddings and not own.decoder.tie_word_embeddings
+    assert EDDPMConfig(decoder={**decoder, "tie_word_embeddings": True}).decoder.tie_word_embeddings

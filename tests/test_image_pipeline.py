@@ -242,6 +242,23 @@ def test_tensors_of_images_are_inverted_as_the_images_are(pipe):
     torch.testing.assert_close(pipe.invert(tensors, 3), pipe.invert(latents, 3))
 
 
+def test_paths_and_traversals_take_a_generator_for_each_datum(pipe):
+    images, arguments = random_images(4), {"num_decoder_steps": 2, "output_type": "np"}
+
+    def seeds(*numbers):
+        return [torch.Generator().manual_seed(number) for number in numbers]
+
+    both = pipe.interpolate(images[:2], images[2:], 3, num_inference_steps=2, generator=seeds(0, 1), **arguments)
+    alone = pipe.interpolate(images[1], images[3], 3, num_inference_steps=2, generator=seeds(1), **arguments)
+    np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
+    direction = torch.ones(1, 1, pipe.model.config.num_latents, pipe.model.config.latent_dim)[0]
+    moved = pipe.traverse(images[:2], direction, [0.0, 1.0], generator=seeds(0, 1), **arguments)
+    again = pipe.traverse(images[1], direction, [0.0, 1.0], generator=seeds(1), **arguments)
+    np.testing.assert_allclose(moved[1], again[0], atol=1e-4)
+    with pytest.raises(ValueError, match="one generator for each of 2 data, got 3"):
+        pipe.interpolate(images[:2], images[2:], 3, num_inference_steps=2, generator=seeds(0, 1, 2), **arguments)
+
+
 def test_a_score_counts_every_pixel_value(pipe, conv_pipe):
     images = random_images(3)
     for each in (pipe, conv_pipe):

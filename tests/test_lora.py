@@ -17,6 +17,7 @@ from hf_eddpm.hub.adapters import load_adapted_model, merge_adapter
 from hf_eddpm.hub.card import build_model_card
 from hf_eddpm.hub.lora import add_lora, check_targets, count_parameters, describe_trainable, lora_config
 from hf_eddpm.modalities.backbones import add_first_block, freeze_language_model, load_backbone
+from hf_eddpm.training.finishing import finish_denoiser
 
 FAMILIES = ["llama", "gpt2", "qwen3", "gemma", "mistral"]
 
@@ -437,3 +438,54 @@ def test_check_targets_accepts_what_get_peft_model_does(build):
     model = build()
     check_targets(model, ["q_proj", "self_attn.v_proj", "encoder.layer.0.attention.self.query"])
     assert _adapted_layers(add_lora(model, target_modules=["self_attn.v_proj"]).get_base_model())
+
+
+def test_an_adapter_is_not_saved_over_the_weights_that_it_needs(make_pipe, tmp_path):
+    make_pipe().save_pretrained(tmp_path / "base")
+    pipe = EDDPMPipeline.from_pretrained(tmp_path / "base")
+    add_lora(pipe.model)
+    before = {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()}
+    for place in (tmp_path / "base", tmp_path / "base" / ".." / "base"):
+        with pytest.raises(
+            ValueError, match="`save_directory` must be another folder than that of the adapter's base"
+        ):
+            pipe.save_pretrained(place)
+    assert {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()} == before
+    pipe.save_pretrained(tmp_path / "adapter")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(loaded.encode(SENTENCES).latents, pipe.encode(SENTENCES).latents)
+
+
+def _train(pipe, folder):
+    arguments = TrainingArguments(folder, max_steps=2, report_to="none", use_cpu=True, save_strategy="no")
+    EDDPMTrainer(pipe.model, arguments, processor=pipe.processor, train_dataset=SENTENCES).train()
+
+
+def _fit(pipe, folder):
+    pipe.fit_property(SENTENCES, torch.arange(len(SENTENCES)).float(), num_members=2, num_steps=2)
+
+
+def _finish(pipe, folder):
+    latents = pipe.encode(SENTENCES).latents
+    finish_denoiser(pipe.model, latents, None, 2, 4, 1e-3, 0.9, 0)
+
+
+@pytest.mark.parametrize("change", [_train, _fit, _finish])
+def test_an_adapter_does_not_name_weights_that_have_changed_since(make_pipe, tmp_path, change):
+    make_pipe().save_pretrained(tmp_path / "base")
+    pipe = EDDPMPipeline.from_pretrained(tmp_path / "base")
+    change(pipe, tmp_path / "run")
+    add_lora(pipe.model)
+    with pytest.raises(ValueError, match="made from scratch"):
+        pipe.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapter_that_was_trained_names_its_base(make_pipe, tmp_path):
+    make_pipe().save_pretrained(tmp_path / "base")
+    pipe = EDDPMPipeline.from_pretrained(tmp_path / "base")
+    add_lora(pipe.model)
+    _train(pipe, tmp_path / "run")
+    pipe.save_pretrained(tmp_path / "adapter")
+    loaded = EDDPMPipeline.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(loaded.encode(SENTENCES).latents, pipe.encode(SENTENCES).latents)

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -780,6 +782,48 @@ def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):
     assert trained.bound.sum() < untrained.bound.sum()
 
 
+def test_an_interrupt_ends_its_own_call_alone(pipe):
+    def stop(pipe, *_):
+        pipe._interrupt = True
+
+    expected = pipe.edit(SENTENCES[:2], strength=0.5, generator=_seeded_generators(2), num_inference_steps=6)
+    cut = pipe(2, callback_on_step_end=stop, num_inference_steps=6)
+    assert pipe.interrupt and len(cut.samples) == 2
+    assert pipe.edit(SENTENCES[:2], strength=0.5, generator=_seeded_generators(2), num_inference_steps=6) == expected
+
+
+def test_an_interrupt_does_not_reach_another_thread(pipe):
+    expected = pipe(2, num_inference_steps=20, generator=_seeded_generators(2)).latents
+    running, stopped = threading.Event(), threading.Event()
+
+    def wait(pipe, step, *_):
+        if step == 3:
+            running.set()
+            assert stopped.wait(30)
+
+    def stop(pipe, *_):
+        pipe._interrupt = True
+
+    with ThreadPoolExecutor(2) as threads:
+        long = threads.submit(
+            pipe, 2, num_inference_steps=20, generator=_seeded_generators(2), callback_on_step_end=wait
+        )
+        assert running.wait(30)
+        threads.submit(pipe, 1, num_inference_steps=5, callback_on_step_end=stop).result()
+        stopped.set()
+        torch.testing.assert_close(long.result().latents, expected)
+
+
+def test_sampled_tokens_do_not_depend_on_the_batches(pipe):
+    latents = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+    arguments = {"do_sample": True, "max_new_tokens": 6}
+    whole, twos, ones = (
+        pipe.decode(latents, batch_size=size, generator=torch.Generator().manual_seed(3), **arguments)
+        for size in (5, 2, 1)
+    )
+    assert whole == twos == ones and len(set(whole)) > 1
+
+
 # Saving and loading
 
 
@@ -1372,14 +1416,14 @@ def test_data_of_like_length_are_encoded_together_and_come_back_in_their_order(p
     sentences = [" ".join(["the"] * (1 + number % 12)) for number in range(60)]
     one_by_one = torch.cat([pipe.encode(sentence).latents for sentence in sentences])
     shapes = []
-    prepare = type(pipe.processor).__call__
+    prepare = type(pipe.processor).prepare
 
-    def watched(self, *args, **kwargs):
-        batch = prepare(self, *args, **kwargs)
+    def watched(self, data):
+        batch, cut = prepare(self, data)
         shapes.append(tuple(batch["input_ids"].shape))
-        return batch
+        return batch, cut
 
-    monkeypatch.setattr(type(pipe.processor), "__call__", watched)
+    monkeypatch.setattr(type(pipe.processor), "prepare", watched)
     torch.testing.assert_close(pipe.encode(sentences).latents, one_by_one, atol=1e-5, rtol=1e-5)
     assert len(shapes) > 1 and all(rows <= 60 for rows, _ in shapes)
     assert sum(rows * length for rows, length in shapes) < 60 * 12
@@ -1396,3 +1440,29 @@ def test_every_datum_is_in_one_batch_of_like_size(sizes, batch_size):
     ordered = [sizes[place] for batch in batches for place in batch]
     assert ordered == sorted(ordered, reverse=True)
     assert all(sizes[batch[-1]] >= 0.75 * sizes[batch[0]] for batch in batches if len(batch) > 16)
+
+
+def test_variants_lie_side_by_side(pipe, make_pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    half = make_pipe(copy.deepcopy(pipe.model)).to(dtype=torch.float16)
+    half.save_pretrained(tmp_path, variant="fp16")
+    latents = pipe.encode(SENTENCES).latents
+    torch.testing.assert_close(EDDPMPipeline.from_pretrained(tmp_path).encode(SENTENCES).latents, latents)
+    loaded = EDDPMPipeline.from_pretrained(tmp_path, variant="fp16")
+    torch.testing.assert_close(loaded.encode(SENTENCES).latents, latents, atol=0.05, rtol=0.05)
+    other = make_pipe(tiny_model(latent_dim=4))
+    with pytest.raises(ValueError, match="'fp16' must be saved beside weights of the same model.*latent_dim"):
+        other.save_pretrained(tmp_path, variant="fp16")
+    assert EDDPMPipeline.from_pretrained(tmp_path).model.config.latent_dim == 8
+    other.save_pretrained(tmp_path)  # another model: the variant of before does not belong to it
+    assert not list((tmp_path / "model").glob("*fp16*"))
+
+
+def test_where_and_how_to_upload_reaches_the_upload(pipe, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(EDDPMPipeline, "push_to_hub", lambda self, repo_id, **given: asked.update(given, repo=repo_id))
+    given = {"variant": "fp16", "revision": "v2", "subfolder": "s", "private": True}
+    pipe.save_pretrained(tmp_path / "a", push_to_hub=True, repo_id="u/r", **given)
+    assert asked == {**given, "repo": "u/r"}
+    with pytest.raises(ValueError, match=r"`push_to_hub` must be True beside \['revision'\]"):
+        pipe.save_pretrained(tmp_path / "b", revision="v2")

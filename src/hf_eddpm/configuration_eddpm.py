@@ -184,6 +184,8 @@ class EDDPMConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except (AttributeError, TypeError, KeyError, StrictDataclassError) as error:  # a value of the wrong type
             raise ValueError(f"`encoder` or `decoder` holds a value that cannot be: {error}.") from error
+        if self.tie_word_embeddings and isinstance(self.decoder, PreTrainedConfig):
+            self.decoder.get_text_config().tie_word_embeddings = True
         self._validate()
 
     @classmethod

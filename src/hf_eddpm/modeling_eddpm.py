@@ -310,7 +310,7 @@ class EDDPMModel(InputsMixin, LikelihoodMixin, EDDPMPreTrainedModel):
         latents = torch.cat(means)  # (data, num_latents, latent_dim)
         normalization.set_statistics(latents)
 
-    @functools.cached_property
+    @property
     def reconstruction_weight(self) -> float:
         """The reconstruction loss's factor: the config's, or the value that the bound implies."""
         if self.config.reconstruction_weight is not None:

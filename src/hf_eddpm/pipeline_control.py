@@ -53,6 +53,7 @@ class ControlMixin:
     _batches: Callable[..., Any]
     _denoise: Callable[..., torch.Tensor]
     _latents_of: Callable[[Any], torch.Tensor]
+    _draw_noise_once: Callable[..., torch.Tensor]
     _inverted: Callable[..., dict[str, Any]]
     _prepare_noise: Callable[..., torch.Tensor]
     _prepare_classes: Callable[..., dict[str, Any]]
@@ -200,8 +201,7 @@ class ControlMixin:
         if self.decoder_scheduler is not None:  # the same noise wherever a datum goes: only the latents change
             noise = decode_arguments.get("decoder_noise")
             if noise is None:
-                generator = decode_arguments.get("generator")
-                noise = self.model.decoder.draw_noise(len(latents), generator, self._execution_device)
+                noise = self._draw_noise_once(len(latents), len(several) * len(steps), decode_arguments)
             decode_arguments["decoder_noise"] = noise.repeat_interleave(len(several) * len(steps), dim=0)
         samples = iter(self.decode(points.flatten(0, 2), **decode_arguments))
         return [[[next(samples) for _ in scales] for _ in several] for _ in latents]

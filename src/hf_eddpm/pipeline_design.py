@@ -101,6 +101,7 @@ class DesignMixin:
         fitted = fit_ensemble(sizes, latents, torch.from_numpy(table.values), num_steps, generator, others)
         self.model.property_head = fitted.head.to(self._execution_device, self.model.denoiser.output.weight.dtype)
         config.num_properties, config.property_members = sizes.num_properties, num_members
+        self.model.name_or_path = ""  # no longer the weights of that name
         fitted.fit.notes = table.notes
         self.maybe_free_model_hooks()
         return fitted.fit

@@ -90,7 +90,6 @@ class EDDPMPipeline(
     ):
         super().__init__()
         self._loaded_from: str | None = None  # the folder whose card is this pipeline's
-        self._interrupt = False
         processor.check_model(model.config)
         decoder_config = model.decoder.scheduler_config
         if decoder_config is not None and decoder_scheduler is None:
@@ -114,11 +113,6 @@ class EDDPMPipeline(
         self.register_modules(
             model=model, scheduler=scheduler, processor=processor, decoder_scheduler=decoder_scheduler
         )
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the chain stops before its next step; a callback sets `pipe._interrupt = True`."""
-        return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
@@ -180,7 +174,6 @@ class EDDPMPipeline(
             refuse_without("another `output_type` than 'latent'", sorted(decode_arguments), "nothing is decoded")
         if callback_on_step_end is None and callback_on_step_end_tensor_inputs is not None:
             refuse_without("`callback_on_step_end`", ["callback_on_step_end_tensor_inputs"], "it is what is called")
-        self._interrupt = False
         names = ["latents"] if callback_on_step_end_tensor_inputs is None else callback_on_step_end_tensor_inputs
         if unknown := set(names) - set(self._callback_tensor_inputs):
             raise ValueError(

@@ -15,6 +15,7 @@ from .argument_checks import check_generators
 from .argument_types import Count, FloatTensor, Generators, GuidanceScale, StepsOrZero, check_values, checked
 from .control.guidance import Guidance, LatentSpace, Steering
 from .control.guided_step import check_guidable
+from .draws import generator_of_each
 from .packed_weights import pack_weights, unpack_weights
 from .processing_eddpm import EDDPMProcessor, listed
 from .sampling import check_scheduler, run_chain, without_gradient
@@ -28,11 +29,11 @@ _INVERSION_STEPS = 50  # of a decoder's chain: fewer lose detail that more sampl
 _threads = threading.local()
 
 
-def _scales_of_this_thread() -> MutableMapping[Any, float]:
-    """Return the guidance scales of the pipelines that this thread runs."""
-    if not hasattr(_threads, "scales"):
-        _threads.scales = weakref.WeakKeyDictionary()
-    return _threads.scales
+def _of_this_thread(name: str) -> MutableMapping[Any, Any]:
+    """Return what pipelines keep by that name while this thread runs them."""
+    if not hasattr(_threads, name):
+        setattr(_threads, name, weakref.WeakKeyDictionary())
+    return getattr(_threads, name)
 
 
 class PipelineParts:
@@ -50,7 +51,6 @@ class PipelineParts:
     maybe_free_model_hooks: Callable[[], None]
     _execution_device: torch.device
     _num_timesteps: int
-    _interrupt: bool
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """Show the progress of what takes more than a second; `set_progress_bar_config(disable=True)` shows none.
@@ -88,12 +88,25 @@ class PipelineParts:
 
     @property
     def _guidance_scale(self) -> float:
-        return _scales_of_this_thread().get(self, 1.0)
+        return _of_this_thread("scales").get(self, 1.0)
 
     @_guidance_scale.setter
     def _guidance_scale(self, value: float) -> None:
         check_values({"guidance_scale": value}, {"guidance_scale": GuidanceScale})
-        _scales_of_this_thread()[self] = float(value)
+        _of_this_thread("scales")[self] = float(value)
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether this thread's chain stops before its next step; a callback sets `pipe._interrupt = True`."""
+        return self._interrupt
+
+    @property
+    def _interrupt(self) -> bool:
+        return _of_this_thread("interrupts").get(self, False)
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        _of_this_thread("interrupts")[self] = bool(value)
 
     @without_gradient
     @checked
@@ -195,6 +208,10 @@ class PipelineParts:
                 check_scheduler(decode_arguments["scheduler"], self.model.decoder.scheduler)
             if len(latents) <= batch_size:  # otherwise the batches' own
                 arguments["progress_bar"] = self.progress_bar
+        elif "generator" in self.model.decoder.per_datum_arguments:  # the same whatever the batches
+            generator = arguments.get("generator")
+            check_generators(generator, len(latents), "datum", "data")
+            arguments["generator"] = generator_of_each(generator, len(latents), self._execution_device)
         as_type = {} if output_type == "data" else {"output_type": output_type}
         parts: list[Any] = []
         for start in self._batch_bar(range(0, len(latents), batch_size)):
@@ -259,11 +276,22 @@ class PipelineParts:
         noise = self.invert_decoder(data, latents, steps, batch_size=batch_size)
         return {"decoder_noise": noise, "num_decoder_steps": steps, "scheduler": None}
 
-    def _noise_of_paths(self, pairs: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
+    def _draw_noise_once(self, count: int, points: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
+        """Return the decoder's noise for each datum (or pair) that is decoded at so many points.
+
+        A generator for each becomes one for each point, which is what the decoder takes.
+        """
+        generator = decode_arguments.get("generator")
+        check_generators(generator, count, "datum", "data")
+        if isinstance(generator, list):
+            decode_arguments["generator"] = [one for one in generator for _ in range(points)]
+        return self.model.decoder.draw_noise(count, generator, self._execution_device)
+
+    def _noise_of_paths(self, pairs: int, num_points: int, decode_arguments: dict[str, Any]) -> torch.Tensor:
         """Return the decoder's noise for each pair, given or drawn."""
         noise = decode_arguments.get("decoder_noise")
         if noise is None:
-            return self.model.decoder.draw_noise(pairs, decode_arguments.get("generator"), self._execution_device)
+            return self._draw_noise_once(pairs, num_points, decode_arguments)
         if len(noise) != pairs:
             raise ValueError(f"`decoder_noise` must have an entry for each of {pairs} pairs, got {len(noise)}.")
         return noise
@@ -357,6 +385,7 @@ class PipelineParts:
             bar.update()
             return latents
 
+        self._interrupt = False  # of a call before
         try:
             return run_chain(
                 denoise if steering is None else guided,

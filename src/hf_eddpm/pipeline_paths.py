@@ -172,7 +172,7 @@ class PathsMixin:
             noises = torch.stack([slerp(first_noise, last_noise, weight) for weight in weights], dim=1)
             decode_arguments["decoder_noise"] = noises.flatten(0, 1)
         elif self.decoder_scheduler is not None:
-            noise = self._noise_of_paths(len(starts), decode_arguments)
+            noise = self._noise_of_paths(len(starts), num_points, decode_arguments)
             decode_arguments["decoder_noise"] = noise.repeat_interleave(num_points, dim=0)
         samples = self.decode(points.transpose(0, 1).flatten(0, 1), **decode_arguments)  # pair by pair
         paths = [samples[start : start + num_points] for start in range(0, len(samples), num_points)]

@@ -131,8 +131,8 @@ def _check_sequences(proteins: list[Any], as_list: Callable[[Any, str], list[str
 
 
 def _as_number(value: Any, name: str, number: int, rows: list[list[Any]], column: int, argument: str) -> float:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return math.nan
+    if value is None or type(value).__name__ == "NAType" or (isinstance(value, str) and not value.strip()):
+        return math.nan  # pandas has a nothing of its own
     try:
         if isinstance(value, (bool, np.bool_)) or not (isinstance(value, str) or is_number(value)):
             raise ValueError

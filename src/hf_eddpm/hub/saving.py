@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..adapter_files import ADAPTER_FOLDER
+from transformers.utils import logging
+
+from ..adapter_files import ADAPTER_FOLDER, BASE_MODELS_FILE
+
+logger = logging.get_logger(__name__)
 
 INDEX_FILE = "model_index.json"
 CHECKSUMS_FILE = "checksums.json"
@@ -86,6 +90,63 @@ def finish_save(target: Path) -> None:
     flush(target)
     (new / _PARTS_FILE).unlink()
     new.rmdir()
+
+
+def refuse_own_base(adapter: Path, target: Path) -> None:
+    """Raise a ValueError if a saved adapter would take the place of the very weights that it needs.
+
+    Args:
+        adapter: The adapter's folder, with the names of its base models.
+        target: Where the pipeline goes.
+    """
+    bases = json.loads((adapter / BASE_MODELS_FILE).read_text(encoding="utf-8"))
+    for base in bases.values():
+        place = Path(base["name"])
+        if place.is_dir() and (place.resolve() == target or target in place.resolve().parents):
+            raise ValueError(
+                f"`save_directory` must be another folder than that of the adapter's base model, {base['name']!r}: "
+                "the adapter would take the place of the weights that it needs. Save it elsewhere, or merge it first "
+                "(`merge_adapter`)."
+            )
+
+
+def keep_other_variants(before: Path, after: Path, variant: str | None) -> None:
+    """Put the weights that a model's folder holds beside the variant that takes its place.
+
+    Args:
+        before: The folder of the model that was saved there.
+        after: The new one.
+        variant: What is saved; None for weights without a variant, which are a new model: others do not belong to it.
+
+    Raises:
+        ValueError: If a variant is saved beside another model.
+    """
+    others = [path for path in before.glob("*.safetensors*") if not (after / path.name).exists()]
+    if not others:
+        return
+    if variant is None:
+        if any(_is_variant(path.name) for path in others):
+            logger.warning(
+                f"Variants of the weights before are gone from {str(before)!r}: save those of the new ones."
+            )
+        return
+    old, new = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (before, after))
+    for config in (old, new):
+        for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
+            config.pop(name, None)
+    if old != new:
+        different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        raise ValueError(
+            f"`variant` = {variant!r} must be saved beside weights of the same model, but {str(before)!r} holds one "
+            f"with other {different}: choose another `save_directory`."
+        )
+    for path in others:
+        shutil.copy2(path, after / path.name)
+
+
+def _is_variant(name: str) -> bool:
+    """Return whether weights are a variant's: `model.fp16.safetensors`, not `model-00001-of-00002.safetensors`."""
+    return name.split(".safetensors")[0].count(".") > 0
 
 
 def write_checksums(folder: Path) -> None:

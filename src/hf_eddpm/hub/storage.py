@@ -20,7 +20,7 @@ from ..modeling_eddpm import EDDPMModel
 from .adapters import load_adapted_model
 from .contents import check_contents, name_damaged_json, read_json
 from .download import HUB_ARGUMENTS, download_pipeline
-from .saving import INDEX_FILE, finish_save, replacing, verify_checksums
+from .saving import INDEX_FILE, finish_save, keep_other_variants, refuse_own_base, replacing, verify_checksums
 from .upload import upload_pipeline
 
 logger = transformers_logging.get_logger(__name__)
@@ -71,8 +71,13 @@ class PipelineStorage:
         files goes `checksums.json`, their digests.
 
         Args:
-            save_directory: Folder; other files in it stay.
-            **kwargs: As for `DiffusionPipeline.save_pretrained` (`max_shard_size`, `push_to_hub`, ...).
+            save_directory: Folder; other files in it stay. With a `variant` so do the weights that are there already,
+                which must be of the same model; without one they are replaced, variants included.
+            **kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub`, ...).
+
+        Raises:
+            ValueError: If the folder is a file, or holds the weights that an adapter needs, or another model than the
+                one whose variant is saved, or an argument would have no effect.
         """
         if kwargs.pop("safe_serialization", True) is not True:
             raise ValueError("`safe_serialization` must be True: checkpoints are never pickled.")
@@ -80,15 +85,20 @@ class PipelineStorage:
         if target.exists() and not target.is_dir():
             raise ValueError(f"`save_directory` must be a folder, got the file {str(save_directory)!r}.")
         to_hub = kwargs.pop("push_to_hub", False)
-        names = ("repo_id", "commit_message", "private", "token", "create_pr", "with_code")
+        names = ("repo_id", "commit_message", "private", "token", "create_pr", "with_code", "revision", "subfolder")
         hub_arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if not to_hub and (lost := sorted(hub_arguments)):
+            raise ValueError(f"`push_to_hub` must be True beside {lost}, which say where and how to upload.")
+        variant = kwargs.get("variant")
         with replacing(target) as folder:
             super().save_pretrained(str(folder), **kwargs)  # type: ignore[misc]
             _write_format(folder)
             if (folder / "model" / ADAPTER_FOLDER).is_dir():  # beside the model's config
                 (folder / "model" / ADAPTER_FOLDER).rename(folder / ADAPTER_FOLDER)
+                refuse_own_base(folder / ADAPTER_FOLDER, target)
+            keep_other_variants(target / "model", folder / "model", variant)
         if to_hub:
-            self.push_to_hub(hub_arguments.pop("repo_id", target.name), **hub_arguments)
+            self.push_to_hub(hub_arguments.pop("repo_id", target.name), variant=variant, **hub_arguments)
 
     def push_to_hub(
         self,

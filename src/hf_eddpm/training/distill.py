@@ -68,6 +68,7 @@ def training_batches(
 def distill(teacher: EDDPMModel, args: DistillArguments) -> EDDPMModel:
     """Returns a copy of the teacher whose denoiser goes to a trajectory's end at once."""
     student = copy.deepcopy(teacher)
+    student.name_or_path = ""  # no longer the weights of that name
     parameters = list(student.denoiser.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)

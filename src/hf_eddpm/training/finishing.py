@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from tqdm import tqdm
 from transformers import TrainingArguments, get_cosine_schedule_with_warmup
@@ -52,6 +53,8 @@ def finish_denoiser(
         bf16: Whether the network computes in bfloat16.
         noise_variance: Of noise added to the means; with the encoder's the chain learns samples of the posterior.
     """
+    if not isinstance(model.denoiser, AuxiliaryTrainingWrapper):  # which an adapter holds
+        model.name_or_path = ""  # no longer the weights of that name
     config, scheduler, denoiser = model.config, model.scheduler, model.denoiser.train()
     parameters = list(denoiser.parameters())
     device = parameters[0].device

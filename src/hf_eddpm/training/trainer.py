@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from ..adapter_files import has_adapter
 from ..diagnostics import warn_of_low_rank
 from ..hub.upload import upload_checkpoint
 from ..modeling_eddpm import EDDPMModel
@@ -299,11 +300,15 @@ class EDDPMTrainer(OrderedTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; the model ends up with the averaged weights (of the best checkpoint, if that is asked for).
 
-        With or without them, the latents' normalisation ends up with the statistics of the training data. With
-        several processes each draws its own noise.
+        With or without them, the latents' normalisation ends up with the statistics of the training data, and the
+        model in evaluation mode: a pipeline around it can be used at once. With several processes each draws its own
+        noise.
         """
+        if not has_adapter(self._eddpm):
+            self._eddpm.name_or_path = ""  # no longer the weights of that name
         result = super().train(*args, **kwargs)
         self._finish_weights()
+        self._eddpm.eval()
         return result
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
