@@ -407,3 +407,59 @@ def test_the_published_configurations_are_known_to_the_script(name, table, tmp_p
     model = EDDPMConfig.from_preset(model_args.preset, **model_args.model_config, decoder=decoder)
     assert model.modality == "protein" and training_args.max_steps >= 1000
     assert data_args.length <= model.encoder.max_position_embeddings
+
+
+@pytest.fixture
+def started(train, table, tmp_path, monkeypatch):
+    """Function that trains from a checkpoint of tiny proteins, which it makes first, on the table or another one."""
+    train("--upper_case")
+    folder = (tmp_path / "run").rename(tmp_path / "start") / "pipeline"
+    monkeypatch.setattr(train_protein.logger, "propagate", True)
+    monkeypatch.setattr(train_protein.logger.parent, "propagate", True)
+
+    def run(*words, source=table):
+        fixed = ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--report_to", "none", "--use_cpu"]
+        fixed += ["--num_previews", "0", "--init_from", str(folder)]
+        return train_protein.main(["--train", str(source), "--property_columns", "fitness", *fixed, *words])
+
+    return run
+
+
+def test_a_start_predicts_in_the_unit_of_its_own_measurements(started, table, tmp_path, caplog):
+    header, *rows = table.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    scaled = [f"{protein},{value and 1000 + 70 * float(value)}" for protein, value in cells]
+    (tmp_path / "scaled.csv").write_text("\n".join([header, *scaled]) + "\n")
+    folder = started(source=tmp_path / "scaled.csv")
+    head = EDDPMPipeline.from_pretrained(folder).model.property_head
+    assert 1020 < float(head.target_mean) < 1050 and 5 < float(head.target_std) < 40
+    assert 1000 <= float(head.minimum) < float(head.maximum) <= 1070
+    metrics = json.loads((folder / "training.json").read_text())["metrics"]
+    assert metrics["eval_property_loss"] < 10
+    assert "Property 'fitness': the head's unit is that of the training data, 10" in caplog.text
+
+
+def test_a_start_takes_what_options_it_can_and_refuses_the_others_by_name(started, table, tmp_path):
+    lower = tmp_path / "lower.csv"
+    lower.write_text(table.read_text().lower())
+    pipe = EDDPMPipeline.from_pretrained(started(source=lower))  # as the checkpoint does
+    assert pipe.processor.upper_case and pipe.processor.length == 8 and pipe.processor.alignment == "left"
+    assert not EDDPMPipeline.from_pretrained(started("--upper_case", "false")).processor.upper_case
+    for words, message in (
+        (["--length", "7"], "`length` must be that of `init_from`, 8, or left out, got 7"),
+        (["--alignment", "center"], "`alignment` must be that of `init_from`, 'left', or left out, got 'center'"),
+        (["--property_columns", "fitness", "sequence"], "`property_columns` must name .* each of the 1 properties"),
+        (["--attn_implementation", "fast"], "`?attn_implementation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            started(*words)
+
+
+def test_the_attention_of_a_start_is_the_one_asked_for(started, table, tmp_path):
+    start = started().parent / "pipeline"
+    for given, expected in ((None, "sdpa"), ("eager", "eager")):
+        model_args = ProteinModelArguments(init_from=str(start), attn_implementation=given)
+        data_args = ProteinDataArguments(train=[str(table)], property_columns=["fitness"])
+        train, _ = train_protein.load_data(data_args, 0)
+        model, _ = train_protein.build_model(model_args, data_args, train)
+        assert model.encoder.backbone.config._attn_implementation == expected
