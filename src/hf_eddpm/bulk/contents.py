@@ -13,8 +13,8 @@ _BLOCK = 2**16  # bytes read at each place
 def contents_of(names: Iterable[str], checkpoint: str) -> dict[str, str]:
     """Return digests of local files, folders and patterns of file names, and of a local checkpoint.
 
-    All bytes of a file of up to 16 MiB count; of a larger one its size, head, tail and 62 places between. Its time does
-    not, so that data may be fetched anew.
+    All bytes of a file of up to 16 MiB count; of a larger one its size, head, tail and 62 places between. Its time
+    does not, so that data may be fetched anew.
 
     Args:
         names: The data of a job. What lies elsewhere, as a Hub data set does, has no digest.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..hub.adapters import merge_adapter
 from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
@@ -27,7 +28,7 @@ _TRAINING_VALUES = (
 
 
 def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMModel, EDDPMProcessor]:
-    """Load model and processor of a pipeline to train them on, in float32.
+    """Load model and processor of a pipeline to train them on, in float32; an adapter is merged into the weights.
 
     Args:
         name: Folder or Hub id of the pipeline.
@@ -41,6 +42,9 @@ def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMM
     config = pipe.model.config
     if config.modality != modality:
         raise ValueError(f"`init_from` must be a checkpoint of modality {modality!r}, got one of {config.modality!r}.")
+    if hasattr(pipe.model, "peft_config"):
+        merge_adapter(pipe.model)
+        logger.info(f"The adapter of `init_from` {name!r} is merged into the weights, all of which are trained.")
     own = config.to_dict()
     type(config).from_dict(own | values)  # refuses a value that there is not
     for key, value in values.items():
