@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from proteins import CAUSAL_DECODER, PROTEINS, tiny_protein_model, tiny_protein_pipe
+from transformers import EsmConfig, EsmModel, EsmTokenizer
 
 import protein_front.run as benchmark_protein
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
@@ -463,3 +464,45 @@ def test_the_attention_of_a_start_is_the_one_asked_for(started, table, tmp_path)
         train, _ = train_protein.load_data(data_args, 0)
         model, _ = train_protein.build_model(model_args, data_args, train)
         assert model.encoder.backbone.config._attn_implementation == expected
+
+
+@pytest.fixture
+def esm(tmp_path):
+    """Folder of a tiny pretrained encoder with a vocabulary of its own."""
+    vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *RESIDUES, "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    EsmTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "esm")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    ids = {"vocab_size": len(vocabulary), "mask_token_id": len(vocabulary) - 1, "pad_token_id": 1}
+    config = EsmConfig(**ids, **sizes, position_embedding_type="rotary")
+    EsmModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "esm")
+    return tmp_path / "esm"
+
+
+def test_values_beside_a_pretrained_encoder_hold_and_unknown_ones_are_refused(esm, table):
+    data_args = ProteinDataArguments(train=[str(table)], property_columns=["fitness"])
+    train, _ = train_protein.load_data(data_args, 0)
+
+    def build(attention=None, **encoder):
+        config = {name: value for name, value in TINY.items() if name != "encoder"} | {"encoder": encoder}
+        model_args = ProteinModelArguments(encoder=str(esm), attn_implementation=attention, model_config=config)
+        return train_protein.build_model(model_args, data_args, train)[0]
+
+    stored = EsmModel.from_pretrained(esm, add_pooling_layer=False).state_dict()
+    backbone = build().encoder.backbone
+    assert all(map(torch.equal, backbone.state_dict().values(), stored.values()))
+    assert backbone.config._attn_implementation == "sdpa" and backbone.config.hidden_dropout_prob == 0.1
+    changed = build("eager", num_hidden_layers=1, hidden_dropout_prob=0.0)
+    assert changed.encoder.backbone.config._attn_implementation == "eager"
+    assert len(changed.encoder.backbone.encoder.layer) == 1
+    assert changed.config.encoder.hidden_dropout_prob == 0.0 == changed.encoder.backbone.config.hidden_dropout_prob
+    for values, message in (
+        ({"num_layer": 1}, "`model_config` must give values of `encoder` '.*esm' .*, got 'num_layer'"),
+        ({"model_type": "bert"}, "`model_config` must fit `encoder` '.*esm', whose `model_type` is 'esm', got 'bert'"),
+        ({"num_hidden_layers": 3}, "whose `num_hidden_layers` is 2, got 3"),
+        ({"intermediate_size": 8}, "`model_config` must fit `encoder` '.*esm', whose '.*' is of another size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**values)
+    with pytest.raises(ValueError, match="attn_implementation"):
+        build("fast")

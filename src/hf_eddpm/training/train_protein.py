@@ -9,6 +9,7 @@ gets curves.png, and previews.jsonl with samples and reconstructions of each eva
 goes on with `--resume_from_checkpoint auto`.
 """
 
+import copy
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
@@ -34,6 +35,7 @@ from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
+from .pretrained import load_encoder
 from .protein_card import write_protein_card
 from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
 from .sampler import use_solver
@@ -287,8 +289,8 @@ def build_model(
         processor = EDDPMProteinProcessor(**frame)
     else:
         processor = EDDPMProteinProcessor.from_tokenizer(AutoTokenizer.from_pretrained(model_args.encoder), **frame)
-        backbone = AutoModel.from_pretrained(model_args.encoder, add_pooling_layer=False, dtype=torch.float32)
-        values["encoder"] = backbone.config
+        backbone = load_encoder(model_args.encoder, values.get("encoder", {}), model_args.attn_implementation)
+        values["encoder"] = copy.deepcopy(backbone.config)  # EDDPMConfig takes the choice of attention out of it
     if model_args.baseline:
         values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
     if model_args.no_latents:
