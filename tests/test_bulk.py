@@ -20,7 +20,7 @@ from images import random_images, tiny_image_pipe
 from proteins import tiny_protein_pipe
 from typer.testing import CliRunner
 
-from hf_eddpm.bulk import BulkJob, making, parts, reading, run_bulk
+from hf_eddpm.bulk import BulkJob, contents, making, parts, reading, run_bulk
 from hf_eddpm.cli.main import app
 
 ROOT = Path(__file__).parent.parent
@@ -178,6 +178,80 @@ def test_parts_made_with_other_settings_are_not_mixed(job, samples):
     run_bulk(samples("samples"))
     with pytest.raises(ValueError, match=r"begun with another \['seed'\]: \[0\], got \[1\]"):
         run_bulk(samples("samples", seed=1))
+
+
+def test_a_folder_without_a_finished_part_may_be_begun_anew(job, tmp_path):
+    with pytest.raises(ValueError, match="`column` 'review' is not in the data"):
+        run_bulk(job(column="review", part_size=2))
+    assert run_bulk(job()) == len(TEXT)
+    out = tmp_path / "out"
+    for part in out.glob("part-*"):
+        part.write_bytes(part.read_bytes()[:-9])
+    assert run_bulk(job(limit=3, part_size=4)) == 3  # all parts were damaged
+    assert [row["text"] for row in read(out)] == TEXT[:3] and len(list(out.glob("part-*"))) == 1
+    with pytest.raises(ValueError, match=r"begun with another \['limit', 'part_size'\]"):
+        run_bulk(job())
+
+
+def test_a_job_whose_folder_another_one_has_begun_anew_leaves_it(job, tmp_path, monkeypatch):
+    def meanwhile(pipe, data, *others):
+        monkeypatch.setitem(making._METHODS, "encode", encode)
+        run_bulk(job(part_size=4))
+        return encode(pipe, data, *others)
+
+    encode = making._METHODS["encode"]
+    monkeypatch.setitem(making._METHODS, "encode", meanwhile)
+    with pytest.raises(ValueError, match="`output_dir` .* was begun anew by another job"):
+        run_bulk(job())
+    assert [len(parquet.read_table(path)) for path in sorted((tmp_path / "out").glob("part-*"))][:2] == [4, 4]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_changed_data_are_not_mixed_with_those_of_before(job, folder, tmp_path, monkeypatch, size):
+    if size == "large":  # of which head, tail and places between count
+        monkeypatch.setattr(contents, "_WHOLE", 64)
+        monkeypatch.setattr(contents, "_BLOCK", 16)
+    data = tmp_path / "data.txt"
+    lines = [f"{SENTENCES[row % 8]} {row}" for row in range(12)]
+    data.write_text("\n".join(lines))
+    pattern = str(tmp_path / "d*.txt")
+    assert run_bulk(job(data=str(data))) == 12 and run_bulk(job("many", data=pattern)) == 12
+    os.utime(data, (0, 0))  # fetched anew
+    assert run_bulk(job(data=str(data))) == 0
+    for changed in (lines[:7], [*lines, "one more"], ["a" + lines[0][1:], *lines[1:]]):
+        data.write_text("\n".join(changed))
+        for output, name in (("out", str(data)), ("many", pattern)):
+            with pytest.raises(ValueError, match="`output_dir` .* has parts made from .*txt'] as they were before"):
+                run_bulk(job(output, data=name))
+    data.write_text("\n".join(lines))
+    assert run_bulk(job(data=str(data))) == 0
+    (tmp_path / "data2.txt").write_text("another")
+    with pytest.raises(ValueError, match="has parts made from"):
+        run_bulk(job("many", data=pattern))
+
+
+def test_another_checkpoint_at_the_same_place_is_not_mixed_with_the_one_of_before(job, folder, make_pipe, tmp_path):
+    shutil.copytree(folder / "tiny", tmp_path / "tiny")
+    todo = replace(job(), checkpoint=str(tmp_path / "tiny"))
+    run_bulk(todo)
+    (tmp_path / "tiny" / "README.md").write_text("A card, which decides nothing.")
+    assert run_bulk(todo) == 0
+    pipe = make_pipe()
+    with torch.no_grad():
+        next(pipe.model.encoder.parameters()).add_(1)
+    pipe.save_pretrained(tmp_path / "tiny")
+    with pytest.raises(ValueError, match=r"has parts made from \['.*tiny'\] as they were before"):
+        run_bulk(todo)
+
+
+def test_a_folder_of_an_earlier_version_which_has_no_digests_goes_on(job, tmp_path):
+    run_bulk(job())
+    path = tmp_path / "out" / "settings.json"
+    settings = json.loads(path.read_text())
+    assert set(settings.pop("contents")) == {job().data[0], job().checkpoint}
+    path.write_text(json.dumps(settings))
+    (tmp_path / "out" / "part-000001.parquet").unlink()
+    assert run_bulk(job()) == 5
 
 
 @pytest.fixture
@@ -355,6 +429,8 @@ def test_missing_files_and_missing_rows_are_named(job, folder):
     (folder / "nothing.txt").write_text("")
     with pytest.raises(ValueError, match="`data` must have rows, got none"):
         reading.count_rows(job(data="nothing.txt"))
+    with pytest.raises(ValueError, match="`data` must have rows, got none"):
+        run_bulk(job(data="nothing.txt"))
 
 
 def test_another_type_gives_nearly_the_same_embeddings(job, tmp_path):

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from images import tiny_image_pipe
 
 from hf_eddpm import EDDPMPipeline, EDDPMScheduler
 from hf_eddpm.hub.remote_code import write_code
@@ -53,6 +54,40 @@ def test_the_choice_is_kept_by_a_checkpoint_that_brings_its_code(pipe, tmp_path)
     loaded = EDDPMPipeline.from_pretrained(tmp_path / "checkpoint")
     assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
     assert (loaded.config.default_num_inference_steps, loaded.config.default_noise_scale) == (7, 1.2)
+
+
+def test_the_chain_of_a_decoder_changes_with_that_of_the_latents_and_back(tmp_path):
+    pipe = tiny_image_pipe()
+    pipe.save_pretrained(tmp_path)
+    before = _files(tmp_path)
+    sampler.main([str(tmp_path), "--steps", "7"])
+    loaded = EDDPMPipeline.from_pretrained(tmp_path)
+    for scheduler in (loaded.scheduler, loaded.decoder_scheduler):
+        assert isinstance(scheduler, DPMSolverMultistepScheduler) and scheduler.config.use_karras_sigmas
+    assert loaded.decoder_scheduler.config.thresholding and loaded.config.default_num_decoder_steps == 7
+    noise, pixels = torch.randn(2, 1, 6), {"output_type": "pt"}
+    made = loaded(latents=noise, generator=torch.Generator().manual_seed(0), **pixels).samples
+    sampler.use_solver(pipe, 7)
+    own = pipe(latents=noise, generator=torch.Generator().manual_seed(0), **pixels).samples
+    torch.testing.assert_close(torch.as_tensor(made), torch.as_tensor(own))
+
+    sampler.main([str(tmp_path), "--scheduler", "ddim", "--steps", "50"])
+    loaded = EDDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.scheduler, EDDPMScheduler) and isinstance(loaded.decoder_scheduler, EDDPMScheduler)
+    assert _files(tmp_path).keys() == before.keys()
+
+
+@pytest.mark.parametrize("change", [lambda folder: sampler.main([str(folder), "--steps", "7"]), write_code])
+def test_foreign_files_in_subfolders_may_change_afterwards(pipe, tmp_path, change):
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("one")
+    change(tmp_path)
+    (tmp_path / "notes" / "mine.txt").write_text("another")
+    EDDPMPipeline.from_pretrained(tmp_path)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(OSError, match="scheduler_config.json' is damaged"):
+        EDDPMPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

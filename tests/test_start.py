@@ -13,6 +13,7 @@ from hf_eddpm import EDDPMPipeline, EDDPMScheduler, EDDPMTrainer
 from hf_eddpm.training import train_image, train_text
 from hf_eddpm.training.arguments import EDDPMTrainingArguments
 from hf_eddpm.training.callbacks import TimeLimit
+from hf_eddpm.training.options import TextModelArguments
 from hf_eddpm.training.start import load_start
 
 QUIET = ["--report_to", "none", "--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--num_previews", "0"]
@@ -102,6 +103,17 @@ def test_what_a_start_leaves_no_room_for_is_refused(tune, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="`init_from` must be a checkpoint of modality 'image', got one of 'text'"):
         words = ["--train", str(tmp_path / "images.npz"), "--init_from", str(checkpoint)]
         train_image.main([*words, "--output_dir", str(tmp_path / "run"), "--max_steps", "1", *QUIET])
+
+
+def test_the_attention_of_a_start_is_the_one_asked_for(checkpoint):
+    def attention(**values):
+        model_args = TextModelArguments(init_from=str(checkpoint), **values)
+        model, _ = train_text.build_model(model_args, None, SENTENCES)
+        return {part.backbone.config._attn_implementation for part in (model.encoder, model.decoder)}
+
+    assert attention() == {"sdpa"} and attention(attn_implementation="eager") == {"eager"}
+    with pytest.raises(ValueError, match="attn_implementation"):
+        attention(attn_implementation="fast")
 
 
 class _Rates(TrainerCallback):

@@ -14,6 +14,7 @@ from images import (
     RESNET_ENCODER,
     SIZE,
     UNET_DECODER,
+    VIT_ENCODER,
     make_image_pipe,
     random_images,
     tiny_image_model,
@@ -128,6 +129,22 @@ def test_latents_agree_with_a_frozen_encoder_that_is_named(train, tmp_path):
     assert before.keys() == after.keys()  # the head and the frozen encoder are not in the pipeline
     moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
     assert any(name.startswith("encoder") for name in moved)
+
+
+def test_values_beside_a_pretrained_encoder_hold_and_unknown_ones_are_refused(stack, tmp_path):
+    vit = AutoModel.from_config(AutoConfig.for_model(**VIT_ENCODER))
+    vit.save_pretrained(tmp_path / "vit")
+
+    def build(**encoder):
+        config = {"encoder": encoder, "decoder": TINY["decoder"], "latent_dim": 6}
+        model_args = ImageModelArguments(encoder=str(tmp_path / "vit"), model_config=config)
+        return train_image.build_model(model_args, load_images(str(stack)))[0].encoder
+
+    first, stored = build(layer_norm_eps=0.5, image_mean=[0.5], image_std=[0.2]), dict(vit.named_parameters())
+    assert first.backbone.config.layer_norm_eps == 0.5 and first.image_mean == [0.5] and first.image_std == [0.2]
+    assert all(torch.equal(value, stored[name]) for name, value in first.backbone.named_parameters())
+    with pytest.raises(ValueError, match="`model_config` must give values of `encoder` '.*vit' .*, got 'pool_size'"):
+        build(pool_size=2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from proteins import CAUSAL_DECODER, PROTEINS, tiny_protein_model, tiny_protein_pipe
+from transformers import EsmConfig, EsmModel, EsmTokenizer
 
 import protein_front.run as benchmark_protein
 from hf_eddpm import EDDPMConfig, EDDPMPipeline, ProteinCausalDecoder, ProteinConvDecoder
@@ -407,3 +408,101 @@ def test_the_published_configurations_are_known_to_the_script(name, table, tmp_p
     model = EDDPMConfig.from_preset(model_args.preset, **model_args.model_config, decoder=decoder)
     assert model.modality == "protein" and training_args.max_steps >= 1000
     assert data_args.length <= model.encoder.max_position_embeddings
+
+
+@pytest.fixture
+def started(train, table, tmp_path, monkeypatch):
+    """Function that trains from a checkpoint of tiny proteins, which it makes first, on the table or another one."""
+    train("--upper_case")
+    folder = (tmp_path / "run").rename(tmp_path / "start") / "pipeline"
+    monkeypatch.setattr(train_protein.logger, "propagate", True)
+    monkeypatch.setattr(train_protein.logger.parent, "propagate", True)
+
+    def run(*words, source=table):
+        fixed = ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--report_to", "none", "--use_cpu"]
+        fixed += ["--num_previews", "0", "--init_from", str(folder)]
+        return train_protein.main(["--train", str(source), "--property_columns", "fitness", *fixed, *words])
+
+    return run
+
+
+def test_a_start_predicts_in_the_unit_of_its_own_measurements(started, table, tmp_path, caplog):
+    header, *rows = table.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    scaled = [f"{protein},{value and 1000 + 70 * float(value)}" for protein, value in cells]
+    (tmp_path / "scaled.csv").write_text("\n".join([header, *scaled]) + "\n")
+    folder = started(source=tmp_path / "scaled.csv")
+    head = EDDPMPipeline.from_pretrained(folder).model.property_head
+    assert 1020 < float(head.target_mean) < 1050 and 5 < float(head.target_std) < 40
+    assert 1000 <= float(head.minimum) < float(head.maximum) <= 1070
+    metrics = json.loads((folder / "training.json").read_text())["metrics"]
+    assert metrics["eval_property_loss"] < 10
+    assert "Property 'fitness': the head's unit is that of the training data, 10" in caplog.text
+
+
+def test_a_start_takes_what_options_it_can_and_refuses_the_others_by_name(started, table, tmp_path):
+    lower = tmp_path / "lower.csv"
+    lower.write_text(table.read_text().lower())
+    pipe = EDDPMPipeline.from_pretrained(started(source=lower))  # as the checkpoint does
+    assert pipe.processor.upper_case and pipe.processor.length == 8 and pipe.processor.alignment == "left"
+    assert not EDDPMPipeline.from_pretrained(started("--upper_case", "false")).processor.upper_case
+    for words, message in (
+        (["--length", "7"], "`length` must be that of `init_from`, 8, or left out, got 7"),
+        (["--alignment", "center"], "`alignment` must be that of `init_from`, 'left', or left out, got 'center'"),
+        (["--property_columns", "fitness", "sequence"], "`property_columns` must name .* each of the 1 properties"),
+        (["--attn_implementation", "fast"], "`?attn_implementation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            started(*words)
+
+
+def test_the_attention_of_a_start_is_the_one_asked_for(started, table, tmp_path):
+    start = started().parent / "pipeline"
+    for given, expected in ((None, "sdpa"), ("eager", "eager")):
+        model_args = ProteinModelArguments(init_from=str(start), attn_implementation=given)
+        data_args = ProteinDataArguments(train=[str(table)], property_columns=["fitness"])
+        train, _ = train_protein.load_data(data_args, 0)
+        model, _ = train_protein.build_model(model_args, data_args, train)
+        assert model.encoder.backbone.config._attn_implementation == expected
+
+
+@pytest.fixture
+def esm(tmp_path):
+    """Folder of a tiny pretrained encoder with a vocabulary of its own."""
+    vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *RESIDUES, "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    EsmTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "esm")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    ids = {"vocab_size": len(vocabulary), "mask_token_id": len(vocabulary) - 1, "pad_token_id": 1}
+    config = EsmConfig(**ids, **sizes, position_embedding_type="rotary")
+    EsmModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "esm")
+    return tmp_path / "esm"
+
+
+def test_values_beside_a_pretrained_encoder_hold_and_unknown_ones_are_refused(esm, table):
+    data_args = ProteinDataArguments(train=[str(table)], property_columns=["fitness"])
+    train, _ = train_protein.load_data(data_args, 0)
+
+    def build(attention=None, **encoder):
+        config = {name: value for name, value in TINY.items() if name != "encoder"} | {"encoder": encoder}
+        model_args = ProteinModelArguments(encoder=str(esm), attn_implementation=attention, model_config=config)
+        return train_protein.build_model(model_args, data_args, train)[0]
+
+    stored = EsmModel.from_pretrained(esm, add_pooling_layer=False).state_dict()
+    backbone = build().encoder.backbone
+    assert all(map(torch.equal, backbone.state_dict().values(), stored.values()))
+    assert backbone.config._attn_implementation == "sdpa" and backbone.config.hidden_dropout_prob == 0.1
+    changed = build("eager", num_hidden_layers=1, hidden_dropout_prob=0.0)
+    assert changed.encoder.backbone.config._attn_implementation == "eager"
+    assert len(changed.encoder.backbone.encoder.layer) == 1
+    assert changed.config.encoder.hidden_dropout_prob == 0.0 == changed.encoder.backbone.config.hidden_dropout_prob
+    for values, message in (
+        ({"num_layer": 1}, "`model_config` must give values of `encoder` '.*esm' .*, got 'num_layer'"),
+        ({"model_type": "bert"}, "`model_config` must fit `encoder` '.*esm', whose `model_type` is 'esm', got 'bert'"),
+        ({"num_hidden_layers": 3}, "whose `num_hidden_layers` is 2, got 3"),
+        ({"intermediate_size": 8}, "`model_config` must fit `encoder` '.*esm', whose '.*' is of another size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**values)
+    with pytest.raises(ValueError, match="attn_implementation"):
+        build("fast")

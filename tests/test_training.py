@@ -23,6 +23,7 @@ from hf_eddpm.modalities.text.data import TextData
 from hf_eddpm.training import evaluate_text, train_text
 from hf_eddpm.training.arguments import EDDPMTrainingArguments, parse_arguments
 from hf_eddpm.training.options import TextDataArguments, TextModelArguments
+from hf_eddpm.training.start import load_start
 from hf_eddpm.training.text_card import markdown_tables
 from hf_eddpm.training.text_measures import EvaluationSettings, evaluate
 
@@ -364,6 +365,24 @@ def test_adapters_are_trained_and_saved_as_asked(run, sentences, pretrained, sav
     assert len(card.data.base_model) == 2 and "LoRA, rank 4, alpha 16, preset `paper`" in card.text
     checkpoint = folder.parent / "checkpoint-2"
     assert (checkpoint / "adapter_model.safetensors").is_file() and (checkpoint / "ema.safetensors").is_file()
+
+
+def test_a_training_that_starts_from_an_adapter_merges_it_and_trains_all_weights(run, sentences, pretrained, caplog):
+    words = ["--train", sentences, "--encoder", str(pretrained["encoder"]), "--decoder", str(pretrained["decoder"])]
+    adapter = run(*words, "--lora", "--lora_preset", "paper", "--learning_rate", "0.1", model_config=MODEL)
+    words = ["--train", sentences, "--init_from", str(adapter), "--learning_rate"]
+    whole = run(*words, "0", output="whole", model_config={})
+    assert "is merged into the weights" in caplog.text
+    assert (whole / "model" / "model.safetensors").is_file() and not (whole / "adapter").exists()
+    model, processor = load_start(str(adapter), "text", {})
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    merged = model.eval().encode(**{name: processor(SENTENCES)[name] for name in ("input_ids", "attention_mask")}).mean
+    latents = EDDPMPipeline.from_pretrained(adapter).encode(SENTENCES).latents
+    torch.testing.assert_close(merged.detach(), latents, atol=1e-5, rtol=1e-5)
+    tuned = run(*words, "0.01", output="tuned", model_config={})
+    old, new = (EDDPMPipeline.from_pretrained(each).model.state_dict() for each in (whole, tuned))
+    backbone = [name for name in old if "backbone" in name and name.endswith("weight")]
+    assert sum(not torch.equal(old[name], new[name]) for name in backbone) > len(backbone) / 2
 
 
 @pytest.mark.parametrize("name", ["text_smollm2_lora", "text_llm_lora"])

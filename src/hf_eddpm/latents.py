@@ -65,10 +65,15 @@ class LatentNormalization(nn.Module):
     ):
         super().__init__()
         self.renormalize = renormalize
-        self.momentum = momentum
+        self._momentum = momentum
         self.eps = eps
         self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
         self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
+
+    @property
+    def momentum(self) -> float:
+        """Weight of a batch in the running statistics."""
+        return self._momentum or (0.01 if self.renormalize else 0.05)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""
@@ -87,11 +92,10 @@ class LatentNormalization(nn.Module):
                 squares = (latents - mean_of_all).square().sum(0)
             if len(latents) > 1 or has_processes():  # each process has at least a row
                 mean, var = mean_of_all, squares / count
-                momentum = self.momentum or (0.01 if self.renormalize else 0.05)
                 with torch.no_grad():
-                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                     unbiased = (squares / (count - 1)).to(self.running_var.dtype)
-                    self.running_var.lerp_(unbiased, momentum)
+                    self.running_var.lerp_(unbiased, self.momentum)
         normalized = (latents - mean) * (var + self.eps).rsqrt()
         if self.renormalize and mean is not running_mean:
             scale = (running_var + self.eps).rsqrt()

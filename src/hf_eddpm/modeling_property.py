@@ -98,7 +98,7 @@ class PropertyHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, properties: torch.Tensor, names: Sequence[str] | None = None) -> None:
-        """Take mean, standard deviation and range of the training targets. To be called once, before training.
+        """Take mean, standard deviation and range of the training targets. To be called before a training.
 
         Args:
             properties: `(data, num_properties)` in the unit of the data, NaN where missing.

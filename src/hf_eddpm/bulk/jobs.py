@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from ..argument_checks import check_count
+from .contents import contents_of
 
 TASKS = ("encode", "score", "generate", "optimize")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -99,9 +100,13 @@ class BulkJob:
         return count() if total is None else range(-(-total // self.part_size))
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the content of the parts, as JSON values: parts of other settings are not mixed."""
+        """Return what decides the content of the parts, as JSON values: parts of other settings are not mixed.
+
+        `contents` holds digests of local data and of a local checkpoint.
+        """
         values = {name: value for name, value in asdict(self).items() if name not in _INDIFFERENT}
         if self.task == "encode":  # draws nothing: the batch only changes the rounding
             for name in ("batch_size", "sort_by_length", "seed"):
                 del values[name]
+        values["contents"] = contents_of(self.data, self.checkpoint)
         return values

@@ -103,13 +103,16 @@ class PartMaker:
         Raises:
             FileNotFoundError: If the output's folder is not there, as on a node that does not share it.
             MemoryError: If the memory does not suffice for a single datum.
-            ValueError: If the model does not take a row, unless the job skips such rows.
+            ValueError: If the model does not take a row, unless the job skips such rows; or if another job has begun
+                the folder anew meanwhile.
         """
-        if not (self.folder / SETTINGS_FILE).is_file():
+        settings = self.folder / SETTINGS_FILE
+        if not settings.is_file():
             raise FileNotFoundError(
                 f"`output_dir` {str(self.folder)!r} is not there on every node: it must lie on a file system that all "
                 "share."
             )
+        begun = settings.read_bytes()
         if (rows := whole_rows(part_path(self.folder, part))) is not None:
             return rows
         size = self.job.part_size
@@ -119,7 +122,10 @@ class PartMaker:
         else:
             data = self.reader.rows(part)
         if data:
-            write_part(self.folder, part, self._columns(part, data))
+            columns = self._columns(part, data)
+            if settings.read_bytes() != begun:  # which is open to all until there is a part
+                raise ValueError(f"`output_dir` {str(self.folder)!r} was begun anew by another job: take another.")
+            write_part(self.folder, part, columns)
         return len(data)
 
     def _columns(self, part: int, rows: list[Any]) -> dict[str, Any]:

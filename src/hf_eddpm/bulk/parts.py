@@ -24,34 +24,54 @@ logger = logging.get_logger(__name__)
 
 SETTINGS_FILE = "settings.json"
 SKIPPED_FILE = "skipped.jsonl"
+_PARTS = "part-*.parquet"
 ROW, ERROR = "row", "error"  # columns of every part, and of every part of a job on data
 
 
 def open_output(folder: str | Path, settings: dict[str, Any]) -> Path:
     """Make the output's folder, or check that it was begun with the same settings.
 
+    A folder without a finished part is begun anew.
+
     Args:
         folder: Where the parts go.
-        settings: What decides their content, JSON values.
+        settings: What decides their content, JSON values; in `contents`, digests of the files that are read. A folder
+            whose settings have no digest of a file, as those of earlier versions, takes any.
 
     Raises:
-        ValueError: If the folder holds parts made with other settings.
+        ValueError: If the folder holds parts made with other settings, or of other content of the files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS_FILE
-    after = json.loads(json.dumps(settings))
-    if not path.exists():
+    message = _difference(folder, json.loads(path.read_text(encoding="utf-8")), settings) if path.exists() else None
+    if message is not None and any(whole_rows(part) is not None for part in sorted(folder.glob(_PARTS))):
+        raise ValueError(message)
+    if message is not None:
+        for part in folder.glob(_PARTS):  # damaged ones, of other settings
+            part.unlink()
+    if message is not None or not path.exists():
         partial = _aside(path)
         partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(partial, path)
-    before = json.loads(path.read_text(encoding="utf-8"))
+    return folder
+
+
+def _difference(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Return what is wrong with going on in a folder, None if nothing is."""
+    after = json.loads(json.dumps(settings))
+    old, new = before.pop("contents", {}), after.pop("contents", {})
     if different := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
-        raise ValueError(
+        return (
             f"`output_dir` {str(folder)!r} was begun with another {different}: "
             f"{[before.get(key) for key in different]}, got {[after.get(key) for key in different]}."
         )
-    return folder
+    if changed := sorted(name for name in new if name in old and old[name] != new[name]):
+        return (
+            f"`output_dir` {str(folder)!r} has parts made from {changed} as they were before they changed: give "
+            "another `output_dir`, or go on with what was there before."
+        )
+    return None
 
 
 def part_path(folder: Path, part: int) -> Path:
@@ -110,7 +130,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _skipped(folder: Path) -> Iterator[tuple[int, str]]:
-    for path in sorted(folder.glob("part-*.parquet")):
+    for path in sorted(folder.glob(_PARTS)):
         with parquet.ParquetFile(path) as file:
             if ERROR not in file.schema_arrow.names:
                 continue

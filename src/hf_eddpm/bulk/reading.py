@@ -47,8 +47,13 @@ def count_rows(job: BulkJob) -> int:
         split = None if ending_of(job) else (dataset.info.splits or {}).get(job.split)
         total = split.num_examples if split and split.num_examples else sum(map(len, dataset.iter(2**16)))
     if not total:
-        raise ValueError(f"`data` must have rows, got none in {job.data}.")
+        raise no_rows(job)
     return total if job.limit is None else min(total, job.limit)
+
+
+def no_rows(job: BulkJob) -> ValueError:
+    """Return the error that a job's data are empty."""
+    return ValueError(f"`data` must have rows, got none in {job.data}.")
 
 
 class PartReader:

@@ -10,7 +10,7 @@ from ..argument_checks import check_count
 from .jobs import BulkJob
 from .making import PartMaker
 from .parts import SKIPPED_FILE, is_whole, list_skipped, open_output, remove_leftovers
-from .reading import count_rows, ending_of
+from .reading import count_rows, ending_of, no_rows
 
 logger = logging.get_logger(__name__)
 
@@ -38,8 +38,8 @@ def run_bulk(job: BulkJob, engine: str = "local", address: str | None = None, nu
         ImportError: If the engine is not installed.
         MemoryError: If a single datum needs more memory than there is.
         RuntimeError: If a part lost its worker too often.
-        ValueError: If an argument is outside its range, the folder holds parts of another job, or the model does not
-            take a row.
+        ValueError: If an argument is outside its range, the data have no rows, the folder holds parts of another job
+            or of other content of its files, or the model does not take a row.
     """
     if engine not in ENGINES:
         raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}.")
@@ -70,6 +70,8 @@ def _here(job: BulkJob) -> Iterator[int]:
     for part in job.part_numbers():
         if not is_whole(folder, part):
             rows = maker.make(part)
+            if not rows and not part:
+                raise no_rows(job)
             if not rows:
                 return
             yield rows

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from .saving import write_checksums
+from .checksums import renew_checksums
 
 PACKAGE = __name__.partition(".")[0]
 BUNDLE = "eddpm_code"
@@ -75,14 +75,15 @@ def write_code(folder: str | Path) -> None:
     index["_class_name"] = [BUNDLE, index["_class_name"]]
     index |= {name: [BUNDLE, class_name] for name, (_, class_name) in components.items()}
     code = bundle()
-    for place in (folder, *(folder / name for name in components)):
-        (place / f"{BUNDLE}.py").write_text(code, encoding="utf-8")
+    files = [folder / name / f"{BUNDLE}.py" for name in components]
+    for file in (folder / f"{BUNDLE}.py", *files):
+        file.write_text(code, encoding="utf-8")
     config_file = folder / "model" / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["auto_map"] = {"AutoConfig": f"{BUNDLE}.EDDPMConfig", "AutoModel": f"{BUNDLE}.EDDPMModel"}
     config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    write_checksums(folder)
+    renew_checksums(folder, [*files, config_file, folder / "model_index.json"])
 
 
 def bundle() -> str:

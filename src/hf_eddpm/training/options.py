@@ -64,11 +64,21 @@ class ProteinDataArguments:
         default=None, metadata={"help": "Column of a class for the denoiser, an integer of at least 0; may have gaps."}
     )
     padding_symbol: str | None = field(default=None, metadata={"help": "Letter that the files pad sequences with."})
-    upper_case: bool = field(default=False, metadata={"help": "Take lower-case residues as upper-case ones."})
-    length: int | None = field(
-        default=None, metadata={"help": "Most residues of a protein; by default the longest's."}
+    upper_case: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Take lower-case residues as upper-case ones; by default as a checkpoint does, else false.",
+            "nargs": "?",  # also alone, as other options that are a bool
+            "const": True,
+        },
     )
-    alignment: str = field(default="left", metadata={"help": "Where shorter proteins stand: left or center."})
+    length: int | None = field(
+        default=None, metadata={"help": "Most residues of a protein; by default a checkpoint's, else the longest's."}
+    )
+    alignment: str | None = field(
+        default=None,
+        metadata={"help": "Where shorter proteins stand: left or center; by default a checkpoint's, else left."},
+    )
     max_dev_sequences: int = field(default=2000, metadata={"help": "Most proteins used to evaluate during training."})
 
 

@@ -34,7 +34,8 @@ def set_up(training_args: EDDPMTrainingArguments, *loggers: str, model_config: d
     """
     logging.set_verbosity_info()
     python_logging.basicConfig(stream=sys.stderr)
-    for name in (*loggers, __name__, "hf_eddpm.training.trainer", "hf_eddpm.training.callbacks"):
+    own = (f"hf_eddpm.training.{name}" for name in ("trainer", "callbacks", "start"))
+    for name in (*loggers, __name__, *own):
         python_logging.getLogger(name).setLevel(python_logging.INFO)
     if training_args.num_threads is not None:
         torch.set_num_threads(training_args.num_threads)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from diffusers import DPMSolverMultistepScheduler
 
-from ..hub.saving import CHECKSUMS_FILE, write_checksums
+from ..hub.checksums import renew_checksums
+from ..hub.saving import CHECKSUMS_FILE
 from ..pipeline_eddpm import EDDPMPipeline
 from ..scheduling_eddpm import EDDPMScheduler
 
@@ -53,6 +54,8 @@ def main(words: Sequence[str] | None = None) -> None:
     use_solver(pipe, arguments.steps, arguments.noise_scale)
     if arguments.scheduler == "ddim":
         pipe.scheduler = EDDPMScheduler(**pipe.model.config.scheduler_config)
+        if pipe.decoder_scheduler is not None:
+            pipe.decoder_scheduler = EDDPMScheduler(**pipe.model.decoder.scheduler_config)
     defaults = {"default_num_inference_steps": arguments.steps, "default_noise_scale": arguments.noise_scale}
     if pipe.decoder_scheduler is not None:
         decoder_steps = arguments.steps if arguments.decoder_steps is None else arguments.decoder_steps
@@ -60,15 +63,20 @@ def main(words: Sequence[str] | None = None) -> None:
     elif arguments.decoder_steps is not None:
         raise ValueError(f"`decoder_steps` is for a decoder that is a chain, and {folder} has none.")
     EDDPMPipeline(**pipe.components, **defaults)  # checks them
-    pipe.scheduler.save_pretrained(folder / "scheduler")
+    schedulers = {"scheduler": pipe.scheduler, "decoder_scheduler": pipe.decoder_scheduler}
     file = folder / "model_index.json"
     index = json.loads(file.read_text(encoding="utf-8"))
-    library = type(pipe.scheduler).__module__
-    index["scheduler"] = [library if library.startswith("hf_eddpm") else "diffusers", type(pipe.scheduler).__name__]
+    changed = [file]
+    for name, scheduler in schedulers.items():
+        if scheduler is not None:
+            scheduler.save_pretrained(folder / name)
+            changed.append(folder / name / "scheduler_config.json")
+            library = type(scheduler).__module__
+            index[name] = [library if library.startswith("hf_eddpm") else "diffusers", type(scheduler).__name__]
     index |= defaults
     file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if (folder / CHECKSUMS_FILE).is_file():
-        write_checksums(folder)
+        renew_checksums(folder, changed)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,15 @@
 from typing import Any
 
 import torch
+from torch import nn
+from transformers.utils import logging
 
+from ..hub.adapters import merge_adapter
 from ..modeling_eddpm import EDDPMModel
 from ..pipeline_eddpm import EDDPMPipeline
 from ..processing_eddpm import EDDPMProcessor
+
+logger = logging.get_logger(__name__)
 
 # What belongs to the training and not to the networks, and may differ from the checkpoint's.
 _TRAINING_VALUES = (
@@ -23,7 +28,7 @@ _TRAINING_VALUES = (
 
 
 def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMModel, EDDPMProcessor]:
-    """Load model and processor of a pipeline to train them on, in float32.
+    """Load model and processor of a pipeline to train them on, in float32; an adapter is merged into the weights.
 
     Args:
         name: Folder or Hub id of the pipeline.
@@ -37,6 +42,9 @@ def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMM
     config = pipe.model.config
     if config.modality != modality:
         raise ValueError(f"`init_from` must be a checkpoint of modality {modality!r}, got one of {config.modality!r}.")
+    if hasattr(pipe.model, "peft_config"):
+        merge_adapter(pipe.model)
+        logger.info(f"The adapter of `init_from` {name!r} is merged into the weights, all of which are trained.")
     own = config.to_dict()
     type(config).from_dict(own | values)  # refuses a value that there is not
     for key, value in values.items():
@@ -48,6 +56,28 @@ def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMM
         elif wrong := _contradiction(value, own.get(key), key):
             raise ValueError(f"`model_config` must fit the networks of `init_from` {name!r}, {wrong}.")
     return pipe.model.train(), pipe.processor
+
+
+def set_attention(part: nn.Module, implementation: str | None) -> None:
+    """Let a loaded encoder or decoder compute its attention in another way; None leaves it as it is.
+
+    Args:
+        part: The encoder or decoder; without a `backbone` it has no attention.
+        implementation: The option `attn_implementation`.
+
+    Raises:
+        ImportError: If the implementation needs a package that is not installed.
+        ValueError: If the backbone has no such implementation.
+    """
+    backbone: Any = getattr(part, "backbone", None)
+    if implementation is None or backbone is None:
+        return
+    backbone.set_attn_implementation(implementation)
+    if backbone.config._attn_implementation != implementation:  # transformers has only warned
+        raise ValueError(
+            f"`attn_implementation` must be left out for {type(backbone).__name__}, whose attention cannot be chosen, "
+            f"got {implementation!r}."
+        )
 
 
 def _contradiction(given: Any, own: Any, key: str) -> str | None:

@@ -10,6 +10,7 @@ gets curves.png and in `previews`, one for each evaluation, pictures of samples 
 interrupted goes on with `--resume_from_checkpoint auto`.
 """
 
+import copy
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -53,6 +54,7 @@ from .options import (
     ImageModelArguments,
     answer_help,
 )
+from .pretrained import load_encoder
 from .runs import (
     describe_arguments,
     describe_run,
@@ -374,8 +376,8 @@ def build_model(
     values = dict(model_args.config_values)
     backbone = None
     if model_args.encoder is not None:
-        backbone = AutoModel.from_pretrained(model_args.encoder, dtype=torch.float32)
-        values["encoder"] = backbone.config
+        backbone = load_encoder(model_args.encoder, values.get("encoder", {}), ours=("image_mean", "image_std"))
+        values["encoder"] = copy.deepcopy(backbone.config)  # EDDPMConfig takes the choice of attention out of it
     for part in ("encoder", "decoder"):
         given = values.get(part, {})
         if not isinstance(given, dict):

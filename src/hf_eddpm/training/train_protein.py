@@ -9,6 +9,7 @@ gets curves.png, and previews.jsonl with samples and reconstructions of each eva
 goes on with `--resume_from_checkpoint auto`.
 """
 
+import copy
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from ..configuration_eddpm import EDDPMConfig
@@ -25,6 +26,7 @@ from ..modalities.protein.data import ProteinData, load_proteins
 from ..modalities.protein.modeling import ProteinConvConfig, ProteinEncoder
 from ..modalities.protein.processing import EDDPMProteinProcessor
 from ..modeling_eddpm import EDDPMModel
+from ..modeling_property import PropertyHead
 from .arguments import EDDPMTrainingArguments, parse_arguments
 from .baselines.priors import LanguageModel
 from .baselines.vae import VariationalAutoencoder
@@ -33,10 +35,11 @@ from .defaults import fit_steps
 from .environment import describe_command
 from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
+from .pretrained import load_encoder
 from .protein_card import write_protein_card
 from .runs import describe_arguments, describe_run, find_checkpoint, hold_out_distinct, publish, save_pipeline, set_up
 from .sampler import use_solver
-from .start import load_start
+from .start import load_start, set_attention
 from .trainer import EDDPMTrainer
 
 logger = logging.get_logger(__name__)
@@ -79,9 +82,10 @@ def main(args: list[str] | None = None) -> Path:
         finish_denoiser.__module__,
         model_config=model_args.model_config,
     )
-    train, dev = load_data(data_args, training_args.seed)
+    start = load_protein_start(model_args, data_args)
+    train, dev = load_data(data_args, training_args.seed, None if start is None else start[1])
     fit_steps(training_args, len(train))
-    model, processor = build_model(model_args, data_args, train)
+    model, processor = build_model(model_args, data_args, train, start)
     data_facts = describe_data(train, dev, processor)
     logger.info(f"The model has {model.num_parameters() / 1e6:.2f} million parameters.")
 
@@ -138,8 +142,19 @@ def parse_data(args: list[str]) -> tuple[ProteinData, ProteinData]:
     return load_data(data_args, training_args.seed)
 
 
-def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, ProteinData]:
-    """Loads the training and the held-out proteins."""
+def load_data(
+    data_args: ProteinDataArguments, seed: int, processor: EDDPMProteinProcessor | None = None
+) -> tuple[ProteinData, ProteinData]:
+    """Loads the training and the held-out proteins.
+
+    Args:
+        data_args: What to load. Where they leave `upper_case` open, it is the processor's.
+        seed: Of the proteins that are held out.
+        processor: That of the checkpoint that will take the proteins, if there is one.
+    """
+    upper_case = data_args.upper_case
+    if upper_case is None:
+        upper_case = processor is not None and processor.upper_case
     if not data_args.train:
         raise ValueError("`train` must name the training data.")
 
@@ -150,7 +165,7 @@ def load_data(data_args: ProteinDataArguments, seed: int) -> tuple[ProteinData, 
             sequence_column=data_args.sequence_column,
             property_columns=data_args.property_columns,
             padding_symbol=data_args.padding_symbol,
-            upper_case=data_args.upper_case,
+            upper_case=upper_case,
             class_column=data_args.class_column,
         )
 
@@ -187,10 +202,57 @@ def describe_data(train: ProteinData, dev: ProteinData, processor: EDDPMProteinP
     return facts
 
 
+def load_protein_start(
+    model_args: ProteinModelArguments, data_args: ProteinDataArguments
+) -> tuple[EDDPMModel, EDDPMProteinProcessor] | None:
+    """Loads the model and the processor that the training starts from, if it starts from any, as the options say."""
+    if model_args.init_from is None:
+        return None
+    model, loaded = load_start(model_args.init_from, "protein", model_args.config_values)
+    processor = cast(EDDPMProteinProcessor, loaded)
+    for name in ("length", "alignment"):
+        given, own = getattr(data_args, name), getattr(processor, name)
+        if given not in (None, own):
+            raise ValueError(f"`{name}` must be that of `init_from`, {own!r}, or left out, got {given!r}.")
+    count = model.config.num_properties
+    if len(data_args.property_columns) != count:
+        raise ValueError(
+            f"`property_columns` must name a column for each of the {count} properties of `init_from`, got "
+            f"{data_args.property_columns}."
+        )
+    if data_args.upper_case is not None:
+        processor.upper_case = data_args.upper_case
+    set_attention(model.encoder, model_args.attn_implementation)
+    return model, processor
+
+
+def fit_property_head(head: PropertyHead, train: ProteinData) -> None:
+    """Makes the head predict in the unit of the training data, and logs the unit that it had before."""
+    before = head.target_mean.tolist(), head.target_std.tolist()
+    head.fit(torch.from_numpy(train.properties), train.property_names)
+    after = head.target_mean.tolist(), head.target_std.tolist()
+    for name, mean, std, old_mean, old_std in zip(train.property_names, *after, *before, strict=True):
+        logger.info(
+            f"Property {name!r}: the head's unit is that of the training data, {mean:.4g} ± {std:.4g} (that of "
+            f"`init_from`: {old_mean:.4g} ± {old_std:.4g})."
+        )
+
+
 def build_model(
-    model_args: ProteinModelArguments, data_args: ProteinDataArguments, train: ProteinData
+    model_args: ProteinModelArguments,
+    data_args: ProteinDataArguments,
+    train: ProteinData,
+    start: tuple[EDDPMModel, EDDPMProteinProcessor] | None = None,
 ) -> tuple[EDDPMModel, EDDPMProteinProcessor]:
-    """Makes the model and its processor, to the measure of the training data."""
+    """Makes the model and its processor, to the measure of the training data.
+
+    Args:
+        model_args: What the model is.
+        data_args: What the data are.
+        train: The training proteins.
+        start: The result of `load_protein_start`; by default it is called here.
+    """
+    start = load_protein_start(model_args, data_args) if start is None else start
     lengths = [len(sequence) for sequence in train.sequences]
     length = max(lengths) if data_args.length is None else data_args.length
     highest = max(train.classes or [-1])
@@ -198,7 +260,7 @@ def build_model(
         raise ValueError(f"`class_column` {data_args.class_column!r} must hold a class somewhere in `train`.")
     values: dict[str, Any] = {
         "num_properties": len(data_args.property_columns),
-        "num_classes": highest + 1,
+        "num_classes": highest + 1 if start is None else start[0].config.num_classes,
         **model_args.config_values,
     }
     if train.classes is not None and not highest < values["num_classes"]:
@@ -207,9 +269,10 @@ def build_model(
         )
     if values["num_classes"] and train.classes is None:
         raise ValueError(f"`class_column` must name the column of the {values['num_classes']} classes of the model.")
-    if model_args.init_from is not None:
-        start, loaded = load_start(model_args.init_from, "protein", values)
-        return start, cast(EDDPMProteinProcessor, loaded)
+    if start is not None:
+        if start[0].property_head is not None:
+            fit_property_head(start[0].property_head, train)
+        return start
     decoder = dict(values.get("decoder", {}))
     convolutional = decoder.get("model_type", ProteinConvConfig.model_type) == ProteinConvConfig.model_type
     if convolutional:
@@ -217,17 +280,17 @@ def build_model(
     frame: dict[str, Any] = {
         "length": length,
         "min_length": length if min(lengths) == length else 1,
-        "alignment": data_args.alignment,
+        "alignment": data_args.alignment or "left",
         "stop": not convolutional,
-        "upper_case": data_args.upper_case,
+        "upper_case": bool(data_args.upper_case),
     }
     backbone = None
     if model_args.encoder is None:
         processor = EDDPMProteinProcessor(**frame)
     else:
         processor = EDDPMProteinProcessor.from_tokenizer(AutoTokenizer.from_pretrained(model_args.encoder), **frame)
-        backbone = AutoModel.from_pretrained(model_args.encoder, add_pooling_layer=False, dtype=torch.float32)
-        values["encoder"] = backbone.config
+        backbone = load_encoder(model_args.encoder, values.get("encoder", {}), model_args.attn_implementation)
+        values["encoder"] = copy.deepcopy(backbone.config)  # EDDPMConfig takes the choice of attention out of it
     if model_args.baseline:
         values |= {"latent_normalization": "none", "denoiser_num_layers": 1, "denoiser_hidden_size": 8}
     if model_args.no_latents:

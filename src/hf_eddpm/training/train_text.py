@@ -54,7 +54,7 @@ from .runs import (
     set_up,
     warn_of_unused_labels,
 )
-from .start import load_start
+from .start import load_start, set_attention
 from .text_card import write_text_card
 from .trainer import EDDPMTrainer
 
@@ -266,6 +266,8 @@ def build_model(
             raise ValueError(
                 f"`max_length` must be that of `init_from`, {processor.max_length}, or left out, got {max_length}."
             )
+        for module in (model.encoder, model.decoder):
+            set_attention(module, model_args.attn_implementation)
         return model, processor
     if lora_args.new_first_block and model_args.decoder is None:
         raise ValueError("`new_first_block` needs a pretrained `decoder`.")

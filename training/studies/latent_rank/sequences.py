@@ -168,7 +168,7 @@ class Proteins:
         self.reference = self._frames(self.dev.sequences)
 
     def _frames(self, sequences: list[str]) -> np.ndarray:
-        return to_frames(sequences, self.data_args.length, self.data_args.alignment)
+        return to_frames(sequences, self.data_args.length, self.data_args.alignment or "left")
 
     def build(self, words: list[str], variant: Variant) -> tuple[EDDPMModel, EDDPMProcessor, Any, Dataset]:
         """See `Measured`."""
