@@ -64,16 +64,16 @@ class LatentNormalization(nn.Module):
         eps: float = 1e-5,
     ):
         super().__init__()
-        self.renormalize = renormalize
-        self._momentum = momentum
+        self.choose(renormalize)
+        self.momentum = self.momentum if momentum is None else momentum
         self.eps = eps
         self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
         self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
 
-    @property
-    def momentum(self) -> float:
-        """Weight of a batch in the running statistics."""
-        return self._momentum or (0.01 if self.renormalize else 0.05)
+    def choose(self, renormalize: bool) -> None:
+        """Renormalise from now on or not, with the momentum that suits it."""
+        self.renormalize = renormalize
+        self.momentum = 0.01 if renormalize else 0.05
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""

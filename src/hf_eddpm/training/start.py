@@ -52,7 +52,7 @@ def load_start(name: str, modality: str, values: dict[str, Any]) -> tuple[EDDPMM
             setattr(config, key, value)
         elif key == "latent_normalization" and "none" not in (value, own[key]):  # one kind of statistics or the other
             setattr(config, key, value)
-            pipe.model.bottleneck.normalization.renormalize = value == "batch_renorm"
+            pipe.model.bottleneck.normalization.choose(renormalize=value == "batch_renorm")
         elif wrong := _contradiction(value, own.get(key), key):
             raise ValueError(f"`model_config` must fit the networks of `init_from` {name!r}, {wrong}.")
     return pipe.model.train(), pipe.processor
