@@ -54,6 +54,7 @@ class LatentNormalization(nn.Module):
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
+    momentum: float
 
     def __init__(
         self,
@@ -65,7 +66,8 @@ class LatentNormalization(nn.Module):
     ):
         super().__init__()
         self.choose(renormalize)
-        self.momentum = self.momentum if momentum is None else momentum
+        if momentum is not None:
+            self.momentum = momentum
         self.eps = eps
         self.register_buffer("running_mean", torch.zeros(num_latents, latent_dim))
         self.register_buffer("running_var", torch.ones(num_latents, latent_dim))
