@@ -23,6 +23,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 from hypothesis import assume, given
@@ -780,6 +781,13 @@ def test_a_tighter_fit_of_the_denoiser_lowers_the_bound(pipe, make_pipe):
     torch.testing.assert_close(untrained.reconstruction, trained.reconstruction)
     assert trained.diffusion.sum() < 0.95 * untrained.diffusion.sum()
     assert trained.bound.sum() < untrained.bound.sum()
+
+
+def test_steps_that_a_scheduler_cannot_take_are_named(pipe):
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="`num_inference_steps` = 2 is none that PNDMScheduler can take"):
+        pipe(1, num_inference_steps=2)
+    assert len(pipe(1, num_inference_steps=5).samples) == 1
 
 
 def test_an_interrupt_ends_its_own_call_alone(pipe):

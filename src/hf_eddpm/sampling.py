@@ -101,7 +101,11 @@ def run_chain(
     num_train_timesteps, n = scheduler.config.num_train_timesteps, num_inference_steps
     if not is_integer(n) or not 1 <= n <= num_train_timesteps:
         raise ValueError(f"`num_inference_steps` must be an integer in [1, {num_train_timesteps}], got {n!r}.")
-    scheduler.set_timesteps(n, device=noise.device)
+    try:
+        scheduler.set_timesteps(n, device=noise.device)
+    except (ValueError, IndexError, RuntimeError) as error:  # a solver of several steps may need more of them
+        kind = type(scheduler).__name__
+        raise ValueError(f"`num_inference_steps` = {n} is none that {kind} can take ({error}).") from error
     timesteps = scheduler.timesteps
     latents = noise * scheduler.init_noise_sigma
     first = 0
