@@ -72,7 +72,9 @@ LIMITS = {
     r"few_steps/images": "--num_samples 20 --seeds 0 --few_steps 2 --full_steps 3",
     r"denoisers/run": "--num_train 40 --num_steps 2 --batch_size 8 --num_samples 20 --seeds 0 "
     "--ddim_steps 2 --dpm_steps 2",
-    r"longer_text": "--max_steps 2 --num_samples 20 --num_latents 8 --denoisers MLP",
+    r"longer_text/passages": "",
+    r"longer_text/by_length": "--max_minutes 0.01",
+    r"longer_text/run": "--max_steps 2 --num_samples 20 --num_latents 8 --denoisers MLP",
     r"text_front/run": "--max_steps 2 --num_samples 20 --seeds 1 --recipes 'batch, 0, decoder noise 0.3'",
     r"protein_front": "--max_steps 2 --seeds 1 --num_samples 20 --values 0.1",
     r"image_front/self_supervised": "--max_steps 2 --batch_size 8",
