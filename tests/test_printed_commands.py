@@ -358,6 +358,9 @@ def _write_sentences(folder):
         for part in ("train", "dev"):
             for place in (folder, folder / "data" / "sentences"):
                 _write(place / f"{part}.{label}.txt", [f"Sentence {n} of class {label}." for n in range(9)])
+    for part in ("train", "dev"):
+        passages = [" ".join(["I would like a table for two."] * (1 + n % 8)) for n in range(40)]
+        _write(folder / "data" / "passages" / f"{part}.txt", passages)
     entry = "{'eval_reconstruction_loss': '3.4', 'epoch': '0.5'}"
     for name in ("a", "runs/b"):
         _write(

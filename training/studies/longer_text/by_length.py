@@ -67,10 +67,12 @@ def by_length(pipe: EDDPMPipeline, passages: Sequence[str]) -> dict[int, list[st
 
 
 def measure(pipe: EDDPMPipeline, passages: Sequence[str]) -> dict[str, Any]:
-    """Return BLEU, exact matches and nats per token of held-out passages, by length."""
+    """Return BLEU, exact matches and bits a token of held-out passages, by the lengths that there are."""
     pipe.set_progress_bar_config(disable=True)
     result = {}
     for size, some in by_length(pipe, passages).items():
+        if not some:
+            continue
         again = pipe.reconstruct(some, batch_size=100)
         score = pipe.score(some, batch_size=100, generator=torch.Generator(pipe.device).manual_seed(0))
         result[str(size)] = {
@@ -91,11 +93,12 @@ def markdown_report(results: Sequence[dict[str, Any]]) -> str:
         if not runs:
             continue
         row = {"latents": layout, "seeds": len(runs)}
-        for size in BINS:
+        measured = [size for size in BINS if all(str(size) in run["lengths"] for run in runs)]
+        for size in measured:
             row[f"BLEU, to {size} tokens"] = plus_minus(
                 spread([run["lengths"][str(size)]["bleu"] for run in runs]), ".1f"
             )
-        for size in BINS:
+        for size in measured:
             values = [run["lengths"][str(size)]["reconstruction_bits_per_token"] for run in runs]
             row[f"bits a token, to {size}"] = plus_minus(spread(values), ".2f")
         row["steps"] = ", ".join(f"{run['steps']:,}" for run in runs)
