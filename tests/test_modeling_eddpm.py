@@ -443,9 +443,23 @@ def test_renormalised_gradients_are_those_of_the_batch_in_proportion(generator):
 
 def test_a_batch_far_from_the_running_statistics_is_corrected_so_far_and_no_farther(generator):
     normalization = LatentNormalization(1, 4, renormalize=True, momentum=1e-6).train()
+    normalization.set_statistics(torch.tensor([-1.0, 1.0]).view(2, 1, 1).expand(2, 1, 4) / 2**0.5)
     far = normalization(1000 + 100 * torch.randn(4096, 1, 4, generator=generator))
     torch.testing.assert_close(far.mean(0), torch.full((1, 4), 5.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(far.std(0), torch.full((1, 4), 3.0), atol=0.01, rtol=0)
+
+
+def test_the_first_batches_make_the_statistics_of_a_new_encoder(generator):
+    normalization = LatentNormalization(1, 4, renormalize=True).train()
+    first = normalization(7 + 0.1 * torch.randn(256, 1, 4, generator=generator))
+    assert first.mean(0).abs().max() < 0.01 and (first.std(0) - 1).abs().max() < 0.01
+    for _ in range(20):
+        normalization(9 + 0.2 * torch.randn(256, 1, 4, generator=generator))
+    torch.testing.assert_close(normalization.running_mean, torch.full((1, 4), 9.0), atol=0.05, rtol=0)
+    known = LatentNormalization(1, 4, renormalize=True).train()
+    known.load_state_dict(normalization.state_dict())
+    known(torch.zeros(16, 1, 4))  # a training that goes on does not begin its statistics anew
+    assert (known.running_mean - normalization.running_mean).abs().max() < 0.1
 
 
 def test_a_model_with_renormalised_latents_trains_and_comes_back(tmp_path):

@@ -42,7 +42,8 @@ class LatentNormalization(nn.Module):
 
     The statistics of n data are off by about 1 / n of the variance each, so that a decoder trains on latents with that
     much noise more than `encoder_noise_variance` says. Batch renormalisation (Ioffe 2017, arXiv 1702.03275) takes it
-    away: the values are those by the running statistics, the gradient is still that by the batch's.
+    away: the values are those by the running statistics, the gradient is still that by the batch's. The statistics of a
+    new encoder are soon out of date, so that its first batches weigh more in them.
 
     Args:
         num_latents: Latent vectors per datum.
@@ -76,6 +77,17 @@ class LatentNormalization(nn.Module):
         """Renormalise from now on or not, with the momentum that suits it."""
         self.renormalize = renormalize
         self.momentum = 0.01 if renormalize else 0.05
+        self._num_batches: int | None = None
+
+    def _weight(self) -> float:
+        """Return the weight of the next batch in the running statistics; at first, renormalised, a larger one."""
+        if not self.renormalize:
+            return self.momentum
+        if self._num_batches is None:  # statistics that are not those of a new module are not begun anew
+            fresh = not bool(self.running_mean.any()) and bool((self.running_var == 1).all())
+            self._num_batches = 0 if fresh else round(2 / self.momentum)
+        self._num_batches += 1
+        return max(self.momentum, 2 / (self._num_batches + 1))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Map `(batch, num_latents, latent_dim)` to the same shape, in float32."""
@@ -94,16 +106,18 @@ class LatentNormalization(nn.Module):
                 squares = (latents - mean_of_all).square().sum(0)
             if len(latents) > 1 or has_processes():  # each process has at least a row
                 mean, var = mean_of_all, squares / count
+                weight = self._weight()
                 with torch.no_grad():
-                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
                     unbiased = (squares / (count - 1)).to(self.running_var.dtype)
-                    self.running_var.lerp_(unbiased, self.momentum)
+                    self.running_var.lerp_(unbiased, weight)
         normalized = (latents - mean) * (var + self.eps).rsqrt()
-        if self.renormalize and mean is not running_mean:
-            scale = (running_var + self.eps).rsqrt()
-            ratio = ((var.detach() + self.eps).sqrt() * scale).clamp(1 / _MOST_RATIO, _MOST_RATIO)
-            return normalized * ratio + ((mean.detach() - running_mean) * scale).clamp(-_MOST_SHIFT, _MOST_SHIFT)
-        return normalized
+        if not self.renormalize or mean is running_mean:
+            return normalized
+        scale = (self.running_var.float() + self.eps).rsqrt()
+        ratio = ((var.detach() + self.eps).sqrt() * scale).clamp(1 / _MOST_RATIO, _MOST_RATIO)
+        shift = ((mean.detach() - self.running_mean.float()) * scale).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+        return normalized * ratio + shift
 
     def set_statistics(self, latents: torch.Tensor) -> None:
         """Take the running statistics from latents before normalisation, `(data, num_latents, latent_dim)`."""
