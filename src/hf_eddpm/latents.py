@@ -42,8 +42,8 @@ class LatentNormalization(nn.Module):
 
     The statistics of n data are off by about 1 / n of the variance each, so that a decoder trains on latents with that
     much noise more than `encoder_noise_variance` says. Batch renormalisation (Ioffe 2017, arXiv 1702.03275) takes it
-    away: the values are those by the running statistics, the gradient is still that by the batch's. The statistics of a
-    new encoder are soon out of date, so that its first batches weigh more in them.
+    away: the values are those by the running statistics, the gradient is still that by the batch's. The statistics of
+    a new encoder are soon out of date, so that its first batches weigh more in them.
 
     Args:
         num_latents: Latent vectors per datum.
