@@ -8,8 +8,8 @@ from .argument_types import Generators
 def generator_of_each(generator: Generators, count: int, device: torch.device) -> Generators:
     """Return a generator for each of `count` data, seeded by the given one.
 
-    What is drawn for a datum is then the same in whatever batches the data are worked on. None and a list of
-    generators come back as they are.
+    What is drawn for a datum is then the same in whatever batches the data are worked on. A single datum has the
+    given generator itself, as in a list. None and a list of generators come back as they are.
 
     Raises:
         ValueError: If it is neither on the CPU nor on a device of the type where its numbers are wanted.
@@ -20,6 +20,8 @@ def generator_of_each(generator: Generators, count: int, device: torch.device) -
         raise ValueError(
             f"`generator` must be on the CPU or {device}, got a generator of type {generator.device.type}."
         )
+    if count == 1:
+        return [generator]
     seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device)
     return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds.tolist()]
 
