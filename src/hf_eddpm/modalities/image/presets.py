@@ -5,11 +5,9 @@ from typing import Any
 from .configuration import ImageEncoderConfig, ImageUNetConfig
 
 # The encoder learns by reconstruction alone: of images the chain's gradient removes more from the latents than it
-# makes easier to draw (training/studies/latent_rank). A batch of 64 would add as much noise as the encoder does;
-# without it samples and reconstructions are nearer to images (docs/benchmarks/image-baselines.md).
+# makes easier to draw (training/studies/latent_rank).
 SMALL: dict[str, Any] = {
     "latent_dim": 64,
-    "latent_normalization": "batch_renorm",
     "encoder_noise_variance": 0.03,
     "decoder_noise_variance": 0.0,
     "encoder_gradient_scale": 0.0,
