@@ -32,11 +32,6 @@ def without_wrapper(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def has_adapter(model: nn.Module) -> bool:
-    """Return whether a model has adapters, in use or not."""
-    return any(isinstance(module, BaseTunerLayer) for module in without_wrapper(model).modules())
-
-
 def find_base_models(model: Any) -> BaseModels:
     """Return the names of the pretrained models that a model's frozen weights come from.
 

@@ -1,12 +1,11 @@
 """Digests of a saved pipeline after some of its files were changed on purpose."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from .contents import read_json
-from .saving import CHECKSUMS_FILE, write_checksums
+from .saving import CHECKSUMS_FILE, digest_of, write_checksums
 
 
 def renew_checksums(folder: Path, changed: Iterable[Path]) -> None:
@@ -22,5 +21,5 @@ def renew_checksums(folder: Path, changed: Iterable[Path]) -> None:
         return
     digests = read_json(path)
     for file in changed:
-        digests[file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+        digests[file.relative_to(folder).as_posix()] = digest_of(file)
     path.write_text(json.dumps(dict(sorted(digests.items())), indent=2) + "\n", encoding="utf-8")

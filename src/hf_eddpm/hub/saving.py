@@ -127,7 +127,7 @@ def keep_other_variants(before: Path, after: Path, variant: str | None) -> None:
     if variant is None:
         if any(_is_variant(path.name) for path in others):
             logger.warning(
-                f"Variants of the weights before are gone from {str(before)!r}: save those of the new ones."
+                f"Variants of the weights before are gone from {str(before)!r}: save variants of the new weights."
             )
         return
     old, new = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (before, after))
@@ -156,7 +156,7 @@ def write_checksums(folder: Path) -> None:
         folder: What `save_pretrained` wrote; cards, which change afterwards, are left out.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_checked(path.relative_to(folder)))
-    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    digests = {path.relative_to(folder).as_posix(): digest_of(path) for path in files}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
@@ -177,7 +177,7 @@ def verify_checksums(folder: Path) -> None:
     for name, digest in names.items():
         if not (folder / name).is_file():
             raise OSError(f"{str(folder)!r} lacks {name!r}, which was saved with it. Fetch it again.")
-        if _digest(folder / name) != digest:
+        if digest_of(folder / name) != digest:
             raise OSError(
                 f"{str(folder / name)!r} is damaged: it is not the file that was saved. Fetch it again, or load with "
                 "`verify=False` if you changed it yourself."
@@ -191,7 +191,8 @@ def _is_checked(path: Path) -> bool:
     return len(path.parts) > 1 or path.name == INDEX_FILE
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

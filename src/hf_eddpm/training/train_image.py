@@ -278,7 +278,7 @@ def load_data(
     Args:
         data_args: What to load. Where they leave size, channels, `resize` or `background` open, it is the processor's.
         seed: Of the images that are held out.
-        processor: That of the checkpoint that will take the images, if there is one.
+        processor: The processor of the checkpoint that will take the images, if there is one.
     """
     if not data_args.train:
         raise ValueError("`train` must name the training images.")

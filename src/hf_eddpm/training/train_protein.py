@@ -150,7 +150,7 @@ def load_data(
     Args:
         data_args: What to load. Where they leave `upper_case` open, it is the processor's.
         seed: Of the proteins that are held out.
-        processor: That of the checkpoint that will take the proteins, if there is one.
+        processor: The processor of the checkpoint that will take the proteins, if there is one.
     """
     upper_case = data_args.upper_case
     if upper_case is None:

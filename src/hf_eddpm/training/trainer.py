@@ -19,7 +19,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, rotate_checkpoints
 from transformers.utils import logging
 
-from ..adapter_files import has_adapter
 from ..diagnostics import warn_of_low_rank
 from ..hub.upload import upload_checkpoint
 from ..modeling_eddpm import EDDPMModel
@@ -304,7 +303,7 @@ class EDDPMTrainer(OrderedTrainer):
         model in evaluation mode: a pipeline around it can be used at once. With several processes each draws its own
         noise.
         """
-        if not has_adapter(self._eddpm):
+        if not hasattr(self._eddpm, "peft_config"):
             self._eddpm.name_or_path = ""  # no longer the weights of that name
         result = super().train(*args, **kwargs)
         self._finish_weights()
