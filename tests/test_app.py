@@ -87,7 +87,7 @@ def test_a_checkpoint_without_a_card_draws_its_own_examples(pipe):
 
 def test_samples_repeat_under_a_seed_and_have_the_class_asked_for(checkpoint):
     label = min(3, len(checkpoint.class_names) - 1) if checkpoint.class_names else None
-    first, again, other = (actions.generate(checkpoint.pipe, 3, 5, 1.0, label, 2.0, seed) for seed in (0, 0, 1))
+    first, again, other = (actions.generate(checkpoint.pipe, 3, 5, 1.0, label, 2.0, 1, seed) for seed in (0, 0, 1))
     assert first == again != other and len(first) == 3
 
 
@@ -223,13 +223,13 @@ def test_what_cannot_be_read_is_said_in_a_sentence(loaded, name, value, message)
     ("call", "message"),
     [
         (
-            lambda pipe: actions.generate(pipe, 65, 5, 1.0, None, 1.0, 0),
+            lambda pipe: actions.generate(pipe, 65, 5, 1.0, None, 1.0, 1, 0),
             r"`num_samples` must be an integer in \[1, 64\]",
         ),
-        (lambda pipe: actions.generate(pipe, 4, 201, 1.0, None, 1.0, 0), r"`num_inference_steps`.* in \[1, 200\]"),
-        (lambda pipe: actions.generate(pipe, 4, 5, 0.0, None, 1.0, 0), "`noise_scale`"),
-        (lambda pipe: actions.generate(pipe, 4, 5, 1.0, 3, 1.0, 0), "`class_labels`"),
-        (lambda pipe: actions.generate(pipe, 4, 5, 1.0, None, 1.0, None), "`seed` must be an integer"),
+        (lambda pipe: actions.generate(pipe, 4, 201, 1.0, None, 1.0, 1, 0), r"`num_inference_steps`.* in \[1, 200\]"),
+        (lambda pipe: actions.generate(pipe, 4, 5, 0.0, None, 1.0, 1, 0), "`noise_scale`"),
+        (lambda pipe: actions.generate(pipe, 4, 5, 1.0, 3, 1.0, 1, 0), "`class_labels`"),
+        (lambda pipe: actions.generate(pipe, 4, 5, 1.0, None, 1.0, 1, None), "`seed` must be an integer"),
         (lambda pipe: actions.reconstruct(pipe, ["ACD"], 51, False, 0), r"`refinement_steps`.* in \[0, 50\]"),
         (
             lambda pipe: actions.interpolate(pipe, ["ACD"], ["ACD"], 16, "noise", False, 0),

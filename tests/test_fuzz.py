@@ -178,6 +178,7 @@ def text_targets():
         **CHAIN,
         "num_samples": count(1, 10**9),
         "noise_scale": number(above=0, high=1000),
+        "num_candidates": count(1, 10**9),
         "class_labels": classes(2, 2),
         "generator": generators(2),
         "latents": latents,

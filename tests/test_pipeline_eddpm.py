@@ -42,6 +42,7 @@ from hf_eddpm.modalities.text.fitting import train_tokenizer
 from hf_eddpm.pipeline_parts import batches_of_like_size
 from hf_eddpm.pipeline_paths import perceptual_steps
 from hf_eddpm.sampling import slerp
+from hf_eddpm.surest import doubt
 
 FEW = {"num_inference_steps": 5}
 LATENT = {"output_type": "latent"}
@@ -1388,6 +1389,61 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(pipe, saved):
     larger.save_pretrained(saved / "processor")
     with pytest.raises(ValueError, match="does not fit the model"):
         EDDPMPipeline.from_pretrained(saved, verify=False)
+
+
+# Candidates
+
+
+def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe):
+    generator = torch.Generator().manual_seed(4)
+    rounds = [pipe(num_samples=5, generator=generator, **FEW) for _ in range(3)]
+    doubts = torch.stack([doubt(pipe.model, pipe.processor, out.samples, out.latents) for out in rounds])
+    best = doubts.argmin(0).tolist()
+    assert len(set(best)) > 1  # otherwise nothing would be chosen
+    kept = pipe(num_samples=5, num_candidates=3, generator=torch.Generator().manual_seed(4), **FEW)
+    assert kept.samples == [rounds[choice].samples[place] for place, choice in enumerate(best)]
+    expected = torch.stack([rounds[choice].latents[place] for place, choice in enumerate(best)])
+    torch.testing.assert_close(kept.latents, expected)
+
+
+def test_doubt_is_the_reconstruction_per_token_and_the_distance_of_the_latents(pipe):
+    latents = pipe.encode(SENTENCES[:4]).latents
+    shift = torch.full_like(latents, 0.5)
+    inputs = pipe.processor(SENTENCES[:4])
+    nats, num_units = pipe.model.decoder(latents + shift, labels=inputs["labels"])
+    found = doubt(pipe.model, pipe.processor, SENTENCES[:4], latents + shift)
+    torch.testing.assert_close(found, nats / num_units + 0.25, atol=1e-4, rtol=1e-4)
+    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]], (latents + shift)[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(torch.cat(alone), found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_candidates_of_a_sample_come_from_its_own_generator(pipe, eta):
+    together = pipe(num_samples=3, generator=_generators(3), num_candidates=3, eta=eta, **FEW)
+    alone = [pipe(generator=generator, num_candidates=3, eta=eta, **FEW) for generator in _generators(3)]
+    torch.testing.assert_close(together.latents, torch.cat([out.latents for out in alone]), atol=1e-5, rtol=1e-4)
+    assert together.samples == [sample for out in alone for sample in out.samples]
+
+
+def test_candidates_may_be_sentences_of_the_longest_length_or_empty(pipe):
+    longest = pipe(num_samples=3, num_candidates=2, min_new_tokens=16, max_new_tokens=16, **FEW)
+    assert len(longest.samples) == 3
+    assert torch.isfinite(doubt(pipe.model, pipe.processor, ["", SENTENCES[0]], torch.zeros(2, 2, 8))).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latents": torch.zeros(2, 2, 8)}, "with `latents`"),
+        ({"output_type": "latent"}, "with `output_type='latent'`"),
+        ({"do_sample": True, "num_return_sequences": 2}, "`num_return_sequences`"),
+        ({"num_candidates": 0}, "`num_candidates`"),
+        ({"num_candidates": 1.5}, "`num_candidates`"),
+    ],
+)
+def test_candidates_that_cannot_be_chosen_among_are_refused(pipe, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        pipe(**{"num_candidates": 2, **FEW, **arguments})
 
 
 def test_noise_scale_multiplies_the_noise_the_chain_starts_from(pipe):

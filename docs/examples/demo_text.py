@@ -231,18 +231,14 @@ def show_model(pipe: EDDPMPipeline, checkpoint: str) -> None:
 
 
 def show_generation(
-    pipe: EDDPMPipeline,
-    num_samples: int,
-    num_inference_steps: int,
-    noise_scale: float,
-    seed: int,
-    classes: Sequence[str] = (),
+    pipe: EDDPMPipeline, num_samples: int, seed: int, classes: Sequence[str] = (), **options: float | int
 ) -> None:
+    candidates = options["num_candidates"]
     heading(
         "Generate",
-        f"random noise of scale {noise_scale}, {num_inference_steps} denoising steps, then the decoder: new sentences",
+        f"random noise, {options['num_inference_steps']} denoising steps, then the decoder: new sentences"
+        + (f", each the\nsurest of {candidates} candidates" if candidates > 1 else ""),
     )
-    options = {"num_inference_steps": num_inference_steps, "noise_scale": noise_scale}
     if len(classes) != pipe.model.config.num_classes or not classes:
         for sample in pipe(num_samples, generator=torch.Generator().manual_seed(seed), **options).samples:
             print(f"  {sample}")
@@ -331,6 +327,7 @@ def main() -> None:
     parser.add_argument("--num_samples", type=int, default=15)
     parser.add_argument("--num_inference_steps", type=int, default=50)
     parser.add_argument("--noise_scale", type=float, default=0.9, help="below 1: more typical, less varied samples")
+    parser.add_argument("--num_candidates", type=int, default=8, help="drawn for each sample; the surest is kept")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -342,8 +339,15 @@ def main() -> None:
     logging.set_verbosity_error()
     sentences = arguments.sentences or tour.sentences
     show_model(pipe, arguments.checkpoint)
-    sampling = (arguments.num_samples, arguments.num_inference_steps, arguments.noise_scale, arguments.seed)
-    show_generation(pipe, *sampling, tour.classes)
+    show_generation(
+        pipe,
+        arguments.num_samples,
+        arguments.seed,
+        tour.classes,
+        num_inference_steps=arguments.num_inference_steps,
+        noise_scale=arguments.noise_scale,
+        num_candidates=arguments.num_candidates,
+    )
     show_reconstruction(pipe, sentences)
     first, second, *_ = *sentences, *tour.sentences
     show_interpolation(pipe, first, second)

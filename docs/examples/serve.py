@@ -63,6 +63,7 @@ class Generate(Body):
     noise_scale: Annotated[float | None, Field(gt=0, le=10)] = None
     class_labels: Annotated[int | None, Field(ge=0)] = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
+    num_candidates: Annotated[int, Field(ge=1, le=16)] = 1
     seed: Seed = 0
 
 

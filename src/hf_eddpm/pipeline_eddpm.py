@@ -34,6 +34,7 @@ from .pipeline_restore import RestoreMixin
 from .processing_eddpm import EDDPMProcessor
 from .sampling import check_scheduler, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
+from .surest import surest
 
 
 class EDDPMPipeline(
@@ -132,6 +133,7 @@ class EDDPMPipeline(
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: FloatTensor | None = None,
+        num_candidates: Count = 1,
         output_type: str = "data",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
@@ -155,6 +157,9 @@ class EDDPMPipeline(
             generator: Source of the noise, or one for each sample.
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
+            num_candidates: How many are drawn for each sample, one after another, at least 1; the model keeps the one
+                that it is surest of (see `hf_eddpm.surest.doubt`). More than one needs a decoder of tokens. Samples
+                become more fluent and somewhat less varied, at as many times the cost.
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
@@ -180,22 +185,44 @@ class EDDPMPipeline(
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {sorted(unknown)}."
             )
-        if noise_scale is None:
-            noise_scale = self.config.default_noise_scale
-        noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
-        classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
-        steering = None if guidance is None else self._steering(guidance, len(noise))
-        latents = self._denoise(
-            noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
-        )
-        if output_type == "latent":
-            samples = latents
-        else:
+        if num_candidates > 1:
+            self._check_candidates(latents, output_type, decode_arguments)
+        noise_scale = self.config.default_noise_scale if noise_scale is None else noise_scale
+
+        def draw() -> tuple[Any, torch.Tensor]:
+            noise = noise_scale * self._prepare_noise(num_samples, generator, latents)
+            classes = self._prepare_classes(class_labels, guidance_scale, len(noise))
+            steering = None if guidance is None else self._steering(guidance, len(noise))
+            drawn = self._denoise(
+                noise, num_inference_steps, eta, generator, callback_on_step_end, names, steering, **classes
+            )
+            if output_type == "latent":
+                return drawn, drawn
             self._give_generator(decode_arguments, generator)
-            samples = self._decode(latents, output_type=output_type, **decode_arguments)
-            latents = latents.repeat_interleave(self._copies(decode_arguments), dim=0)
+            samples = self._decode(drawn, output_type=output_type, **decode_arguments)
+            return samples, drawn.repeat_interleave(self._copies(decode_arguments), dim=0)
+
+        candidates = [draw() for _ in range(num_candidates)]
+        samples, latents = candidates[0] if num_candidates == 1 else surest(self.model, self.processor, candidates)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
+
+    def _check_candidates(
+        self, latents: torch.Tensor | None, output_type: str, decode_arguments: dict[str, Any]
+    ) -> None:
+        """Refuse what several candidates of a sample cannot be chosen with."""
+        if not self.model.decoder.decodes_tokens:
+            raise ValueError(
+                "`num_candidates` must be 1: a decoder is more or less sure of tokens, and "
+                f"{type(self.model.decoder).__name__} makes none."
+            )
+        if latents is not None:
+            raise ValueError("`num_candidates` must be 1 with `latents`: all candidates would start from them.")
+        if output_type == "latent":
+            raise ValueError(
+                "`num_candidates` must be 1 with `output_type='latent'`: what is decoded decides."
+            )
+        self._refuse_copies(decode_arguments)
 
     @without_gradient
     @checked

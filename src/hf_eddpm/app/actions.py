@@ -11,7 +11,7 @@ from ..argument_types import CountOrZero, GuidanceScale, NoiseScale, checked
 from ..control.guidance import PropertyGuidance
 from ..plots import plot_front, plot_scores
 from .attributes import Attribute, direction_of, valid_samples
-from .limits import NumPoints, NumRefinementSteps, NumSamples, NumSteps, NumTimesteps, Seed
+from .limits import NumCandidates, NumPoints, NumRefinementSteps, NumSamples, NumSteps, NumTimesteps, Seed
 
 _REFERENCE = 64  # samples whose scores stand beside those of given data
 _SHARES = (0.0, 0.5, 1.0)  # of an edit's scale that are shown
@@ -44,6 +44,7 @@ def generate(
     noise_scale: NoiseScale,
     class_label: int | None,
     guidance_scale: GuidanceScale,
+    num_candidates: NumCandidates,
     seed: Seed,
 ) -> list[Any]:
     """Draw samples; without a class `guidance_scale` means nothing and is left out."""
@@ -52,6 +53,7 @@ def generate(
         num_samples,
         num_inference_steps=num_inference_steps,
         noise_scale=noise_scale,
+        num_candidates=num_candidates,
         generator=_generator(seed),
         **guided,
     ).samples

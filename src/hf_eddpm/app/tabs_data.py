@@ -9,7 +9,15 @@ from .actions import Grid
 from .checkpoints import Checkpoint
 from .downloads import write_csv, write_fasta
 from .latent_map import LatentMap, decode_point, draw_map
-from .limits import MAX_MAP_SAMPLES, MAX_PATH, MAX_REFINEMENT_STEPS, MAX_SAMPLES, MAX_STEPS, MAX_TIMESTEPS
+from .limits import (
+    MAX_CANDIDATES,
+    MAX_MAP_SAMPLES,
+    MAX_PATH,
+    MAX_REFINEMENT_STEPS,
+    MAX_SAMPLES,
+    MAX_STEPS,
+    MAX_TIMESTEPS,
+)
 from .widgets import (
     button,
     data_input,
@@ -62,6 +70,16 @@ def add_generate(checkpoint: Checkpoint) -> None:
                 visible=bool(names),
                 interactive=True,
             )
+            candidates = gr.Slider(
+                1,
+                MAX_CANDIDATES,
+                value=1 if is_image else 4,
+                step=1,
+                label="Candidates",
+                info="As many are drawn for each sample; the one that the model is surest of is kept.",
+                visible=pipe.model.decoder.decodes_tokens,
+                interactive=True,
+            )
             seed = seed_input()
             start = button("Generate", "generate-run")
         with gr.Column(scale=3, min_width=320):
@@ -82,14 +100,15 @@ def add_generate(checkpoint: Checkpoint) -> None:
             downloads = _download_buttons(checkpoint)
 
     def run(*values: Any) -> Any:
-        number, steps, scale, label, guidance, seed = values
-        samples = actions.generate(pipe, number, steps, scale, label - 1 if label else None, guidance, seed)
+        number, steps, scale, label, guidance, candidates, seed = values
+        class_label = label - 1 if label else None
+        samples = actions.generate(pipe, number, steps, scale, class_label, guidance, candidates, seed)
         if is_image:
             return samples
         grid = Grid(["sample"], [[sample] for sample in samples])
         return [show_table(grid), *fill_downloads(checkpoint, grid, samples, "samples")]
 
-    on_click(start, run, [number, steps, scale, label, guidance, seed], [result, *downloads])
+    on_click(start, run, [number, steps, scale, label, guidance, candidates, seed], [result, *downloads])
 
 
 def add_reconstruct(checkpoint: Checkpoint, examples: list[Any]) -> None:

@@ -78,6 +78,9 @@ def generate(
     ] = None,
     class_label: Annotated[int | None, typer.Option("--class_label", help="Class of the samples.")] = None,
     guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="Weight of the class.")] = 1.0,
+    num_candidates: Annotated[
+        int, typer.Option("--num_candidates", help="Drawn for each sample; the surest is kept.")
+    ] = 1,
     seed: Seed = 0,
     device: Device = None,
     *,
@@ -89,6 +92,7 @@ def generate(
         "noise_scale": noise_scale,
         "class_labels": class_label,
         "guidance_scale": guidance_scale,
+        "num_candidates": num_candidates,
     }
     if bulk:
         run_job("generate", checkpoint, bulk, num_samples=num_samples, seed=seed, device=device, arguments=arguments)

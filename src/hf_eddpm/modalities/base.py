@@ -149,6 +149,7 @@ class ModalityDecoder(EDDPMPreTrainedModel):
     Attributes:
         target_names: Keyword arguments of `forward` besides the latents.
         per_datum_arguments: Keyword arguments of `generate` that may be lists or tensors with an entry for each datum.
+        decodes_tokens: Whether each unit is a token, of which the decoder gives a probability.
         has_independent_sites: Whether the latents alone decide each site, whatever the others are; `logits(latents)`
             then gives all sites at once.
         records_states: As for the encoders.
@@ -156,6 +157,7 @@ class ModalityDecoder(EDDPMPreTrainedModel):
 
     target_names: tuple[str, ...]
     per_datum_arguments: tuple[str, ...] = ()
+    decodes_tokens: bool = False
     has_independent_sites: bool = False
     records_states: bool = False
 

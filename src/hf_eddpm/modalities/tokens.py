@@ -148,6 +148,7 @@ class CausalDecoder(ModalityDecoder):
     """
 
     target_names = ("labels",)
+    decodes_tokens = True
     per_datum_arguments: tuple[str, ...] = ("generator",)
     records_states = True
 

@@ -95,6 +95,7 @@ class ProteinConvDecoder(ModalityDecoder):
     """
 
     target_names = ("labels",)
+    decodes_tokens = True
     per_datum_arguments = ("frozen_positions", "generator")
     has_independent_sites = True
 

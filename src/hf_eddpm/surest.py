@@ -1,0 +1,54 @@
+"""Choosing among candidates of a sample the one that the model is surest of."""
+
+from typing import Any
+
+import torch
+
+from .modeling_eddpm import EDDPMModel
+from .processing_eddpm import EDDPMProcessor
+
+_BATCH = 256
+
+
+def surest(
+    model: EDDPMModel, processor: EDDPMProcessor, candidates: list[tuple[list[Any], torch.Tensor]]
+) -> tuple[list[Any], torch.Tensor]:
+    """Return for each sample the candidate of the least `doubt`, and its latents; of equal ones the first.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        candidates: The same number of samples each time, with their latents `(batch, num_latents, latent_dim)`.
+    """
+    doubts = torch.stack([doubt(model, processor, samples, latents) for samples, latents in candidates])
+    best = doubts.argmin(0).tolist()
+    samples = [candidates[choice][0][place] for place, choice in enumerate(best)]
+    return samples, torch.stack([candidates[choice][1][place] for place, choice in enumerate(best)])
+
+
+def doubt(model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor) -> torch.Tensor:
+    r"""Return how much there is to doubt of samples that were decoded from latents, `(batch,)`.
+
+    It is -log p(sample | latents) in nats per token or site, and the mean squared difference of the latents from those
+    that the sample is encoded to. Latents between those of data are decoded with less certainty, and what comes of
+    them is encoded elsewhere. Per unit, as long samples would lose otherwise.
+
+    Args:
+        model: A model whose decoder makes tokens.
+        processor: Its processor.
+        samples: What was decoded.
+        latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
+    """
+    parts = []
+    for start in range(0, len(samples), _BATCH):
+        rows = slice(start, start + _BATCH)
+        # What was generated up to the longest length is a token too long with its end: the end is left out, unsaid.
+        tensors, _ = processor.prepare(samples[rows])
+        inputs, targets = model.split_inputs({name: tensor.to(latents.device) for name, tensor in tensors.items()})
+        chunk = latents[rows]
+        nats, num_units = model.decoder.negative_log_likelihood(
+            chunk.to(model.denoiser.output.weight.dtype), **targets
+        )
+        away = (model.encode(**inputs).mean.float() - chunk.float()).square().flatten(1).mean(1)
+        parts.append(nats.float() / num_units.float().clamp(min=1) + away)
+    return torch.cat(parts)

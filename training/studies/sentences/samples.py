@@ -1,0 +1,223 @@
+"""Samples beside as many real sentences, under a pretrained language model: what guidance and candidates are worth.
+
+    python training/studies/sentences/samples.py --checkpoint model_cards/eddpm-sentences --data data/sentences \\
+        --language_model smollm2 --output training/studies/sentences/results/samples.json
+
+`--data` is what `prepare.py` wrote; `--language_model` a causal language model, here what
+`docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Perplexity is
+per token of the language model, of samples and of held-out sentences of the same class and, as nearly as there is one,
+of the same number of words. Reverse perplexity: of other held-out sentences under a trigram model of the samples, or
+of as many training sentences.
+"""
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_eddpm import EDDPMPipeline
+from hf_eddpm.hub.card import markdown_table
+from hf_eddpm.metrics.distinct_novelty import distinct_n, uniqueness
+from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity
+from hf_eddpm.training.environment import describe_command
+from hf_eddpm.training.evaluation import finish_result
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from sentences.domains import read
+from sentences.prepare import CLASSES
+
+# guidance scale, noise scale, candidates
+SETTINGS = ((2.0, 0.9, 1), (1.0, 1.0, 1), (1.0, 1.0, 4), (1.5, 1.0, 4), (2.0, 1.0, 3), (2.0, 0.9, 4))
+STEPS = 50
+BATCH = 50
+REFERENCE = 1500  # held-out sentences for the reverse perplexity
+
+
+class LanguageModel:
+    """What a causal language model finds of sentences.
+
+    Args:
+        folder: Folder or Hub id.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.start = self.tokenizer.bos_token_id
+
+    @torch.no_grad()
+    def perplexity(self, sentences: Sequence[str]) -> float:
+        """Return the perplexity per token, each sentence by itself after the token of a beginning."""
+        nats, tokens = 0.0, 0
+        ordered = sorted(sentences, key=len)
+        for place in range(0, len(ordered), BATCH):
+            ids = [[self.start, *self.tokenizer(each)["input_ids"]] for each in ordered[place : place + BATCH]]
+            longest = max(map(len, ids))
+            batch = torch.tensor([each + [self.start] * (longest - len(each)) for each in ids])
+            targets = torch.tensor([each + [-100] * (longest - len(each)) for each in ids])[:, 1:]
+            logits = self.model(batch).logits[:, :-1]
+            nats += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+            tokens += int((targets >= 0).sum())
+        return math.exp(nats / max(tokens, 1))
+
+
+def shares(folder: Path, count: int) -> list[int]:
+    """Return the class of each sample: as often as in the training sentences, in order."""
+    sizes = [len(read(folder / f"train.{label}.txt")) for label in range(len(CLASSES))]
+    edges = [round(count * sum(sizes[: label + 1]) / sum(sizes)) for label in range(len(CLASSES))]
+    return [next(label for label, edge in enumerate(edges) if place < edge) for place in range(count)]
+
+
+def of_like_length(texts: Sequence[str], real: Sequence[str], rng: random.Random) -> list[str]:
+    """Return a real sentence for each text, of the same number of words or the nearest; none twice."""
+    left: dict[int, list[str]] = {}
+    for sentence in rng.sample(list(real), len(real)):
+        left.setdefault(len(sentence.split()), []).append(sentence)
+    found = []
+    for text in texts:
+        words = len(text.split())
+        nearest = min((size for size, some in left.items() if some), key=lambda size: abs(size - words))
+        found.append(left[nearest].pop())
+    return found
+
+
+class Samples:
+    """One checkpoint's samples, measured.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        folder: What `prepare.py` wrote.
+        judge: The language model.
+        count: How many are drawn of a setting.
+    """
+
+    def __init__(self, checkpoint: str, folder: Path, judge: LanguageModel, count: int) -> None:
+        self.pipe = EDDPMPipeline.from_pretrained(checkpoint)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.labels, self.judge = shares(folder, count), judge
+        held_out = [random.Random(0).sample(lines, len(lines)) for lines in self._lines(folder, "dev")]
+        used = [round(REFERENCE * self.labels.count(label) / count) for label in range(len(CLASSES))]
+        self.reference = [each for lines, size in zip(held_out, used, strict=True) for each in lines[:size]]
+        self.held_out = [lines[size:] for lines, size in zip(held_out, used, strict=True)]
+        self.training = self._lines(folder, "train")
+        self.vocabulary_size = TrigramModel.fit([each for lines in self.training for each in lines]).vocabulary_size
+
+    @staticmethod
+    def _lines(folder: Path, split: str) -> list[list[str]]:
+        return [read(folder / f"{split}.{label}.txt") for label in range(len(CLASSES))]
+
+    def _of_classes(self, lines: list[list[str]], seed: int) -> list[str]:
+        rng = random.Random(seed)
+        return [each for label in range(len(CLASSES)) for each in rng.sample(lines[label], self.labels.count(label))]
+
+    def draw(self, guidance: float, noise: float, candidates: int, seed: int) -> list[str]:
+        """Return samples of the classes, in their order."""
+        drawn = self.pipe(
+            len(self.labels),
+            class_labels=self.labels,
+            guidance_scale=guidance,
+            noise_scale=noise,
+            num_candidates=candidates,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return drawn.samples
+
+    def measure(self, texts: Sequence[str], seed: int) -> dict[str, float]:
+        """Return what texts of the classes, in their order, are like beside real sentences of the same lengths."""
+        rng = random.Random(seed)
+        real = []
+        for label in range(len(CLASSES)):
+            rows = [text for text, own in zip(texts, self.labels, strict=True) if own == label]
+            real += of_like_length(rows, self.held_out[label], rng)
+        perplexity, of_real = self.judge.perplexity(texts), self.judge.perplexity(real)
+        other = self._of_classes(self.training, seed)
+        reverse = [reverse_perplexity(each, self.reference, self.vocabulary_size) for each in (list(texts), other)]
+        return {
+            "perplexity": perplexity,
+            "perplexity_real": of_real,
+            "perplexity_ratio": perplexity / of_real,
+            "reverse_perplexity": reverse[0],
+            "reverse_perplexity_real": reverse[1],
+            "reverse_ratio": reverse[0] / reverse[1],
+            "distinct_2": distinct_n(list(texts), 2),
+            "distinct_2_real": distinct_n(real, 2),
+            "distinct_ratio": distinct_n(list(texts), 2) / distinct_n(real, 2),
+            "unique": uniqueness(list(texts)),
+            "words": sum(len(text.split()) for text in texts) / len(texts),
+        }
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Ratios to real sentences by setting, with the standard deviation over seeds."""
+
+    def cell(values: list[float], digits: int) -> str:
+        spread = torch.tensor(values, dtype=torch.float64)
+        return f"{spread.mean():.{digits}f}" + (f" ± {spread.std():.{digits}f}" if len(values) > 1 else "")
+
+    columns = {
+        "perplexity": 0,
+        "perplexity_ratio": 2,
+        "reverse_ratio": 2,
+        "distinct_ratio": 2,
+        "unique": 3,
+        "words": 1,
+    }
+    titles = {
+        "perplexity_ratio": "over real",
+        "reverse_ratio": "reverse, over real",
+        "distinct_ratio": "distinct 2, over real",
+    }
+    table = []
+    for row in rows:
+        named = {
+            "guidance": f"{row['guidance']:g}",
+            "noise": f"{row['noise']:g}",
+            "candidates": str(row["candidates"]),
+        }
+        for name, digits in columns.items():
+            named[titles.get(name, name)] = cell([seed[name] for seed in row["seeds"]], digits)
+        table.append(named)
+    return markdown_table(table)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the JSON and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
+    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
+    parser.add_argument("--count", type=int, default=1000, help="samples of a setting")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="sampling seeds")
+    words = sys.argv[1:] if words is None else list(words)
+    arguments, start = parser.parse_args(words), time.perf_counter()
+    samples = Samples(arguments.checkpoint, arguments.data, LanguageModel(arguments.language_model), arguments.count)
+    rows: list[dict[str, Any]] = []
+    for guidance, noise, candidates in SETTINGS:
+        drawn = {seed: samples.draw(guidance, noise, candidates, seed) for seed in arguments.seeds}
+        row: dict[str, Any] = {"guidance": guidance, "noise": noise, "candidates": candidates}
+        row["seeds"] = [{"seed": seed} | samples.measure(texts, seed) for seed, texts in drawn.items()]
+        row["examples"] = drawn[arguments.seeds[0]][:: max(arguments.count // 20, 1)]
+        rows.append(row)
+        print({name: round(value, 3) for name, value in row["seeds"][0].items()}, flush=True)
+    table = report(rows)
+    finish_result(
+        {"command": describe_command("training/studies/sentences/samples.py", words), "settings": rows},
+        start,
+        arguments.output,
+        table,
+    )
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
