@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 from conftest import SENTENCES, SPECIAL_IDS, TINY, tiny_model
 from safetensors.torch import load_file
+
+from hf_eddpm.training.finishing import check_whole_weights
 
 ROOT = Path(__file__).parent.parent
 # Without noise in the latents and without the chain's loss, a step depends on the data alone.
@@ -184,6 +187,54 @@ def test_a_run_goes_on_with_another_number_of_processes(train, one, two, before,
     resumed = train(after, f"from-{before}-to-{after}", "--resume_from_checkpoint", str(source / "checkpoint-3"))
     losses = [entry["loss"] for entry in _seen(resumed)["log"] if "loss" in entry]
     torch.testing.assert_close(torch.tensor(losses), _curve(one)[3:], atol=5e-4, rtol=0)
+
+
+IMAGES = {
+    "preset": "image-small",
+    "model_config": {
+        "encoder_noise_variance": 1e-12, "diffusion_weight": 0.0, "latent_dim": 8, "denoiser_hidden_size": 32,
+        "denoiser_num_layers": 2,
+        "encoder": {"block_out_channels": [16, 32], "layers_per_block": 1, "pool_size": 4},
+        "decoder": {"block_out_channels": [16, 32], "layers_per_block": 1},
+    },
+    "perceptual_weight": 1.0, "perceptual_steps": 3, "critic_weight": 0.5, "critic_start": 1,
+    "max_steps": 4, "logging_steps": 1, "optim": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0,
+    "finish_steps": 3, "finish_batch_size": 8, "ema_decay": 0.5, "max_dev_images": 8, "dev_fraction": 0.2,
+    "num_previews": 0, "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True,
+    "use_cpu": True, "precision": "fp32", "num_threads": 1, "save_dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_teach_one_critic_and_finish_one_denoiser_as_one_does(tmp_path):
+    def train(num_processes):
+        folder = tmp_path / str(num_processes)
+        config = tmp_path / f"{num_processes}.json"
+        config.write_text(json.dumps({**IMAGES, "per_device_train_batch_size": 16 // num_processes}))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+        words = ["image", str(config), "--train", "digits", "--output_dir", str(folder)]
+        script = ROOT / "training" / "train.py"
+        subprocess.run(
+            [sys.executable, *(launcher if num_processes > 1 else []), str(script), *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+            check=True,
+            timeout=300,
+        )
+        return load_file(folder / "pipeline" / "model" / "model.safetensors")
+
+    one, two = train(1), train(2)
+    assert one.keys() == two.keys()
+    for name, weights in one.items():
+        torch.testing.assert_close(
+            two[name], weights, atol=2e-3, rtol=1e-2, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_a_denoiser_is_not_finished_with_sharded_weights():
+    check_whole_weights(0, SimpleNamespace(fsdp=["full_shard"]))
+    check_whole_weights(5, SimpleNamespace(fsdp=[]))
+    with pytest.raises(ValueError, match="`finish_steps` must be 0 with sharded weights.*5"):
+        check_whole_weights(5, SimpleNamespace(fsdp=["full_shard"]))
 
 
 def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():

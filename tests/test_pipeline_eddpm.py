@@ -1446,6 +1446,28 @@ def test_candidates_that_cannot_be_chosen_among_are_refused(pipe, arguments, mes
         pipe(**{"num_candidates": 2, **FEW, **arguments})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("denoiser.output.weight", float("nan")), ("denoiser.output.bias", float("inf"))]
+)
+def test_weights_that_could_not_be_loaded_are_not_saved_over_those_that_can(saved, name, value):
+    pipe = EDDPMPipeline.from_pretrained(saved)
+    before = {path.name: path.read_bytes() for path in sorted(saved.rglob("*")) if path.is_file()}
+    pipe.model.state_dict()[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"is not saved.*'{name}' holds 1 values that are NaN or infinite"):
+        pipe.save_pretrained(saved)
+    assert {path.name: path.read_bytes() for path in sorted(saved.rglob("*")) if path.is_file()} == before
+
+
+def test_numbers_too_large_for_half_precision_are_named_when_saved(saved, tmp_path):
+    pipe = EDDPMPipeline.from_pretrained(saved)
+    with torch.no_grad():
+        pipe.model.denoiser.output.weight[0, 0] = 1e6
+    pipe.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"'denoiser.output.weight' holds 1 values .*\(float16\)"):
+        pipe.to(dtype=torch.float16).save_pretrained(tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
 def test_noise_scale_multiplies_the_noise_the_chain_starts_from(pipe):
     noise = torch.randn(2, 2, 8)
     scaled = pipe(latents=noise, noise_scale=0.5, num_inference_steps=5, output_type="latent").latents

@@ -40,7 +40,7 @@ SKIPPED = {
     r"^(make|pip) ": "installs packages",
     r"\.\.\.": "an ellipsis stands for its data",
     r"\buser/": "names a model of the Hub",
-    r"pretrained_packages|smollm2": "needs packages that are not installed",
+    r"pretrained_packages|smollm2|face_recognition": "needs packages that are not installed",
     r"diffae": "needs another project's code",
     r"speed/steps": "trains twelve times, in ten minutes: its command line is tested in test_benchmark_speed.py",
     r"page\.py --check": "needs the results, which the copy lacks: test_latent_rank_study.py runs it",
@@ -92,6 +92,7 @@ LIMITS = {
     r"control/composition": "--num 4 --ode_steps 2 --scales 1",
     r"control/image": "--num 10 --num_fitted 40 --num_inference_steps 2 --scales 1 --class_scales 1 "
     "--brightness_scales 3 --direction_scales 1 --strengths 0.1",
+    r"control/smile": "",
     r"schedulers/samplers": "--num_samples 20 --seeds 0",
     r"schedulers/run": "--num_samples 8 --num_steps 4",
     r"ood/run": "--num 8 --num_timesteps 2",

@@ -1,6 +1,7 @@
 """The tables of training/studies/sentences/README.md are those of the study's files."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from hf_eddpm import EDDPMPipeline
 from sentences import chain
 from sentences.domains import reconstruction_table
+from sentences.samples import of_like_length, report, shares
 
 STUDY = Path(__file__).parent.parent / "training" / "studies" / "sentences"
 CHECKPOINT = Path(__file__).parent.parent / "model_cards" / "eddpm-sentences"
@@ -85,3 +87,24 @@ def test_the_probes_are_those_of_the_logs():
     probes = README.partition("| run |")[2].partition("\n\n")[0]
     shown = sorted(tuple(re.findall(r"\b\d\.\d\d\b", row.split("|", 2)[2])) for row in probes.splitlines()[2:])
     assert shown == measured
+
+
+def test_samples_stand_beside_real_sentences_of_their_lengths():
+    real = [" ".join("w" * size + str(copy) for _ in range(size)) for size in range(1, 9) for copy in range(3)]
+    texts = [" ".join("v" * size) for size in (2, 2, 2, 2, 8, 8, 20)]
+    found = of_like_length(texts, real, random.Random(0))
+    assert len(set(found)) == len(texts)
+    sizes = [len(text.split()) for text in found]
+    assert sizes[:3] == [2, 2, 2] and sizes[3] in (1, 3) and sizes[4:] == [8, 8, 8]
+
+
+def test_the_classes_of_samples_have_their_shares_of_the_training_sentences(tmp_path):
+    for label, size in enumerate((10, 20, 30, 0, 40)):
+        (tmp_path / f"train.{label}.txt").write_text("a sentence\n" * size, encoding="utf-8")
+    labels = shares(tmp_path, 50)
+    assert labels == sorted(labels) and [labels.count(label) for label in range(5)] == [5, 10, 15, 0, 20]
+
+
+def test_the_table_of_candidates_is_what_was_measured():
+    rows = json.loads((STUDY / "results" / "samples.json").read_text(encoding="utf-8"))["settings"]
+    assert report(rows) in README

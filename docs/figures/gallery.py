@@ -10,6 +10,7 @@ beside the checkpoint's card, which gets a section with them. A checkpoint whose
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,10 @@ from hf_eddpm.modalities.protein.data import load_proteins
 from hf_eddpm.modalities.text.data import load_text
 from hf_eddpm.plots import plot_latents, plot_scores
 from shipped import ROOT, load, seed
+
+sys.path.insert(0, str(ROOT / "training" / "studies"))  # what the studies know of the data
+
+from control.smile import sides
 
 CARDS = ROOT / "model_cards"
 PAGES = ROOT / "docs" / "gallery"
@@ -420,6 +425,14 @@ def faces(folder: Path) -> None:
         "more, by the difference of mean latents, and by twice that."
     )
     page.picture("Age", "edits", plot_grid(rows), text)
+    labelled = load_images(str(folder / "train.parquet")).images[:300]
+    smile = pipe.direction(*sides([Image.fromarray(image) for image in labelled]))
+    rows = [pipe.edit(shown, direction=smile, scale=scale) for scale in (-1.5, -0.75, 0.0, 0.75, 1.5)]
+    text = (
+        "Generated faces in the middle; above moved away from a smile, below towards it, by 0.75 and 1.5 times the "
+        "difference of the mean latents of 117 faces that smile and 121 that do not."
+    )
+    page.picture("A smile", "smile", plot_grid(rows), text)
     directions = pipe.directions(people, num_directions=6)
     walks = pipe.traverse(made[1], directions)[0]
     text = "One face moved along the six directions in which the latents vary most, from -3 to 3 standard deviations."

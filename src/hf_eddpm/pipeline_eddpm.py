@@ -219,9 +219,7 @@ class EDDPMPipeline(
         if latents is not None:
             raise ValueError("`num_candidates` must be 1 with `latents`: all candidates would start from them.")
         if output_type == "latent":
-            raise ValueError(
-                "`num_candidates` must be 1 with `output_type='latent'`: what is decoded decides."
-            )
+            raise ValueError("`num_candidates` must be 1 with `output_type='latent'`: what is decoded decides.")
         self._refuse_copies(decode_arguments)
 
     @without_gradient

@@ -1,5 +1,6 @@
 """Sums and means over the processes of a distributed training, with gradients."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,3 +41,10 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / dist.get_world_size()
+
+
+def share_from_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give all processes the first one's values of tensors, in place."""
+    if has_processes():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)

@@ -185,6 +185,12 @@ def check_finite(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch
         tensors: Tensors by name.
         where: The checkpoint, for the error.
     """
+    if (found := describe_not_finite(tensors)) is not None:
+        raise OSError(f"The weights in {where!r} are unusable: {found}.")
+
+
+def describe_not_finite(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """Return which tensor, the first, holds how many values that are NaN or infinite; None if none does."""
     for name, tensor in tensors.items() if isinstance(tensors, Mapping) else tensors:
         if tensor.dtype not in _FLOATS or tensor.is_meta:
             continue
@@ -194,7 +200,6 @@ def check_finite(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch
             continue
         wrong = tensor.isnan() if name.endswith(_MAY_BE_INFINITE) else ~tensor.isfinite()
         if bool(wrong.any()):
-            raise OSError(
-                f"The weights in {where!r} are unusable: {name!r} holds {int(wrong.sum())} values that are NaN or "
-                f"infinite ({str(tensor.dtype).removeprefix('torch.')})."
-            )
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"{name!r} holds {int(wrong.sum())} values that are NaN or infinite ({kind})"
+    return None

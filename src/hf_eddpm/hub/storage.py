@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from ..adapter_files import ADAPTER_FOLDER
 from ..configuration_eddpm import EDDPMConfig
 from ..modeling_eddpm import EDDPMModel
+from ..weight_files import describe_not_finite
 from .adapters import load_adapted_model
 from .contents import check_contents, name_damaged_json, read_json
 from .download import HUB_ARGUMENTS, download_pipeline
@@ -77,7 +78,7 @@ class PipelineStorage:
 
         Raises:
             ValueError: If the folder is a file, or holds the weights that an adapter needs, or another model than the
-                one whose variant is saved, or an argument would have no effect.
+                one whose variant is saved, or an argument would have no effect, or a weight is NaN or infinite.
         """
         if kwargs.pop("safe_serialization", True) is not True:
             raise ValueError("`safe_serialization` must be True: checkpoints are never pickled.")
@@ -89,6 +90,11 @@ class PipelineStorage:
         hub_arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
         if not to_hub and (lost := sorted(hub_arguments)):
             raise ValueError(f"`push_to_hub` must be True beside {lost}, which say where and how to upload.")
+        if (found := describe_not_finite([*self.model.named_parameters(), *self.model.named_buffers()])) is not None:
+            raise ValueError(
+                f"The pipeline is not saved, as it could not be loaded: {found}. A training diverged, or numbers are "
+                "too large for their type."
+            )
         variant = kwargs.get("variant")
         with replacing(target) as folder:
             super().save_pretrained(str(folder), **kwargs)  # type: ignore[misc]

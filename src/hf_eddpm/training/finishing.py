@@ -1,6 +1,7 @@
 """The end of a training: the denoiser alone learns the latents as they have become."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from transformers import TrainingArguments, get_cosine_schedule_with_warmup
 
 from ..modeling_eddpm import EDDPMModel
+from ..processes import share_from_first
 from .trainer import EDDPMTrainer
 
 logger = logging.getLogger(__name__)
@@ -90,10 +92,15 @@ def finish_denoiser(
     logger.info(f"Finished the denoiser in {num_steps} steps, mean loss {total / num_steps:.4f}.")
 
 
-def check_one_process(num_steps: int, args: TrainingArguments) -> None:
-    """Raises a ValueError if the denoiser is to finish and several processes train."""
-    if num_steps and args.world_size > 1:
-        raise ValueError("`finish_steps` must be 0 with several processes: the denoiser finishes in one.")
+def is_sharded(args: TrainingArguments) -> bool:
+    """Return whether the weights are to be sharded over processes (FSDP), by argument or by `accelerate launch`."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
+def check_whole_weights(num_steps: int, args: TrainingArguments) -> None:
+    """Raises a ValueError if the denoiser is to finish and no process has all weights."""
+    if num_steps and is_sharded(args):
+        raise ValueError(f"`finish_steps` must be 0 with sharded weights: no process has them all. Got {num_steps}.")
 
 
 def finish_training(
@@ -103,7 +110,7 @@ def finish_training(
     num_steps: int,
     batch_size: int,
 ) -> tuple[str, float] | None:
-    """Lets the denoiser learn the final latents, if that is asked for.
+    """Lets the denoiser learn the final latents, if that is asked for; of several processes each does it all.
 
     Args:
         trainer: It has trained, and its averaged weights are used up: the model has them.
@@ -132,6 +139,8 @@ def finish_training(
         args.seed,
         args.bf16,
     )
+    # Several processes do the same; where their arithmetic differs in the last digit, the first one's counts.
+    share_from_first(pipe.model.denoiser.parameters())
     trainer.ema = None  # the model has its averages already, and the denoiser newer ones
     what = (
         f"{num_steps:,} steps of {batch_size} of the denoiser alone on posterior means, {args.learning_rate:g}, cosine"

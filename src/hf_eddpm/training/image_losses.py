@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..modalities.image.metrics import fit_classifier, to_tensor
+from ..processes import mean_over_processes, share_from_first
 
 logger = logging.get_logger(__name__)
 
@@ -169,6 +170,8 @@ def _normed(layer: nn.Conv2d) -> nn.Module:
 class ReconstructionLosses:
     """The terms beside the pixels; an `ImageConvDecoder` in training adds them to its loss (its `extra_loss`).
 
+    Several processes teach one critic: it begins as the first one's, and its gradients are averaged.
+
     Args:
         perceptual: Distance of images, or None.
         perceptual_weight: Its weight beside the mean, over pixel values, of the negative log-likelihood.
@@ -201,6 +204,7 @@ class ReconstructionLosses:
         self.batches = 0
         self.optimizer = None
         if critic is not None:
+            share_from_first(critic.state_dict().values())
             self.optimizer = torch.optim.Adam(critic.parameters(), lr=critic_learning_rate, betas=(0.5, 0.9))
 
     def __call__(
@@ -226,7 +230,8 @@ class ReconstructionLosses:
             self.critic.requires_grad_(True)
             (others,) = torch.autograd.grad((nats + added).mean(), last_layer, retain_graph=True)
             (wished,) = torch.autograd.grad(verdicts.mean(), last_layer, retain_graph=True)
-            share = (others.float().norm() / wished.float().norm().clamp(min=1e-8)).clamp(max=_MAX_ADAPTIVE_WEIGHT)
+            others, wished = mean_over_processes(others.float()), mean_over_processes(wished.float())
+            share = (others.norm() / wished.norm().clamp(min=1e-8)).clamp(max=_MAX_ADAPTIVE_WEIGHT)
             added = added + self.critic_weight * share.detach() * verdicts
         self.batches += 1
         return added
@@ -238,6 +243,9 @@ class ReconstructionLosses:
         loss = 0.5 * (torch.relu(1 - real).mean() + torch.relu(1 + made).mean())
         self.optimizer.zero_grad()
         loss.backward()
+        for parameter in self.critic.parameters():
+            if parameter.grad is not None:
+                parameter.grad = mean_over_processes(parameter.grad)
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
 from .feature_alignment import FeatureAlignedTrainer, FeatureAlignment, encoder_features
-from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
+from .finishing import add_finishing, check_whole_weights, finish_denoiser, finish_training, is_sharded
 from .image_card import write_image_card
 from .image_losses import (
     KeepCritic,
@@ -111,7 +111,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ImageDataArguments, ImageModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    check_one_process(model_args.finish_steps, training_args)
+    check_whole_weights(model_args.finish_steps, training_args)
     set_up(
         training_args,
         __name__,
@@ -190,8 +190,8 @@ def make_losses(
             "`perceptual_weight` and `critic_weight` must be 0 for a decoder that is a diffusion chain: they are "
             'terms of the decoder in one pass, "model_type": "eddpm_image_conv".'
         )
-    if args.critic_weight and training_args.world_size > 1:
-        raise ValueError("`critic_weight` must be 0 with several processes: each would teach a critic of its own.")
+    if args.critic_weight and is_sharded(training_args):
+        raise ValueError("`critic_weight` must be 0 with sharded weights: it reads those of the decoder's last layer.")
     device, channels = training_args.device, train.num_channels
     perceptual = None
     if args.perceptual_weight:

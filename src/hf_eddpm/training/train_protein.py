@@ -33,7 +33,7 @@ from .baselines.vae import VariationalAutoencoder
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
-from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
+from .finishing import add_finishing, check_whole_weights, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, ProteinDataArguments, ProteinModelArguments, answer_help
 from .pretrained import load_encoder
 from .protein_card import write_protein_card
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, card_args, training_args = parse_arguments(
         ProteinDataArguments, ProteinModelArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    check_one_process(model_args.finish_steps, training_args)
+    check_whole_weights(model_args.finish_steps, training_args)
     set_up(
         training_args,
         __name__,

@@ -42,7 +42,7 @@ from .batching import data_seed
 from .callbacks import Curves
 from .defaults import fit_steps
 from .environment import describe_command
-from .finishing import add_finishing, check_one_process, finish_denoiser, finish_training
+from .finishing import add_finishing, check_whole_weights, finish_denoiser, finish_training
 from .options import OPTIONS, CardArguments, LoraArguments, TextDataArguments, TextModelArguments, answer_help
 from .runs import (
     describe_arguments,
@@ -68,7 +68,7 @@ def main(args: list[str] | None = None) -> Path:
     data_args, model_args, lora_args, card_args, training_args = parse_arguments(
         TextDataArguments, TextModelArguments, LoraArguments, CardArguments, EDDPMTrainingArguments, args=words
     )
-    check_one_process(model_args.finish_steps, training_args)
+    check_whole_weights(model_args.finish_steps, training_args)
     set_up(
         training_args,
         __name__,
