@@ -12,10 +12,12 @@ table is of all JSON files there.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import TrainerCallback, trainer
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
@@ -46,6 +49,7 @@ CRITIC_START = 0.3  # share of the steps before the critic counts
 PERCEPTUAL = ("--perceptual_weight", "1.0", "--perceptual_steps", "300", "--perceptual_width", "16")
 CRITIC = ("--critic_weight", "0.5")
 STEPS_FILE = "steps.json"
+PACE_STEPS = 40
 
 Decode = Callable[[torch.Tensor, int], NDArray[np.uint8]]
 
@@ -72,6 +76,32 @@ VARIANTS = (
     Variant("one pass over patches of 2, then a chain over its residual", 2, second="residual", num_steps=(2, 4, 10)),
     Variant("chain over patches of 2, distilled", 2, chain=True, second="student", num_steps=(1, 2, 4)),
 )
+
+
+class StepClock(TrainerCallback):
+    """The CPU seconds of a training's steps, without what comes before the first and after the last."""
+
+    def __init__(self) -> None:
+        self.seconds, self.began = 0.0, 0.0
+
+    @classmethod
+    @contextlib.contextmanager
+    def listening(cls) -> Iterator["StepClock"]:
+        """Give a clock to the trainers that are made in the meantime."""
+        clock = cls()
+        trainer.DEFAULT_CALLBACKS.append(clock)
+        try:
+            yield clock
+        finally:
+            trainer.DEFAULT_CALLBACKS.remove(clock)
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.began = time.process_time()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        self.seconds += time.process_time() - self.began
 
 
 class Study:
@@ -134,14 +164,12 @@ class Study:
         path = self.output / STEPS_FILE
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if variant.name not in known:
-            few, more = 10, 40
-            with tempfile.TemporaryDirectory() as folder:
-                times = [
-                    timed(lambda steps=steps: self.train_first(variant, SEED, steps, Path(folder)))[1].cpu
-                    for steps in (few, more)
-                ]
-            seconds_per_step = (times[1] - times[0]) / (more - few)
-            known[variant.name] = {"seconds_per_step": seconds_per_step, "start": times[0] - few * seconds_per_step}
+            with tempfile.TemporaryDirectory() as folder, StepClock.listening() as clock:
+                _, timing = timed(lambda: self.train_first(variant, SEED, PACE_STEPS, Path(folder)))
+            known[variant.name] = {
+                "seconds_per_step": clock.seconds / PACE_STEPS,
+                "start": timing.cpu - clock.seconds,
+            }
             path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         return known[variant.name]
 
