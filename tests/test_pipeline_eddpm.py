@@ -414,6 +414,14 @@ def test_a_solver_whose_first_steps_share_a_timestep_ends_in_the_clean_latents(m
     torch.testing.assert_close(latents, clean.expand(3, -1, -1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("strength", "steps", "warned"), [(0.3, 1, True), (0.3, 50, False), (1.0, 1, False)])
+def test_a_strength_far_from_every_step_is_said(pipe, strength, steps, warned, caplog):
+    pipe.edit(SENTENCES[:1], strength=strength, num_inference_steps=steps)
+    said = [record.getMessage() for record in caplog.records if "`strength`" in record.getMessage()]
+    assert len(said) == warned
+    assert not warned or "nearest starts at 1 of the chain" in said[0]
+
+
 def test_full_strength_is_generation(pipe):
     samples = pipe(3, num_inference_steps=5, generator=torch.Generator().manual_seed(4)).samples
     edited = pipe.edit(SENTENCES[:3], strength=1.0, num_inference_steps=5, generator=torch.Generator().manual_seed(4))

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .argument_checks import is_integer
 from .argument_types import Generators
 from .scheduling_eddpm import EDDPMScheduler
+
+logger = logging.get_logger(__name__)
+
+_FAR = 0.1  # share of the chain between a strength and the nearest step that is worth a word
 
 
 def without_gradient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +117,14 @@ def run_chain(
     if start is not None and strength < 1:
         # by the timestep, as schedulers space their steps differently
         starts = timesteps[:: scheduler.order].cpu().double()
-        first = int((starts + 1 - strength * num_train_timesteps).abs().argmin()) * scheduler.order
+        distances = (starts + 1 - strength * num_train_timesteps).abs()
+        first = int(distances.argmin()) * scheduler.order
+        if distances.min() > _FAR * num_train_timesteps:
+            logger.warning(
+                f"`strength` = {strength} lies between the steps: of {n}, the nearest starts at "
+                f"{(float(timesteps[first]) + 1) / num_train_timesteps:.3g} of the chain. More `num_inference_steps` "
+                "come nearer."
+            )
         timesteps = timesteps[first:]
     if hasattr(scheduler, "set_begin_index"):  # a solver's first two steps may share a timestep: it cannot tell
         scheduler.set_begin_index(first)

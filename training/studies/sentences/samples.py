@@ -1,13 +1,13 @@
 """Samples beside as many real sentences, under a pretrained language model: what guidance and candidates are worth.
 
     python training/studies/sentences/samples.py --checkpoint model_cards/eddpm-sentences --data data/sentences \\
-        --language_model smollm2 --output training/studies/sentences/results/samples.json
+        --language_model smollm2 --output_dir training/studies/sentences/results/samples
 
 `--data` is what `prepare.py` wrote; `--language_model` a causal language model, here what
 `docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Perplexity is
 per token of the language model, of samples and of held-out sentences of the same class and, as nearly as there is one,
 of the same number of words. Reverse perplexity: of other held-out sentences under a trigram model of the samples, or
-of as many training sentences.
+of as many training sentences. A setting and seed whose JSON exists is not repeated; the table is of all that exist.
 """
 
 import argparse
@@ -27,15 +27,16 @@ from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.metrics.distinct_novelty import distinct_n, uniqueness
 from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity
 from hf_eddpm.training.environment import describe_command
-from hf_eddpm.training.evaluation import finish_result
+from hf_eddpm.training.evaluation import finish_result, result_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
+from common.tables import mean_cells, read_results
 from sentences.domains import read
 from sentences.prepare import CLASSES
 
 # guidance scale, noise scale, candidates
-SETTINGS = ((2.0, 0.9, 1), (1.0, 1.0, 1), (1.0, 1.0, 4), (1.5, 1.0, 4), (2.0, 1.0, 3), (2.0, 0.9, 4))
+SETTINGS = ("2,0.9,1", "1,1,1", "1,1,4", "2,1,3", "2,0.9,4")
 STEPS = 50
 BATCH = 50
 REFERENCE = 1500  # held-out sentences for the reverse perplexity
@@ -156,66 +157,56 @@ class Samples:
         }
 
 
-def report(rows: list[dict[str, Any]]) -> str:
+def report(results: Sequence[dict[str, Any]]) -> str:
     """Ratios to real sentences by setting, with the standard deviation over seeds."""
-
-    def cell(values: list[float], digits: int) -> str:
-        spread = torch.tensor(values, dtype=torch.float64)
-        return f"{spread.mean():.{digits}f}" + (f" ± {spread.std():.{digits}f}" if len(values) > 1 else "")
-
     columns = {
-        "perplexity": 0,
-        "perplexity_ratio": 2,
-        "reverse_ratio": 2,
-        "distinct_ratio": 2,
-        "unique": 3,
-        "words": 1,
+        "perplexity": ("perplexity", ".0f"),
+        "perplexity_ratio": ("over real", ".2f"),
+        "reverse_ratio": ("reverse, over real", ".2f"),
+        "distinct_ratio": ("distinct 2, over real", ".3f"),
+        "unique": ("unique", ".3f"),
+        "words": ("words", ".1f"),
     }
-    titles = {
-        "perplexity_ratio": "over real",
-        "reverse_ratio": "reverse, over real",
-        "distinct_ratio": "distinct 2, over real",
-    }
-    table = []
-    for row in rows:
-        named = {
-            "guidance": f"{row['guidance']:g}",
-            "noise": f"{row['noise']:g}",
-            "candidates": str(row["candidates"]),
-        }
-        for name, digits in columns.items():
-            named[titles.get(name, name)] = cell([seed[name] for seed in row["seeds"]], digits)
-        table.append(named)
-    return markdown_table(table)
+    rows = []
+    for setting in sorted({tuple(result["setting"].values()) for result in results}, key=lambda each: each[::-1]):
+        group = [result for result in results if tuple(result["setting"].values()) == setting]
+        named = dict(zip(("guidance", "noise", "candidates"), (f"{value:g}" for value in setting), strict=True))
+        rows.append(named | mean_cells([result["measures"] for result in group], columns))
+    return markdown_table(rows)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Writes the JSON and the table."""
+    """Writes the JSON files and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the JSON files and the table go")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates")
     parser.add_argument("--count", type=int, default=1000, help="samples of a setting")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="sampling seeds")
     words = sys.argv[1:] if words is None else list(words)
-    arguments, start = parser.parse_args(words), time.perf_counter()
-    samples = Samples(arguments.checkpoint, arguments.data, LanguageModel(arguments.language_model), arguments.count)
-    rows: list[dict[str, Any]] = []
-    for guidance, noise, candidates in SETTINGS:
-        drawn = {seed: samples.draw(guidance, noise, candidates, seed) for seed in arguments.seeds}
-        row: dict[str, Any] = {"guidance": guidance, "noise": noise, "candidates": candidates}
-        row["seeds"] = [{"seed": seed} | samples.measure(texts, seed) for seed, texts in drawn.items()]
-        row["examples"] = drawn[arguments.seeds[0]][:: max(arguments.count // 20, 1)]
-        rows.append(row)
-        print({name: round(value, 3) for name, value in row["seeds"][0].items()}, flush=True)
-    table = report(rows)
-    finish_result(
-        {"command": describe_command("training/studies/sentences/samples.py", words), "settings": rows},
-        start,
-        arguments.output,
-        table,
-    )
+    arguments = parser.parse_args(words)
+    samples: Samples | None = None
+    for setting in arguments.settings:
+        guidance, noise, candidates = (float(part) for part in setting.split(","))
+        values = {"guidance": guidance, "noise": noise, "candidates": int(candidates)}
+        for seed in arguments.seeds:
+            file = result_file(arguments.output_dir, f"{setting} seed {seed}")
+            if file.exists():
+                continue
+            start = time.perf_counter()
+            if samples is None:
+                judge = LanguageModel(arguments.language_model)
+                samples = Samples(arguments.checkpoint, arguments.data, judge, arguments.count)
+            texts = samples.draw(guidance, noise, int(candidates), seed)
+            found = {"setting": values, "seed": seed, "measures": samples.measure(texts, seed)}
+            found["examples"] = texts[:: max(arguments.count // 20, 1)]
+            command = describe_command("training/studies/sentences/samples.py", words)
+            finish_result({"command": command} | found, start, file)
+            print(file.stem, found["measures"], flush=True)
+    table = report(read_results(arguments.output_dir))
+    (arguments.output_dir / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
 
