@@ -871,6 +871,16 @@ def test_refined_latents_reconstruct_better_the_longer_they_are_refined(model, b
     assert bool((nats[1] < nats[0]).all()) and bool((nats[2] < nats[1]).all())
 
 
+@pytest.mark.parametrize(("variance", "rate"), [(0.02, 0.1), (0.5, 0.1), (0.0002, 0.01)])
+def test_refinement_steps_are_not_larger_than_the_noise(model, batch, variance, rate):
+    model.config.encoder_noise_variance = variance
+    latents, result = refined(model, batch, 1, proximity=0.0)
+    moved = (result - latents).abs()
+    assert moved.max() == pytest.approx(rate, rel=1e-2)  # Adam's first step has the length of its rate
+    _, as_told = refined(model, batch, 1, proximity=0.0, learning_rate=rate)
+    torch.testing.assert_close(result, as_told)
+
+
 def test_refinement_stays_near_the_start_as_far_as_it_is_told_to(model, batch):
     moves = []
     for proximity in (0.0, 1.0, 100.0):

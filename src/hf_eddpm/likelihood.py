@@ -14,6 +14,8 @@ from .scheduling_eddpm import EDDPMScheduler
 _EVALUATION_DRAWS = 16
 _EVALUATION_SEED = 0
 
+_REFINEMENT_RATE = 0.1
+
 
 def bound_terms(
     latents: torch.Tensor,
@@ -179,7 +181,7 @@ class LikelihoodMixin:
         self,
         latents: FloatTensor,
         num_steps: Steps,
-        learning_rate: PositiveNumber = 0.1,
+        learning_rate: PositiveNumber | None = None,
         proximity: NumberFromZero = 0.05,
         **targets: Any,
     ) -> torch.Tensor:
@@ -192,7 +194,9 @@ class LikelihoodMixin:
         Args:
             latents: Where to start, for example the posterior mean, `(batch, num_latents, latent_dim)`.
             num_steps: Steps, at least 1; each costs a pass through the decoder and back.
-            learning_rate: Adam's, positive; the most that a step changes one number of the latents, roughly.
+            learning_rate: Adam's, positive; the most that a step changes one number of the latents, roughly. By
+                default 0.1, or `sqrt(encoder_noise_variance / 2)` where that is less: steps of the size of the noise
+                that the decoder is used to.
             proximity: Non-negative weight that keeps the latents near the start.
             **targets: What the decoder takes, for text `labels`.
 
@@ -208,6 +212,8 @@ class LikelihoodMixin:
         if unknown := sorted(set(targets) - set(self.decoder.target_names)):
             raise TypeError(f"`refine()` takes {list(self.decoder.target_names)} besides, got {unknown}.")
         dtype = self.denoiser.output.weight.dtype
+        if learning_rate is None:
+            learning_rate = min(_REFINEMENT_RATE, (self.config.encoder_noise_variance / 2) ** 0.5)
 
         with torch.inference_mode(False):
             targets = {name: target.clone() for name, target in targets.items()}
