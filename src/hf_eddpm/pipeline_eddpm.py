@@ -158,8 +158,8 @@ class EDDPMPipeline(
             latents: Noise to start from, `(num_samples, num_latents, latent_dim)`; taken as it is when
                 `noise_scale` is 1.
             num_candidates: How many are drawn for each sample, one after another, at least 1; the model keeps the one
-                that it is surest of (see `hf_eddpm.surest.doubt`). More than one needs a decoder of tokens. Samples
-                become more fluent and somewhat less varied, at as many times the cost.
+                that it is surest of (see `hf_eddpm.surest.doubt`). More than one needs a decoder of tokens. Fewer
+                samples go wrong; they are less varied and shorter, at as many times the cost.
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the

@@ -6,7 +6,8 @@
 `--data` is what `prepare.py` wrote; `--language_model` a causal language model, here what
 `docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Perplexity is
 per token of the language model, of samples and of held-out sentences of the same class and, as nearly as there is one,
-of the same number of words. Reverse perplexity: of other held-out sentences under a trigram model of the samples, or
+of the same number of words. Odd is what the language model finds less likely, per token, than 95 % of such sentences.
+Reverse perplexity: of other held-out sentences under a trigram model of the samples, or
 of as many training sentences. A setting and seed whose JSON exists is not repeated; the table is of all that exist.
 """
 
@@ -19,7 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_eddpm import EDDPMPipeline
@@ -36,10 +39,12 @@ from sentences.domains import read
 from sentences.prepare import CLASSES
 
 # guidance scale, noise scale, candidates
-SETTINGS = ("2,0.9,1", "1,1,1", "1,1,4", "2,1,3", "2,0.9,4")
+SETTINGS = ("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4")
 STEPS = 50
 BATCH = 50
 REFERENCE = 1500  # held-out sentences for the reverse perplexity
+USUAL = 600  # of each class, whose likelihoods say what is odd
+NEIGHBOURS = 60  # of them, the nearest in length
 
 
 class LanguageModel:
@@ -55,19 +60,20 @@ class LanguageModel:
         self.start = self.tokenizer.bos_token_id
 
     @torch.no_grad()
-    def perplexity(self, sentences: Sequence[str]) -> float:
-        """Return the perplexity per token, each sentence by itself after the token of a beginning."""
-        nats, tokens = 0.0, 0
-        ordered = sorted(sentences, key=len)
-        for place in range(0, len(ordered), BATCH):
-            ids = [[self.start, *self.tokenizer(each)["input_ids"]] for each in ordered[place : place + BATCH]]
+    def nats(self, sentences: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the nats and the tokens of each sentence, `(num,)`, by itself after the token of a beginning."""
+        nats, tokens = np.zeros(len(sentences)), np.zeros(len(sentences), dtype=np.int64)
+        order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            ids = [[self.start, *self.tokenizer(sentences[place])["input_ids"]] for place in places]
             longest = max(map(len, ids))
             batch = torch.tensor([each + [self.start] * (longest - len(each)) for each in ids])
             targets = torch.tensor([each + [-100] * (longest - len(each)) for each in ids])[:, 1:]
-            logits = self.model(batch).logits[:, :-1]
-            nats += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
-            tokens += int((targets >= 0).sum())
-        return math.exp(nats / max(tokens, 1))
+            logits = self.model(batch).logits[:, :-1].transpose(1, 2)
+            nats[places] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(1).numpy()
+            tokens[places] = (targets >= 0).sum(1).numpy()
+        return nats, tokens
 
 
 def shares(folder: Path, count: int) -> list[int]:
@@ -109,11 +115,23 @@ class Samples:
         self.reference = [each for lines, size in zip(held_out, used, strict=True) for each in lines[:size]]
         self.held_out = [lines[size:] for lines, size in zip(held_out, used, strict=True)]
         self.training = self._lines(folder, "train")
+        self.usual = [self._usual(lines[:USUAL]) for lines in self.held_out]
         self.vocabulary_size = TrigramModel.fit([each for lines in self.training for each in lines]).vocabulary_size
 
     @staticmethod
     def _lines(folder: Path, split: str) -> list[list[str]]:
         return [read(folder / f"{split}.{label}.txt") for label in range(len(CLASSES))]
+
+    def _usual(self, lines: list[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the words and the nats per token of sentences."""
+        nats, tokens = self.judge.nats(lines)
+        return np.array([len(line.split()) for line in lines]), nats / tokens.clip(1)
+
+    def _is_odd(self, text: str, label: int, nats_per_token: float) -> bool:
+        """Return whether a text is less likely than 95 % of real sentences of its class and about its length."""
+        words, usual = self.usual[label]
+        near = np.abs(words - len(text.split())).argsort(kind="stable")[:NEIGHBOURS]
+        return bool(nats_per_token > np.quantile(usual[near], 0.95))
 
     def _of_classes(self, lines: list[list[str]], seed: int) -> list[str]:
         rng = random.Random(seed)
@@ -139,13 +157,17 @@ class Samples:
         for label in range(len(CLASSES)):
             rows = [text for text, own in zip(texts, self.labels, strict=True) if own == label]
             real += of_like_length(rows, self.held_out[label], rng)
-        perplexity, of_real = self.judge.perplexity(texts), self.judge.perplexity(real)
+        (nats, tokens), (of_real, of_real_tokens) = self.judge.nats(texts), self.judge.nats(real)
+        perplexity = math.exp(nats.sum() / tokens.sum())
+        real_perplexity = math.exp(of_real.sum() / of_real_tokens.sum())
+        each = zip(texts, self.labels, nats / tokens.clip(1), strict=True)
         other = self._of_classes(self.training, seed)
         reverse = [reverse_perplexity(each, self.reference, self.vocabulary_size) for each in (list(texts), other)]
         return {
             "perplexity": perplexity,
-            "perplexity_real": of_real,
-            "perplexity_ratio": perplexity / of_real,
+            "perplexity_real": real_perplexity,
+            "perplexity_ratio": perplexity / real_perplexity,
+            "odd": float(np.mean([self._is_odd(*one) for one in each])),
             "reverse_perplexity": reverse[0],
             "reverse_perplexity_real": reverse[1],
             "reverse_ratio": reverse[0] / reverse[1],
@@ -162,6 +184,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     columns = {
         "perplexity": ("perplexity", ".0f"),
         "perplexity_ratio": ("over real", ".2f"),
+        "odd": ("odd", ".3f"),
         "reverse_ratio": ("reverse, over real", ".2f"),
         "distinct_ratio": ("distinct 2, over real", ".3f"),
         "unique": ("unique", ".3f"),
@@ -183,8 +206,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the JSON files and the table go")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates")
-    parser.add_argument("--count", type=int, default=1000, help="samples of a setting")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="sampling seeds")
+    parser.add_argument("--count", type=int, default=500, help="samples of a setting")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="sampling seeds")
     words = sys.argv[1:] if words is None else list(words)
     arguments = parser.parse_args(words)
     samples: Samples | None = None
