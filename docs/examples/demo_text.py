@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--num_samples", type=int, default=15)
     parser.add_argument("--num_inference_steps", type=int, default=50)
     parser.add_argument("--noise_scale", type=float, default=0.9, help="below 1: more typical, less varied samples")
-    parser.add_argument("--num_candidates", type=int, default=8, help="drawn for each sample; the surest is kept")
+    parser.add_argument("--num_candidates", type=int, default=16, help="drawn for each sample; the surest is kept")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
