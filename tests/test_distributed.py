@@ -230,11 +230,19 @@ def test_two_processes_teach_one_critic_and_finish_one_denoiser_as_one_does(tmp_
         )
 
 
-def test_a_denoiser_is_not_finished_with_sharded_weights():
-    check_whole_weights(0, SimpleNamespace(fsdp=["full_shard"]))
-    check_whole_weights(5, SimpleNamespace(fsdp=[]))
+@pytest.mark.parametrize(
+    ("fsdp", "launched", "world_size", "refused"),
+    [(["full_shard"], "", 1, True), ([], "true", 2, True), ([], "", 2, False), ([], "true", 1, False)],
+)
+def test_a_denoiser_is_not_finished_with_sharded_weights(monkeypatch, fsdp, launched, world_size, refused):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", launched)
+    args = SimpleNamespace(fsdp=fsdp, world_size=world_size)
+    check_whole_weights(0, args)
+    if not refused:
+        check_whole_weights(5, args)
+        return
     with pytest.raises(ValueError, match="`finish_steps` must be 0 with sharded weights.*5"):
-        check_whole_weights(5, SimpleNamespace(fsdp=["full_shard"]))
+        check_whole_weights(5, args)
 
 
 def test_fsdp_wraps_the_backbones_blocks_and_its_configuration_is_understood():

@@ -94,7 +94,8 @@ def finish_denoiser(
 
 def is_sharded(args: TrainingArguments) -> bool:
     """Return whether the weights are to be sharded over processes (FSDP), by argument or by `accelerate launch`."""
-    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and args.world_size > 1
+    return bool(args.fsdp) or launched
 
 
 def check_whole_weights(num_steps: int, args: TrainingArguments) -> None:
