@@ -34,7 +34,7 @@ from shipped import ROOT, load, seed
 
 sys.path.insert(0, str(ROOT / "training" / "studies"))  # what the studies know of the data
 
-from control.smile import sides
+from control.smile import labelled_faces
 
 CARDS = ROOT / "model_cards"
 PAGES = ROOT / "docs" / "gallery"
@@ -425,8 +425,7 @@ def faces(folder: Path) -> None:
         "more, by the difference of mean latents, and by twice that."
     )
     page.picture("Age", "edits", plot_grid(rows), text)
-    labelled = load_images(str(folder / "train.parquet")).images[:300]
-    smile = pipe.direction(*sides([Image.fromarray(image) for image in labelled]))
+    smile = pipe.direction(*labelled_faces(str(folder / "train.parquet")))
     rows = [pipe.edit(shown, direction=smile, scale=scale) for scale in (-1.5, -0.75, 0.0, 0.75, 1.5)]
     text = (
         "Generated faces in the middle; above moved away from a smile, below towards it, by 0.75 and 1.5 times the "

@@ -40,6 +40,7 @@ def add_generate(checkpoint: Checkpoint) -> None:
     """Add the tab that draws samples."""
     pipe, config = checkpoint.pipe, checkpoint.pipe.config
     is_image = checkpoint.modality == "image"
+    makes_tokens = pipe.model.decoder.decodes_tokens
     with gr.Tab("Generate", id="generate"), gr.Row():
         with gr.Column(scale=2, min_width=320):
             number = gr.Slider(1, MAX_SAMPLES, value=24 if is_image else 8, step=1, label="Samples", interactive=True)
@@ -73,11 +74,11 @@ def add_generate(checkpoint: Checkpoint) -> None:
             candidates = gr.Slider(
                 1,
                 MAX_CANDIDATES,
-                value=1 if is_image else 4,
+                value=4 if makes_tokens else 1,
                 step=1,
                 label="Candidates",
                 info="As many are drawn for each sample; the one that the model is surest of is kept.",
-                visible=pipe.model.decoder.decodes_tokens,
+                visible=makes_tokens,
                 interactive=True,
             )
             seed = seed_input()

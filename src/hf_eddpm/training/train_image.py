@@ -191,7 +191,7 @@ def make_losses(
             'terms of the decoder in one pass, "model_type": "eddpm_image_conv".'
         )
     if args.critic_weight and is_sharded(training_args):
-        raise ValueError("`critic_weight` must be 0 with sharded weights: it reads those of the decoder's last layer.")
+        raise ValueError("`critic_weight` must be 0 with sharded weights: it reads the decoder's last layer.")
     device, channels = training_args.device, train.num_channels
     perceptual = None
     if args.perceptual_weight:

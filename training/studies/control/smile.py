@@ -30,6 +30,7 @@ from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result
 
 LABELS = Path(__file__).resolve().parent / "smiles.txt"
+NUM_LABELLED = 300
 FOLDS = 10
 
 
@@ -38,6 +39,11 @@ def sides(images: Sequence[Image.Image]) -> tuple[list[Image.Image], list[Image.
     labels = "".join(LABELS.read_text(encoding="utf-8").split())
     named = list(zip(images, labels, strict=False))
     return [face for face, label in named if label == "1"], [face for face, label in named if label == "0"]
+
+
+def labelled_faces(path: str) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Return the same of a file of the data's training images."""
+    return sides([Image.fromarray(image) for image in load_images(path).images[:NUM_LABELLED]])
 
 
 def probe(features: np.ndarray, labels: np.ndarray, num_components: int | None = None) -> dict[str, float]:
@@ -60,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments, start = parser.parse_args(words), time.perf_counter()
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    smiling, at_rest = sides([Image.fromarray(image) for image in load_images(arguments.train).images[:300]])
+    smiling, at_rest = labelled_faces(arguments.train)
     faces = smiling + at_rest
     labels = np.array([1] * len(smiling) + [0] * len(at_rest))
     order = np.random.default_rng(0).permutation(len(labels))

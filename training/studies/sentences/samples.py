@@ -7,8 +7,8 @@
 `docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Perplexity is
 per token of the language model, of samples and of held-out sentences of the same class and, as nearly as there is one,
 of the same number of words. Odd is what the language model finds less likely, per token, than 95 % of such sentences.
-Reverse perplexity: of other held-out sentences under a trigram model of the samples, or
-of as many training sentences. A setting and seed whose JSON exists is not repeated; the table is of all that exist.
+Reverse perplexity: of other held-out sentences under a trigram model of the samples, or of as many training sentences.
+A setting and seed whose JSON exists is not repeated; the table is of all that exist.
 """
 
 import argparse
@@ -27,15 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_eddpm import EDDPMPipeline
 from hf_eddpm.hub.card import markdown_table
-from hf_eddpm.metrics.distinct_novelty import distinct_n, uniqueness
-from hf_eddpm.modalities.text.metrics import TrigramModel, reverse_perplexity
+from hf_eddpm.metrics.distinct_novelty import distinct_n
+from hf_eddpm.modalities.text.metrics import TrigramModel
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result, result_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from common.tables import mean_cells, read_results
-from sentences.domains import read
+from sentences.domains import describe, read
 from sentences.prepare import CLASSES
 
 # guidance scale, noise scale, candidates
@@ -116,7 +116,7 @@ class Samples:
         self.held_out = [lines[size:] for lines, size in zip(held_out, used, strict=True)]
         self.training = self._lines(folder, "train")
         self.usual = [self._usual(lines[:USUAL]) for lines in self.held_out]
-        self.vocabulary_size = TrigramModel.fit([each for lines in self.training for each in lines]).vocabulary_size
+        self.trigrams = TrigramModel.fit([each for lines in self.training for each in lines])
 
     @staticmethod
     def _lines(folder: Path, split: str) -> list[list[str]]:
@@ -150,32 +150,33 @@ class Samples:
         )
         return drawn.samples
 
-    def measure(self, texts: Sequence[str], seed: int) -> dict[str, float]:
+    def measure(self, texts: list[str], seed: int) -> dict[str, float]:
         """Return what texts of the classes, in their order, are like beside real sentences of the same lengths."""
         rng = random.Random(seed)
-        real = []
+        real: list[str] = []
         for label in range(len(CLASSES)):
             rows = [text for text, own in zip(texts, self.labels, strict=True) if own == label]
             real += of_like_length(rows, self.held_out[label], rng)
         (nats, tokens), (of_real, of_real_tokens) = self.judge.nats(texts), self.judge.nats(real)
         perplexity = math.exp(nats.sum() / tokens.sum())
         real_perplexity = math.exp(of_real.sum() / of_real_tokens.sum())
-        each = zip(texts, self.labels, nats / tokens.clip(1), strict=True)
-        other = self._of_classes(self.training, seed)
-        reverse = [reverse_perplexity(each, self.reference, self.vocabulary_size) for each in (list(texts), other)]
+        odd = [self._is_odd(*one) for one in zip(texts, self.labels, nats / tokens.clip(1), strict=True)]
+        found = describe(texts, self.trigrams, self.reference)
+        training = describe(self._of_classes(self.training, seed), self.trigrams, self.reference)
+        distinct_2_real = distinct_n(real, 2)
         return {
             "perplexity": perplexity,
             "perplexity_real": real_perplexity,
             "perplexity_ratio": perplexity / real_perplexity,
-            "odd": float(np.mean([self._is_odd(*one) for one in each])),
-            "reverse_perplexity": reverse[0],
-            "reverse_perplexity_real": reverse[1],
-            "reverse_ratio": reverse[0] / reverse[1],
-            "distinct_2": distinct_n(list(texts), 2),
-            "distinct_2_real": distinct_n(real, 2),
-            "distinct_ratio": distinct_n(list(texts), 2) / distinct_n(real, 2),
-            "unique": uniqueness(list(texts)),
-            "words": sum(len(text.split()) for text in texts) / len(texts),
+            "odd": float(np.mean(odd)),
+            "reverse_perplexity": found["reverse_perplexity"],
+            "reverse_perplexity_real": training["reverse_perplexity"],
+            "reverse_ratio": found["reverse_perplexity"] / training["reverse_perplexity"],
+            "distinct_2": found["distinct_2"],
+            "distinct_2_real": distinct_2_real,
+            "distinct_ratio": found["distinct_2"] / distinct_2_real,
+            "unique": found["unique"],
+            "words": found["words"],
         }
 
 
