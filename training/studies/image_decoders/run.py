@@ -46,7 +46,7 @@ LATENT_STEPS = 20
 BATCH = 250
 SEED = 0
 CRITIC_START = 0.3  # share of the steps before the critic counts
-PERCEPTUAL = ("--perceptual_weight", "1.0", "--perceptual_steps", "300", "--perceptual_width", "16")
+PERCEPTUAL = ("--perceptual_weight", "1.0", "--perceptual_width", "16")
 CRITIC = ("--critic_weight", "0.5")
 STEPS_FILE = "steps.json"
 PACE_STEPS = 40
@@ -115,6 +115,7 @@ class Study:
         seconds: CPU seconds of each training.
         output: Folder of the results.
         num_images: Samples, and images reconstructed.
+        perceptual_steps: Of the training of the perceptual distance's network.
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class Study:
         seconds: float,
         output: Path,
         num_images: int,
+        perceptual_steps: int,
     ):
         self.words = [config, "--train", *train_paths, *(["--dev", *dev_paths] if dev_paths else [])]
         self.model_config = json.loads(Path(config).read_text(encoding="utf-8"))["model_config"]
         self.channels, self.seconds, self.output, self.num_images = channels, seconds, output, num_images
+        self.perceptual_steps = perceptual_steps
         self.train, self.dev, data_args = parse_data(self.words)
         self.label = data_args.label_column
         self.judge = Judge(self.train, self.dev, self.label, SEED)
@@ -149,7 +152,8 @@ class Study:
         losses: tuple[str, ...] = ()
         if variant.losses:
             column = ("--perceptual_column", self.label) if self.label else ()
-            losses = (*PERCEPTUAL, *column, *CRITIC, "--critic_start", str(round(CRITIC_START * num_steps)))
+            perceptual = (*PERCEPTUAL, "--perceptual_steps", str(self.perceptual_steps), *column)
+            losses = (*perceptual, *CRITIC, "--critic_start", str(round(CRITIC_START * num_steps)))
         model_config = {**self.model_config, "decoder": decoder}
         words = (
             *("--model_config", json.dumps(model_config), "--seed", str(seed), "--output_dir", str(folder)),
@@ -289,6 +293,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="training seeds")
     parser.add_argument("--seconds", type=float, default=180.0, help="CPU seconds of each training")
     parser.add_argument("--num_images", type=int, default=500, help="samples, and images reconstructed")
+    parser.add_argument("--perceptual_steps", type=int, default=300, help="of the perceptual distance's network")
     parser.add_argument("--pixels", nargs="+", type=int, default=[32, 64, 128], help="channels of a decoder of pixels")
     parser.add_argument("--patches2", nargs="+", type=int, default=[48, 96], help="of one over patches of 2")
     parser.add_argument("--patches4", nargs="+", type=int, default=[128], help="of one over patches of 4")
@@ -306,7 +311,15 @@ def main(args: list[str] | None = None) -> None:
                 continue
             if study is None:
                 paths = (arguments.train, arguments.dev)
-                study = Study(arguments.config, *paths, channels, arguments.seconds, output, arguments.num_images)
+                study = Study(
+                    arguments.config,
+                    *paths,
+                    channels,
+                    arguments.seconds,
+                    output,
+                    arguments.num_images,
+                    arguments.perceptual_steps,
+                )
             results = study.run(variant, seed)
             file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(f"{file.stem}: {[round(one['frechet'], 1) for one in results]}", flush=True)
