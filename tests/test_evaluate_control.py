@@ -26,16 +26,26 @@ def test_the_script_measures_samples_and_edits(pipe, guide, tmp_path, capsys):
     assert list(result["samples"]) == ["0", "1"]
     assert list(result["edits"]) == [
         *("reconstruction", "direction, scale 1", "guided, strength 0.5"),
-        *("as far as needed, 0.6", "as far as needed, 0.75"),
+        *(
+            f"as far as needed, {probability}{way}"
+            for probability in (0.6, 0.75)
+            for way in ("", ", words given back", ", words given back, best of 4")
+        ),
     ]
     assert result["classifier_accuracy"] == 1 and (tmp_path / "control.json").is_file()
     assert all(-1 <= row["similarity"] <= 1 for row in result["edits"].values())
     assert "| guidance scale |" in capsys.readouterr().out
+    unguided = [words[0], words[1], *words[4:]]
+    result = evaluate_control.main(
+        [*unguided, "--strengths", "0.5", "--probabilities", "0.6", "--num_candidates", "1"]
+    )
+    assert not result["samples"] and "| guidance scale |" not in capsys.readouterr().out
+    assert "guided, strength 0.5" not in result["edits"]
 
 
 def test_two_classes_are_needed(pipe, guide):
     data = TextData(SENTENCES, [0] * len(SENTENCES))
     with pytest.raises(ValueError, match="classes 0 and 1 are needed"):
-        evaluate(pipe, guide, data, data, ControlArguments("", "", [], []))
+        evaluate(pipe, guide, data, data, ControlArguments("", [], []))
     with pytest.raises(ValueError, match="`num` must be at least 1"):
-        ControlArguments("", "", [], [], num=0)
+        ControlArguments("", [], [], num=0)

@@ -12,6 +12,7 @@ from .control.attributes import LinearAttribute, fit_attribute, least_move
 from .outputs import EDDPMAttributeEdit
 from .processing_eddpm import EDDPMProcessor
 from .sampling import without_gradient
+from .undoing import EditJudge, give_back_unneeded, nearest
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +60,8 @@ class AttributesMixin:
         probability: Share = 0.7,
         num_attempts: Count = 16,
         max_log_odds: PositiveNumber = 25.0,
+        give_back: bool = False,
+        num_candidates: Count = 1,
         refinement_steps: StepsOrZero = 0,
         generator: torch.Generator | None = None,
         **decode_arguments: Any,
@@ -69,19 +72,27 @@ class AttributesMixin:
         comes out is encoded and judged again. Where it falls short, the next attempt aims higher. So data that are
         easily changed are changed little, other than along one `scale` for all as in `edit`.
 
+        With `give_back`, words or residues that the attributes do not need are then put back, one difference after
+        another, as long as the attributes keep their probability; data that have them already stay as they are. More
+        of the content is kept where single words carry an attribute. Where grammar does, as between one man and two,
+        its traces are put back too: leave it out there.
+
         Args:
             data: One datum or a list of them.
             attributes: What the data are to have, from `attribute`; several at once move in one step.
             probability: What each attribute must have, of what was decoded, in (0, 1).
             num_attempts: How often to aim higher.
             max_log_odds: What the last attempt aims at, above the log odds of `probability`.
+            give_back: Whether words or residues that the attributes do not need are put back; for text and sequences.
+            num_candidates: How many attempts that have the attributes are compared for each datum; what keeps most of
+                it is chosen, with some regard to how sure the decoder is. More than one needs text or sequences.
             refinement_steps: As for `encode`; more of the data's content is kept.
             generator: Source of noise of a decoder that draws.
             **decode_arguments: Passed to the decoder; none with a value for each datum.
 
         Returns:
-            For each datum the first attempt that has the attributes, or, if none has, the one that comes nearest,
-            with a warning.
+            For each datum the first attempt that has the attributes, or the nearest of several; if none has them, the
+            one that is likeliest to, with a warning.
 
         Raises:
             ValueError: If an argument is outside its range, attributes contradict each other or are not of this
@@ -90,26 +101,52 @@ class AttributesMixin:
         items = self.processor.as_list(data, "data")
         wanted = [attributes] if isinstance(attributes, LinearAttribute) else list(attributes)
         lowest = self._check_attributes(wanted, probability, max_log_odds)
+        has_units = self.model.decoder.decodes_tokens and all(isinstance(item, str) for item in items)
+        needs_units = [f"`num_candidates` must be 1, got {num_candidates}"] * (num_candidates > 1)
+        needs_units += ["`give_back` must be False"] * give_back
+        if needs_units and not has_units:
+            raise ValueError(
+                f"{needs_units[0]}: it takes words or residues, and {type(self.model.decoder).__name__} makes none."
+            )
         per_datum = {*self.model.decoder.per_datum_arguments, "output_type"} - {"generator"}
         if given := sorted(per_datum & decode_arguments.keys()):
             raise ValueError(f"`{given[0]}` must not be given to `edit_to`: each attempt decodes other data anew.")
         self._refuse_copies(decode_arguments)
         self._give_generator(decode_arguments, generator)
+        judge = EditJudge(
+            self.model,
+            self.processor,
+            lambda some: self.encode(some).latents,
+            lambda latents: torch.stack([each.probability(latents) for each in wanted], dim=1),
+            len(wanted),
+        )
         start = self.encode(items, refinement_steps=refinement_steps).latents
         samples: list[Any] = [None] * len(items)
         best = torch.full((len(items), len(wanted)), -1.0)
+        candidates: list[list[Any]] = [[] for _ in items]
         pending = list(range(len(items)))
         for log_odds in self.progress_bar(torch.linspace(lowest, max_log_odds, num_attempts).tolist()):
             decoded = self.decode(least_move(start[pending], wanted, log_odds), **decode_arguments)
-            for row, sample, found in zip(pending, decoded, self._probabilities(decoded, wanted), strict=True):
-                if found.min() > best[row].min():
-                    samples[row], best[row] = sample, found
-            pending = [row for row in pending if best[row].min() < probability]
+            if give_back:
+                decoded = give_back_unneeded(
+                    self.processor, judge, [items[row] for row in pending], decoded, probability
+                )
+            for row, sample, found in zip(pending, decoded, judge(decoded), strict=True):
+                if found.probabilities.min() > best[row].min():
+                    samples[row], best[row] = sample, found.probabilities
+                if bool((found.probabilities >= probability).all()):
+                    candidates[row].append(sample)
+            pending = [row for row in pending if len(candidates[row]) < num_candidates]
             if not pending:
                 break
-        if pending:
+        if num_candidates > 1:
+            for row, some in enumerate(candidates):
+                if some:
+                    samples[row] = nearest(self.processor, judge, items[row], some)
+                    best[row] = judge([samples[row]])[0].probabilities
+        if missed := sum(not some for some in candidates):
             logger.warning(
-                f"{len(pending)} of {len(items)} data did not reach a `probability` of {probability:g}: they are as "
+                f"{missed} of {len(items)} data did not reach a `probability` of {probability:g}: they are as "
                 "near as they came. Raise `max_log_odds`, or ask for less."
             )
         return EDDPMAttributeEdit(samples, best, (best >= probability).all(1))
@@ -128,12 +165,3 @@ class AttributesMixin:
                 f"`max_log_odds` must be above the log odds of `probability`, {lowest:.3g}, got {max_log_odds:g}."
             )
         return lowest
-
-    def _probabilities(self, decoded: list[Any], wanted: list[LinearAttribute]) -> torch.Tensor:
-        """Each attribute's probability of decoded data, `(batch, num_attributes)`; 0 of text that is empty."""
-        rows = [row for row, sample in enumerate(decoded) if not isinstance(sample, str) or sample.strip()]
-        found = torch.zeros(len(decoded), len(wanted))
-        if rows:
-            latents = self.encode([decoded[row] for row in rows]).latents
-            found[rows] = torch.stack([each.probability(latents).cpu() for each in wanted], dim=1)
-        return found

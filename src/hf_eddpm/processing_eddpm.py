@@ -87,6 +87,10 @@ class EDDPMProcessor(ProcessorMixin):
         """Return numbers that rank data, as `as_list` returned them, by what they cost, without preparing them."""
         return [len(datum) if isinstance(datum, str) else 1 for datum in data]
 
+    def units(self, datum: str) -> list[str]:
+        """Return the parts of a datum that an edit changes or leaves one by one; joined they are the datum."""
+        return [datum]
+
     @property
     def decode_arguments(self) -> dict[str, Any]:
         """Arguments of `EDDPMModel.decode` that suit what this processor feeds, overridden by the caller's."""

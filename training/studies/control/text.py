@@ -6,8 +6,9 @@
 The judges, fitted here on `--train`, share nothing with the model: a bag-of-words classifier and a trigram model.
 Edits noise held-out sentences part of the way and denoise them under guidance, or as the other class where the
 checkpoint knows classes; move latents along the difference of the classes' means; or go as far as each sentence needs
-(`edit_to`), until a regression on the latents has this probability. Encodings take `--refinement_steps`. All numbers
-are means over both directions of two classes.
+(`edit_to`), until a regression on the latents has this probability, with and without giving words back that it does
+not need, and as the best of some candidates. Encodings take `--refinement_steps`. All numbers are means over both
+directions of two classes. Without `--guide` nothing is guided or sampled.
 """
 
 import sys
@@ -37,9 +38,11 @@ class ControlArguments:
     """What is steered, and how strongly."""
 
     checkpoint: str = field(metadata={"help": "Folder or Hub id of the pipeline."})
-    guide: str = field(metadata={"help": "Folder or Hub id of a guide of two classes that train_guide.py made of it."})
     train: list[str] = field(metadata={"help": "Labelled training sentences, for the judges."})
     dev: list[str] = field(metadata={"help": "Labelled held-out sentences, to edit."})
+    guide: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of a guide of two classes that train_guide.py made of it."}
+    )
     scales: list[float] = field(default_factory=lambda: [0.0, 2.0, 5.0, 10.0], metadata={"help": "Guidance scales."})
     strengths: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4], metadata={"help": "Strengths of edits."})
     edit_scale: float = field(default=10.0, metadata={"help": "Guidance scale of edits."})
@@ -48,6 +51,9 @@ class ControlArguments:
     )
     probabilities: list[float] = field(
         default_factory=lambda: [0.6, 0.75], metadata={"help": "Of the class, for edits that go as far as needed."}
+    )
+    num_candidates: list[int] = field(
+        default_factory=lambda: [1, 4], metadata={"help": "Candidates of edits with words given back."}
     )
     class_scale: float = field(default=2.0, metadata={"help": "Weight of the class in edits by class."})
     refinement_steps: int = field(default=0, metadata={"help": "Refinement steps of what is edited."})
@@ -62,8 +68,53 @@ class ControlArguments:
             raise ValueError(f"`num` must be at least 1, got {self.num}.")
 
 
+Edit = Callable[[list[str], int], list[str]]
+
+
+def edit_methods(
+    pipe: EDDPMPipeline,
+    guide: LatentGuide | None,
+    train: TextData,
+    args: ControlArguments,
+    generator: Callable[[], torch.Generator],
+) -> dict[str, Edit]:
+    """The ways to edit sentences to a class, by name."""
+    refined = {"refinement_steps": args.refinement_steps}
+    some = train.sample(NUM_FITTED, args.seed)
+    direction = pipe.direction(some.of_class(1), some.of_class(0))
+    attribute = pipe.attribute(some.of_class(1), some.of_class(0))
+    methods: dict[str, Edit] = {"reconstruction": lambda texts, target: pipe.reconstruct(texts, **refined)}
+    for scale in args.direction_scales:
+        methods[f"direction, scale {scale:g}"] = lambda texts, target, scale=scale: pipe.edit(
+            texts, direction, scale if target else -scale, **refined
+        )
+    for strength in args.strengths:
+        chain = {"strength": strength, "num_inference_steps": args.num_inference_steps, **refined}
+        if guide is not None:
+            methods[f"guided, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
+                texts, guidance=ClassifierGuidance(guide, target, args.edit_scale), generator=generator(), **chain
+            )
+        if pipe.model.config.num_classes == 2:
+            methods[f"class, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
+                texts, class_labels=target, guidance_scale=args.class_scale, generator=generator(), **chain
+            )
+    for probability in args.probabilities:
+        ways: dict[str, dict[str, Any]] = {"": {}}
+        for count in args.num_candidates:
+            ways[", words given back" + f", best of {count}" * (count > 1)] = {
+                "give_back": True,
+                "num_candidates": count,
+            }
+        for way, options in ways.items():
+            options |= {"probability": probability, **refined}
+            methods[f"as far as needed, {probability:g}{way}"] = lambda texts, target, options=options: (
+                pipe.edit_to(texts, attribute if target else attribute.opposite(), **options).samples
+            )
+    return methods
+
+
 def evaluate(
-    pipe: EDDPMPipeline, guide: LatentGuide, train: TextData, dev: TextData, args: ControlArguments
+    pipe: EDDPMPipeline, guide: LatentGuide | None, train: TextData, dev: TextData, args: ControlArguments
 ) -> dict[str, Any]:
     """Measures samples by scale and edits by method."""
     if train.classes != [0, 1] or dev.classes != [0, 1]:
@@ -84,7 +135,7 @@ def evaluate(
         return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
 
     samples = {}
-    for scale in args.scales:
+    for scale in args.scales if guide is not None else []:
         rows = []
         for target in (0, 1):
             term = ClassifierGuidance(guide, target, scale)
@@ -93,32 +144,8 @@ def evaluate(
             )
         samples[f"{scale:g}"] = mean(rows)
 
-    refined = {"refinement_steps": args.refinement_steps}
-    some = train.sample(NUM_FITTED, args.seed)
-    direction = pipe.direction(some.of_class(1), some.of_class(0))
-    attribute = pipe.attribute(some.of_class(1), some.of_class(0))
-    methods: dict[str, Callable[[list[str], int], list[str]]] = {
-        "reconstruction": lambda texts, target: pipe.reconstruct(texts, **refined)
-    }
-    for scale in args.direction_scales:
-        methods[f"direction, scale {scale:g}"] = lambda texts, target, scale=scale: pipe.edit(
-            texts, direction, scale if target else -scale, **refined
-        )
-    for strength in args.strengths:
-        chain = {"strength": strength, "num_inference_steps": args.num_inference_steps, **refined}
-        methods[f"guided, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
-            texts, guidance=ClassifierGuidance(guide, target, args.edit_scale), generator=generator(), **chain
-        )
-        if pipe.model.config.num_classes == 2:
-            methods[f"class, strength {strength:g}"] = lambda texts, target, chain=chain: pipe.edit(
-                texts, class_labels=target, guidance_scale=args.class_scale, generator=generator(), **chain
-            )
-    for probability in args.probabilities:
-        methods[f"as far as needed, {probability:g}"] = lambda texts, target, probability=probability: (
-            pipe.edit_to(texts, attribute if target else attribute.opposite(), probability, **refined).samples
-        )
     edits = {}
-    for name, method in methods.items():
+    for name, method in edit_methods(pipe, guide, train, args, generator).items():
         rows = []
         for start, target in ((0, 1), (1, 0)):
             originals = TextData(dev.of_class(start)).sample(args.num, args.seed).sentences
@@ -145,7 +172,8 @@ def markdown_report(result: dict[str, Any]) -> str:
             [{title: name, **{key: f"{value:.3g}" for key, value in row.items()}} for name, row in rows.items()]
         )
 
-    return f"{table('guidance scale', result['samples'])}\n\n{table('edit', result['edits'])}"
+    samples = [table("guidance scale", result["samples"])] if result["samples"] else []
+    return "\n\n".join([*samples, table("edit", result["edits"])])
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
@@ -157,7 +185,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     pipe = EDDPMPipeline.from_pretrained(args.checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    guide = LatentGuide.from_pretrained(args.guide)
+    guide = None if args.guide is None else LatentGuide.from_pretrained(args.guide)
     result = {
         "command": describe_command("training/studies/control/text.py", sys.argv[1:] if words is None else words)
     }

@@ -196,6 +196,10 @@ class EDDPMProteinProcessor(EDDPMProcessor):
             checked.append(protein)
         return checked
 
+    def units(self, datum: str) -> list[str]:
+        """Return the residues."""
+        return list(datum)
+
     def first_site(self, protein: str) -> int:
         """Return the site of the frame at which the protein's first residue stands."""
         return (self.length - len(protein)) // 2 if self.alignment == "center" else 0

@@ -1,5 +1,6 @@
 """EDDPMTextProcessor: sentences to token ids and back."""
 
+import re
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ...processing_eddpm import EDDPMProcessor, listed
 
 logger = logging.get_logger(__name__)
 
+_UNITS = re.compile(r"\s*(?:\w+(?:['’-]\w+)*|[^\w\s])|\s+")
 _NAMED = 5  # sentences that a message names
 
 
@@ -172,6 +174,10 @@ class EDDPMTextProcessor(EDDPMProcessor):
     def decode_arguments(self) -> dict[str, Any]:
         """As many tokens as a sentence may have, and the end token."""
         return {"max_new_tokens": self.max_length + 1}
+
+    def units(self, datum: str) -> list[str]:
+        """Return words and punctuation marks, each with the white space before it."""
+        return _UNITS.findall(datum)
 
     def lengths(self, data: list[str]) -> list[int]:
         """Return each sentence's tokens, without special ones, at most `max_length`."""
