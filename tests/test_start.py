@@ -105,6 +105,15 @@ def test_what_a_start_leaves_no_room_for_is_refused(tune, checkpoint, tmp_path):
         train_image.main([*words, "--output_dir", str(tmp_path / "run"), "--max_steps", "1", *QUIET])
 
 
+@pytest.mark.parametrize("values", [{"preset": "text-small"}, {"vocab_size": 300}])
+def test_what_a_start_passes_over_is_said(checkpoint, caplog, values):
+    (name,) = values
+    TextModelArguments(init_from=str(checkpoint))
+    assert "is passed over" not in caplog.text
+    TextModelArguments(init_from=str(checkpoint), **values)
+    assert f"`{name}` is passed over" in caplog.text
+
+
 def test_the_attention_of_a_start_is_the_one_asked_for(checkpoint):
     def attention(**values):
         model_args = TextModelArguments(init_from=str(checkpoint), **values)

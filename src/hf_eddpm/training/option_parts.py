@@ -1,8 +1,12 @@
 """What several of the training scripts' options have in common."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def as_dict(value: str | dict[str, Any] | None, name: str) -> dict[str, Any]:
@@ -42,13 +46,21 @@ class ChainChoice:
         return as_dict(self.model_config, "model_config")
 
     def check_baseline(self) -> None:
-        """Raises a ValueError if both are asked for, or something beside networks that there are."""
+        """Raises a ValueError if both are asked for, or something beside networks that there are.
+
+        What a configuration file says of new networks is passed over with a warning, so that one file serves to begin
+        and to go on.
+        """
         if self.vae_kl_weight is not None and self.no_latents:
             raise ValueError("`vae_kl_weight` and `no_latents` exclude each other: choose one baseline.")
         if self.init_from is not None:
             names = ("vae_kl_weight", "no_latents", "encoder", "decoder")
             if given := [name for name in names if getattr(self, name, None) not in (None, False)]:
                 raise ValueError(f"`init_from` already says what the networks are: leave out {', '.join(given)}.")
+            defaults = {each.name: each.default for each in fields(self) if each.name in ("preset", "vocab_size")}  # type: ignore[arg-type]
+            for name, default in defaults.items():
+                if getattr(self, name) != default:
+                    logger.warning(f"`{name}` is passed over: the networks and tokens are those of `init_from`.")
 
     def check_finish(self) -> None:
         """Raises a ValueError if the numbers are out of range, or there is no chain to finish."""
