@@ -446,9 +446,7 @@ def test_an_adapter_is_not_saved_over_the_weights_that_it_needs(make_pipe, tmp_p
     add_lora(pipe.model)
     before = {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()}
     for place in (tmp_path / "base", tmp_path / "base" / ".." / "base"):
-        with pytest.raises(
-            ValueError, match="`save_directory` must be another folder than that of the adapter's base"
-        ):
+        with pytest.raises(ValueError, match="`save_directory` must not be the folder of the adapter's base"):
             pipe.save_pretrained(place)
     assert {path: path.read_bytes() for path in (tmp_path / "base").rglob("*") if path.is_file()} == before
     pipe.save_pretrained(tmp_path / "adapter")

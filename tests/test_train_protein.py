@@ -437,7 +437,7 @@ def test_a_start_predicts_in_the_unit_of_its_own_measurements(started, table, tm
     assert 1000 <= float(head.minimum) < float(head.maximum) <= 1070
     metrics = json.loads((folder / "training.json").read_text())["metrics"]
     assert metrics["eval_property_loss"] < 10
-    assert "Property 'fitness': the head's unit is that of the training data, 10" in caplog.text
+    assert "Property 'fitness': the training data set the head's unit, 10" in caplog.text
 
 
 def test_a_start_takes_what_options_it_can_and_refuses_the_others_by_name(started, table, tmp_path):

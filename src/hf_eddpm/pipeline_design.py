@@ -162,8 +162,8 @@ class DesignMixin:
                 "extra_cysteine" (no more than the start has), or regular expressions of residues.
             max_insertions: Most residues inserted. With a number above 0 insertions are proposed and judged: positions
                 are then those of an alignment to `wild_type`, or to the first start. None, the default, proposes
-                none, but takes samples of the model that have some unless a position is limited; 0 refuses these.
-            max_deletions: Most residues deleted, likewise.
+                none, but takes samples of the model that have some unless a position is limited; 0 refuses any.
+            max_deletions: Most residues deleted; `None` and 0 mean the same as above.
             min_distance: Fewest edits between two designs.
             min_novelty: Fewest edits between a design and a known sequence; 0 to allow known ones.
             known_sequences: Proteins that are known besides `measured`, for example the training set.

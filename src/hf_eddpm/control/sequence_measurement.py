@@ -35,7 +35,7 @@ class SequenceMeasurement:
 
     A decoder of all sites at once says how likely the known ones are, whatever the others are. To a causal one the
     others matter: at each noise level they are decoded anew from the latents expected there, the known ones held, and
-    the likelihood is that of the known ones between them.
+    the likelihood is of the known ones between them.
 
     Args:
         model: The model that fills them in.

@@ -21,7 +21,7 @@ class ConvolutionalNetworks:
 
     The networks are those of `oracle.ConvolutionalRegressor`; all members train in one pass. From a table of poor
     variants they lead to better ones than a Gaussian process or a single hidden layer does, and than their mean with
-    either (docs/benchmarks/protein-design.md). The variance of a measurement is taken for that of the members plus the
+    either (docs/benchmarks/protein-design.md). A measurement's variance is taken to be the members' variance plus the
     mean squared error on rows that a member has not seen.
 
     Args:

@@ -31,7 +31,7 @@ class DesignLimits:
         max_insertions: Most residues that a design has and its anchor has not, by the alignment of fewest edits. With
             a number above 0 insertions are proposed; None takes what a model proposes where no position is limited,
             and proposes none.
-        max_deletions: Most residues that it lacks, likewise.
+        max_deletions: Most residues that it lacks; `None` means the same as above.
         lengths: Fewest and most residues of a protein.
 
     Raises:

@@ -104,7 +104,7 @@ def refuse_own_base(adapter: Path, target: Path) -> None:
         place = Path(base["name"])
         if place.is_dir() and (place.resolve() == target or target in place.resolve().parents):
             raise ValueError(
-                f"`save_directory` must be another folder than that of the adapter's base model, {base['name']!r}: "
+                f"`save_directory` must not be the folder of the adapter's base model, {base['name']!r}: "
                 "the adapter would take the place of the weights that it needs. Save it elsewhere, or merge it first "
                 "(`merge_adapter`)."
             )

@@ -148,7 +148,7 @@ class FeatureAlignedTrainer(EDDPMTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Compute the loss; in training with that of the features. See `EDDPMTrainer.compute_loss`."""
+        """Compute the loss; in training the features' is added. See `EDDPMTrainer.compute_loss`."""
         loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and self._synchronised is not None:
             projected = self._synchronised(output.latents.flatten(1).float())

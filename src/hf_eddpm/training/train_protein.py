@@ -233,8 +233,8 @@ def fit_property_head(head: PropertyHead, train: ProteinData) -> None:
     after = head.target_mean.tolist(), head.target_std.tolist()
     for name, mean, std, old_mean, old_std in zip(train.property_names, *after, *before, strict=True):
         logger.info(
-            f"Property {name!r}: the head's unit is that of the training data, {mean:.4g} ± {std:.4g} (that of "
-            f"`init_from`: {old_mean:.4g} ± {old_std:.4g})."
+            f"Property {name!r}: the training data set the head's unit, {mean:.4g} ± {std:.4g} ("
+            f"`init_from` had {old_mean:.4g} ± {old_std:.4g})."
         )
 
 
