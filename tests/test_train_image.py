@@ -223,6 +223,7 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
     words = ["--train", str(stack), "--label_column", "label", "--checkpoint", str(folder), "--update_card", "true"]
     small = ["--limit", "24", "--sampling_steps", "2", "3", "--sampling_seeds", "0", "--inverted_steps", "5"]
     factors = ["--factors", "factor_0", "factor_1", "--dev_fraction", "0.5", "--refinement_steps", "2"]
+    factors += ["--guidance_scales", "0", "2.5"]
     evaluate_image.main([*words, *small, *factors, "--output", str(tmp_path / "result.json"), "--use_cpu"])
     result = json.loads((tmp_path / "result.json").read_text())
     assert json.loads((folder / "evaluation.json").read_text()) == result
@@ -236,8 +237,13 @@ def test_an_evaluation_measures_draws_and_writes_the_card(train, stack, tmp_path
     assert f"{result['samples']['3']['frechet']['mean']:.3f}" in table
     refined = result["refined"]["2"]
     assert refined["mse"] != result["reconstruction"]["mse"] and f"| 2 | {refined['frechet']:.3f} |" in table
+    guided = result["guidance"]["2.5"]
+    assert list(result["guidance"]) == ["0", "2.5"] and 0 <= guided["class_accuracy"]["mean"] <= 1
+    assert f"| 2.5 | {guided['frechet']['mean']:.3f} |" in table
     card = (folder / "README.md").read_text()
     assert "![" in card and f"{result['reconstruction']['ssim']:.4f}" in card
+    with pytest.raises(ValueError, match="`guidance_scales` needs a model that knows classes"):
+        evaluate_image.main([*words[:2], *words[4:6], *small, "--dev_fraction", "0.5", "--guidance_scales", "2"])
     for name in ("samples.png", "classes.png", "reconstructions.png", "interpolations.png"):
         with Image.open(folder / name) as picture:
             low, high = picture.convert("L").getextrema()

@@ -36,6 +36,9 @@ class EvaluationSettings:
     sampling_steps: list[int] = field(
         default_factory=lambda: [5, 10, 20, 50], metadata={"help": "Numbers of steps to sample with."}
     )
+    guidance_scales: list[float] = field(
+        default_factory=list, metadata={"help": "Weights of the class to sample with, of a model that knows classes."}
+    )
     inverted_steps: int = field(default=50, metadata={"help": "Steps of inversion and decoding."})
     sampling_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; the first also draws every subset of the data."}
@@ -82,6 +85,8 @@ def evaluate(
         judge: The measure of distances.
         label: Attribute of the classes, if there is one.
     """
+    if settings.guidance_scales and (label is None or not pipe.model.config.num_classes):
+        raise ValueError("`guidance_scales` needs a model that knows classes, and images with a `label_column`.")
     stopwatch = Stopwatch()
     pipe.set_progress_bar_config(disable=True)
     seed, batch, most = settings.sampling_seeds[0], settings.eval_batch_size, max(settings.sampling_steps)
@@ -141,6 +146,8 @@ def evaluate(
         str(steps): _samples(pipe, judge, steps, settings, label, stopwatch)
         for steps in tqdm(settings.sampling_steps, desc="samples", unit="number of steps")
     }
+    if settings.guidance_scales:
+        result["guidance"] = _guidance(pipe, judge, most, settings, stopwatch)
     with stopwatch("reach"):
         result["reach"] = {
             str(steps): reach_statistics(sample_latents(pipe, settings.num_samples, steps, seed), unseen, real_latents)
@@ -232,15 +239,36 @@ def _samples(
             wanted = np.arange(min(num, 500)) % classes
             for name, scale in (("class_accuracy", 1.0), ("guided_class_accuracy", GUIDANCE_SCALE)):
                 with stopwatch("sample classes"):
-                    images = generate(
-                        pipe,
-                        len(wanted),
-                        steps,
-                        seed,
-                        batch,
-                        class_labels=torch.from_numpy(wanted),
-                        guidance_scale=scale,
-                    )
+                    images = _of_classes(pipe, wanted, scale, steps, seed, batch)
                 values[name] = float((judge.classes(images) == wanted).mean())
         by_seed.append(values)
     return {name: spread([values[name] for values in by_seed]) for name in by_seed[0]}
+
+
+def _of_classes(
+    pipe: EDDPMPipeline, wanted: NDArray[np.int64], scale: float, steps: int, seed: int, batch: int
+) -> NDArray[np.uint8]:
+    """Generated images of these classes, with the class weighted by `scale`."""
+    labels = torch.from_numpy(wanted)
+    return generate(pipe, len(wanted), steps, seed, batch, class_labels=labels, guidance_scale=scale)
+
+
+def _guidance(
+    pipe: EDDPMPipeline,
+    judge: Judge,
+    steps: int,
+    settings: EvaluationSettings,
+    stopwatch: Stopwatch,
+) -> dict[str, dict[str, Any]]:
+    """Distance and classes of generated images, by the weight of the class: statistics over the seeds."""
+    wanted = np.arange(settings.num_samples) % pipe.model.config.num_classes
+    result = {}
+    for scale in tqdm(settings.guidance_scales, desc="guidance", unit="scale"):
+        by_seed = []
+        for seed in settings.sampling_seeds:
+            with stopwatch("guidance"):
+                images = _of_classes(pipe, wanted, scale, steps, seed, settings.eval_batch_size)
+            right = float((judge.classes(images) == wanted).mean())
+            by_seed.append({"frechet": judge.frechet(images), "class_accuracy": right})
+        result[f"{scale:g}"] = {name: spread([values[name] for values in by_seed]) for name in by_seed[0]}
+    return result

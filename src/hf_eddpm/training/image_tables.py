@@ -56,6 +56,17 @@ def markdown_tables(result: dict[str, Any]) -> str:
         rows.append(entry)
     tables.append(markdown_table(rows))
 
+    if "guidance" in result:
+        rows = [
+            {
+                "weight of the class": scale,
+                "Frechet": plus_minus(values["frechet"], ".3f"),
+                "class right": plus_minus(values["class_accuracy"], ".3f"),
+            }
+            for scale, values in result["guidance"].items()
+        ]
+        tables.append(markdown_table(rows))
+
     rows = []
     for name, probe in result.get("probes", {}).items():
         row = {"probe": name, "images": probe["num_train"]}
@@ -93,6 +104,8 @@ def how_to_read(result: dict[str, Any]) -> str:
     text = HOW_TO_READ.format(extractor=result["extractor"], batch_size=result["settings"]["eval_batch_size"])
     if "iou" in result["reconstruction"]:
         text += " Intersection over union: of the pixels above 1/2, in reconstruction and original."
+    if "guidance" in result:
+        text += " Weight of the class: `guidance_scale`; 1 tells the class, more insists on it; classes in turn."
     if "refined" in result:
         text += " Refinement steps: gradient steps on each image's latents towards its pixels."
     return text
