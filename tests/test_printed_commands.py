@@ -80,6 +80,7 @@ LIMITS = {
     r"image_front/self_supervised": "--max_steps 2 --batch_size 8",
     r"image_front.*--recipes": "--max_steps 2 --num_images 20 --seeds 1",
     r"image_front": "--max_steps 2 --num_images 20 --seeds 1 --recipes 'joint, 0.1'",
+    r"image_decoders/judge": "--num_images 20 --blurs 0 --noises 0",
     r"image_decoders": "--seconds 4 --num_images 20 --seeds 1 --variants 'one pass over patches of 2'",
     r"studies/sprites": "--max_steps 2 --num_images 40 --seeds 1 --recipes 'joint, share 0' --rotate",
     r"latent_rank/study": "--max_steps 2 --seeds 1 --variants 'share 0.1'",
