@@ -258,6 +258,17 @@ ROWS = [
         "studies/control/text.py",
     ),
     Row(
+        "text: the same as far as needed, words given back, nearest of four: probability 0.75; 0.9; 0.95",
+        "training/studies/control/results/yelp_edits.json",
+        lambda r: "; ".join(
+            f"{r['edits'][name]['in class']:.2f}, {r['edits'][name]['content BLEU']:.0f}"
+            for name in (
+                f"as far as needed, {probability}, words given back, best of 4" for probability in (0.75, 0.9, 0.95)
+            )
+        ),
+        "studies/control/text.py",
+    ),
+    Row(
         "text: samples of the sentiment and of the length asked for, scale 3: no guide; sentiment's; length's; both; "
         "sentiment as the class",
         "training/studies/control/results/yelp_composition.json",
