@@ -1,7 +1,7 @@
 """What the Frechet distance of the decoder study says of blur and of noise, on the data's own images.
 
-    python training/studies/image_decoders/judge.py training/studies/image_decoders/faces.json --train train.parquet \\
-        --dev validation.parquet --num_images 300 --output training/studies/image_decoders/results/faces/judge.md
+    python training/studies/image_decoders/judge.py training/studies/image_decoders/fashion.json \\
+        --train train-images-idx3-ubyte.gz --output training/studies/image_decoders/results/fashion/judge.md
 
 Held-out images are blurred, as by a decoder that is trained for squared errors alone, and given Gaussian noise, as by
 a chain that has not learned to take all of it away. Where noise on blurred images brings them nearer to real ones, a
@@ -47,6 +47,7 @@ def main(args: list[str] | None = None) -> None:
             rows.append(
                 row | {"Frechet": f"{judge.frechet(noisy):.1f}", "SSIM": f"{pixel_errors(noisy, images)['ssim']:.3f}"}
             )
+    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     Path(arguments.output).write_text(markdown_table(rows) + "\n", encoding="utf-8")
     print(markdown_table(rows))
 
