@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hf_eddpm import EDDPMTextProcessor, LinearAttribute
 from hf_eddpm.control.attributes import fit_attribute, least_move
-from hf_eddpm.undoing import EditJudge, Judged, give_back_unneeded, nearest, restorations
+from hf_eddpm.undoing import EditJudge, give_back_unneeded, nearest, restorations
 
 
 def _random_attributes(seed, count, shape=(2, 4)):
@@ -63,13 +63,7 @@ def test_attributes_that_contradict_each_other_are_refused():
 
 
 def _judge(pipe, attribute):
-    return EditJudge(
-        pipe.model,
-        pipe.processor,
-        lambda data: pipe.encode(data).latents,
-        lambda latents: attribute.probability(latents)[:, None],
-        1,
-    )
+    return EditJudge(pipe.model, pipe.processor, lambda data: pipe.encode(data).latents, [attribute])
 
 
 def _attempts(pipe, attribute, sentence, probability, count):
@@ -122,16 +116,14 @@ class _WordJudge:
     def __init__(self, liked, allowed=64):
         self.liked, self.allowed = liked, allowed
 
-    def __call__(self, texts):
-        return [
-            Judged(
-                torch.tensor([sum(text.split().count(word) for word in self.liked) / 4]), max(map(len, text.split()))
-            )
-            for text in texts
-        ]
+    def probabilities(self, texts):
+        return torch.tensor([[sum(text.split().count(word) for word in self.liked) / 4] for text in texts])
 
-    def is_whole(self, text):
-        return 0 < len(text.split()) <= self.allowed
+    def doubts(self, texts):
+        return [max(map(len, text.split())) for text in texts]
+
+    def whole(self, texts):
+        return [0 < len(text.split()) <= self.allowed for text in texts]
 
 
 class _Words:
@@ -150,7 +142,7 @@ def test_what_is_given_back_was_not_needed_and_what_is_left_is(before, after, pr
     judge = _WordJudge(["good", "great"])
 
     def sure(text):
-        return float(judge([text])[0].probabilities)
+        return float(judge.probabilities([text])[0])
 
     (found,) = give_back_unneeded(_Words, judge, [before], [after], probability)
     units = [_Words.units(text) for text in (before, after, found)]
@@ -204,7 +196,7 @@ def test_of_proteins_residues_are_given_back():
     for before, after, reached in zip(proteins, out.samples, out.reached, strict=True):
         if reached:
             fewer = ["".join(units) for units in restorations(list(before), list(after))]
-            assert all(float(each.probabilities) < 0.5 for text, each in zip(fewer, judge(fewer), strict=True))
+            assert (judge.probabilities(fewer) < 0.5).all()
 
 
 def test_images_have_no_words_to_give_back():

@@ -101,25 +101,18 @@ class AttributesMixin:
         items = self.processor.as_list(data, "data")
         wanted = [attributes] if isinstance(attributes, LinearAttribute) else list(attributes)
         lowest = self._check_attributes(wanted, probability, max_log_odds)
-        has_units = self.model.decoder.decodes_tokens and all(isinstance(item, str) for item in items)
-        needs_units = [f"`num_candidates` must be 1, got {num_candidates}"] * (num_candidates > 1)
-        needs_units += ["`give_back` must be False"] * give_back
-        if needs_units and not has_units:
-            raise ValueError(
-                f"{needs_units[0]}: it takes words or residues, and {type(self.model.decoder).__name__} makes none."
-            )
+        if not (self.model.decoder.decodes_tokens and all(isinstance(item, str) for item in items)):
+            refused = "it takes words or residues, and " + type(self.model.decoder).__name__ + " makes none."
+            if num_candidates > 1:
+                raise ValueError(f"`num_candidates` must be 1, got {num_candidates}: {refused}")
+            if give_back:
+                raise ValueError(f"`give_back` must be False: {refused}")
         per_datum = {*self.model.decoder.per_datum_arguments, "output_type"} - {"generator"}
         if given := sorted(per_datum & decode_arguments.keys()):
             raise ValueError(f"`{given[0]}` must not be given to `edit_to`: each attempt decodes other data anew.")
         self._refuse_copies(decode_arguments)
         self._give_generator(decode_arguments, generator)
-        judge = EditJudge(
-            self.model,
-            self.processor,
-            lambda some: self.encode(some).latents,
-            lambda latents: torch.stack([each.probability(latents) for each in wanted], dim=1),
-            len(wanted),
-        )
+        judge = EditJudge(self.model, self.processor, lambda some: self.encode(some).latents, wanted)
         start = self.encode(items, refinement_steps=refinement_steps).latents
         samples: list[Any] = [None] * len(items)
         best = torch.full((len(items), len(wanted)), -1.0)
@@ -131,10 +124,10 @@ class AttributesMixin:
                 decoded = give_back_unneeded(
                     self.processor, judge, [items[row] for row in pending], decoded, probability
                 )
-            for row, sample, found in zip(pending, decoded, judge(decoded), strict=True):
-                if found.probabilities.min() > best[row].min():
-                    samples[row], best[row] = sample, found.probabilities
-                if bool((found.probabilities >= probability).all()):
+            for row, sample, found in zip(pending, decoded, judge.probabilities(decoded), strict=True):
+                if found.min() > best[row].min():
+                    samples[row], best[row] = sample, found
+                if found.min() >= probability:
                     candidates[row].append(sample)
             pending = [row for row in pending if len(candidates[row]) < num_candidates]
             if not pending:
@@ -143,7 +136,7 @@ class AttributesMixin:
             for row, some in enumerate(candidates):
                 if some:
                     samples[row] = nearest(self.processor, judge, items[row], some)
-                    best[row] = judge([samples[row]])[0].probabilities
+                    best[row] = judge.probabilities([samples[row]])[0]
         if missed := sum(not some for some in candidates):
             logger.warning(
                 f"{missed} of {len(items)} data did not reach a `probability` of {probability:g}: they are as "

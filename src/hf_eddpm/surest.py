@@ -1,5 +1,6 @@
 """Choosing among candidates of a sample the one that the model is surest of."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,15 +41,41 @@ def doubt(model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], late
         latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
     """
     parts = []
+    for inputs, targets, chunk in _chunks(model, processor, samples, latents):
+        away = (model.encode(**inputs).mean.float() - chunk.float()).square().flatten(1).mean(1)
+        parts.append(_nats_per_unit(model, targets, chunk) + away)
+    return torch.cat(parts)
+
+
+def uncertainty(
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor
+) -> torch.Tensor:
+    """Return -log p(sample | latents) in nats per token or site, `(batch,)`.
+
+    It is the `doubt` of samples whose latents are those that they are encoded to.
+
+    Args:
+        model: A model whose decoder makes tokens.
+        processor: Its processor.
+        samples: Data.
+        latents: `(batch, num_latents, latent_dim)`.
+    """
+    chunks = _chunks(model, processor, samples, latents)
+    return torch.cat([_nats_per_unit(model, targets, chunk) for _, targets, chunk in chunks])
+
+
+def _chunks(
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], torch.Tensor]]:
+    """Yield what the encoder takes, what the decoder takes, and the latents, some samples at a time."""
     for start in range(0, len(samples), _BATCH):
         rows = slice(start, start + _BATCH)
         # What was generated up to the longest length is a token too long with its end: the end is left out, unsaid.
         tensors, _ = processor.prepare(samples[rows])
         inputs, targets = model.split_inputs({name: tensor.to(latents.device) for name, tensor in tensors.items()})
-        chunk = latents[rows]
-        nats, num_units = model.decoder.negative_log_likelihood(
-            chunk.to(model.denoiser.output.weight.dtype), **targets
-        )
-        away = (model.encode(**inputs).mean.float() - chunk.float()).square().flatten(1).mean(1)
-        parts.append(nats.float() / num_units.float().clamp(min=1) + away)
-    return torch.cat(parts)
+        yield inputs, targets, latents[rows]
+
+
+def _nats_per_unit(model: EDDPMModel, targets: dict[str, Any], latents: torch.Tensor) -> torch.Tensor:
+    nats, num_units = model.decoder.negative_log_likelihood(latents.to(model.denoiser.output.weight.dtype), **targets)
+    return nats.float() / num_units.float().clamp(min=1)

@@ -1,39 +1,27 @@
 """Giving back what an edit changed without need."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from rapidfuzz.distance import Levenshtein
 
+from .control.attributes import LinearAttribute
 from .modeling_eddpm import EDDPMModel
 from .processing_eddpm import EDDPMProcessor
-from .surest import doubt
+from .surest import uncertainty
 
 _DOUBT_WEIGHT = 0.1  # of a nat per unit, against the share of units that are kept
 
 
-class Judged(NamedTuple):
-    """A datum that was encoded anew.
-
-    Args:
-        probabilities: Of having each attribute, float32 `(num_attributes,)`.
-        doubt: See `surest.doubt`; 0 of a decoder that makes no tokens.
-    """
-
-    probabilities: torch.Tensor
-    doubt: float
-
-
 class EditJudge:
-    """Says how likely edited data have attributes, and how much there is to doubt of them; each datum once.
+    """Says how likely edited data have attributes, and how much there is to doubt of them; strings are encoded once.
 
     Args:
         model: The model.
         processor: Its processor.
         encode: From a list of data to latents `(batch, num_latents, latent_dim)`.
-        probabilities: From latents to the probability of each attribute, `(batch, num_attributes)`.
-        num_attributes: How many there are.
+        attributes: At least one.
     """
 
     def __init__(
@@ -41,42 +29,56 @@ class EditJudge:
         model: EDDPMModel,
         processor: EDDPMProcessor,
         encode: Callable[[list[Any]], torch.Tensor],
-        probabilities: Callable[[torch.Tensor], torch.Tensor],
-        num_attributes: int,
+        attributes: Sequence[LinearAttribute],
     ):
-        self.model, self.processor, self.encode = model, processor, encode
-        self.probabilities, self.num_attributes = probabilities, num_attributes
-        self._known: dict[str, Judged] = {}
+        self.model, self.processor, self.encode, self.attributes = model, processor, encode, attributes
+        self._latents: dict[str, torch.Tensor] = {}
 
-    def __call__(self, data: list[Any]) -> list[Judged]:
-        """Judge data; what the processor refuses and an empty text have no attribute."""
+    def probabilities(self, data: list[Any]) -> torch.Tensor:
+        """Return the probability of each attribute, float32 `(batch, num_attributes)`.
+
+        Of what the processor refuses, and of an empty text, it is 0.
+        """
         if not all(isinstance(datum, str) for datum in data):
-            return self._judge(data)
-        new = [datum for datum in dict.fromkeys(data) if datum not in self._known]
-        sound = [datum for datum in new if datum.strip() and self._cut(datum) is not None]
-        nothing = Judged(torch.zeros(self.num_attributes), float("inf"))
-        self._known |= dict.fromkeys(new, nothing)
-        self._known |= zip(sound, self._judge(sound), strict=True) if sound else {}
-        return [self._known[datum] for datum in data]
+            return self._of_latents(self.encode(data))
+        self._encode_new(data)
+        rows = [row for row, datum in enumerate(data) if datum in self._latents]
+        found = torch.zeros(len(data), len(self.attributes))
+        if rows:
+            found[rows] = self._of_latents(torch.stack([self._latents[data[row]] for row in rows]))
+        return found
 
-    def _judge(self, data: list[Any]) -> list[Judged]:
-        latents = self.encode(data)
-        found = self.probabilities(latents).cpu()
-        doubts = [0.0] * len(data)
-        if self.model.decoder.decodes_tokens:
-            doubts = doubt(self.model, self.processor, data, latents.to(self.model.device)).tolist()
-        return [Judged(*pair) for pair in zip(found, doubts, strict=True)]
+    def doubts(self, data: list[str]) -> list[float]:
+        """Return how unsure the decoder is of data that the processor takes, in nats per unit."""
+        if not data:
+            return []
+        self._encode_new(data)
+        latents = torch.stack([self._latents[datum] for datum in data]).to(self.model.device)
+        return uncertainty(self.model, self.processor, data, latents).tolist()
 
-    def is_whole(self, datum: str) -> bool:
-        """Whether the processor takes a datum, and all of it."""
-        return self._cut(datum) == 0
+    def whole(self, data: list[str]) -> list[bool]:
+        """Return whether the processor takes each datum, and all of it."""
+        accepted = [row for row, datum in enumerate(data) if self._is_accepted(datum)]
+        cut = self.processor.prepare([data[row] for row in accepted])[1] if accepted else {}
+        taken = {row for place, row in enumerate(accepted) if place not in cut}
+        return [row in taken for row in range(len(data))]
 
-    def _cut(self, datum: str) -> int | None:
-        """How many data of this one would be cut, 0 or 1; None if the processor refuses it."""
+    def _encode_new(self, data: list[str]) -> None:
+        new = [datum for datum in dict.fromkeys(data) if datum not in self._latents and self._is_accepted(datum)]
+        if new:
+            self._latents |= zip(new, self.encode(new), strict=True)
+
+    def _of_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.stack([attribute.probability(latents) for attribute in self.attributes], dim=1).cpu()
+
+    def _is_accepted(self, datum: str) -> bool:
+        if not datum.strip():
+            return False
         try:
-            return len(self.processor.prepare(self.processor.as_list([datum]))[1])
+            self.processor.as_list([datum])
         except ValueError:
-            return None
+            return False
+        return True
 
 
 def restorations(before: list[str], after: list[str]) -> list[list[str]]:
@@ -125,17 +127,19 @@ def give_back_unneeded(
         probability: What all attributes must keep.
     """
     results = list(edited)
-    pending = [row for row, each in enumerate(judge(edited)) if bool((each.probabilities >= probability).all())]
+    pending = [row for row, found in enumerate(judge.probabilities(edited)) if bool((found >= probability).all())]
     while pending:
-        candidates = [(row, text) for row in pending for text in _nearer(processor, originals[row], results[row])]
-        candidates = [(row, text) for row, text in candidates if judge.is_whole(text)]
-        found: dict[int, tuple[float, str]] = {}
-        for (row, text), each in zip(candidates, judge([text for _, text in candidates]), strict=True):
-            if bool((each.probabilities >= probability).all()):
-                found[row] = min(found.get(row, (each.doubt, text)), (each.doubt, text))
-        for row, (_, text) in found.items():
+        pairs = [(row, text) for row in pending for text in _nearer(processor, originals[row], results[row])]
+        whole = judge.whole([text for _, text in pairs])
+        pairs = [pair for pair, taken in zip(pairs, whole, strict=True) if taken]
+        found = judge.probabilities([text for _, text in pairs])
+        pairs = [pair for pair, each in zip(pairs, found, strict=True) if bool((each >= probability).all())]
+        surest: dict[int, tuple[float, str]] = {}
+        for (row, text), doubt in zip(pairs, judge.doubts([text for _, text in pairs]), strict=True):
+            surest[row] = min(surest.get(row, (doubt, text)), (doubt, text))
+        for row, (_, text) in surest.items():
             results[row] = text
-        pending = list(found)
+        pending = list(surest)
     return results
 
 
@@ -152,5 +156,5 @@ def nearest(processor: EDDPMProcessor, judge: EditJudge, original: str, candidat
     """Return the candidate that keeps most of the original and leaves least to doubt; of equal ones the first."""
     before = processor.units(original)
     kept = [Levenshtein.normalized_similarity(before, processor.units(candidate)) for candidate in candidates]
-    merits = [share - _DOUBT_WEIGHT * each.doubt for share, each in zip(kept, judge(candidates), strict=True)]
+    merits = [share - _DOUBT_WEIGHT * doubt for share, doubt in zip(kept, judge.doubts(candidates), strict=True)]
     return candidates[merits.index(max(merits))]

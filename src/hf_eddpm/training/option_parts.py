@@ -57,10 +57,9 @@ class ChainChoice:
             names = ("vae_kl_weight", "no_latents", "encoder", "decoder")
             if given := [name for name in names if getattr(self, name, None) not in (None, False)]:
                 raise ValueError(f"`init_from` already says what the networks are: leave out {', '.join(given)}.")
-            defaults = {each.name: each.default for each in fields(self) if each.name in ("preset", "vocab_size")}  # type: ignore[arg-type]
-            for name, default in defaults.items():
-                if getattr(self, name) != default:
-                    logger.warning(f"`{name}` is passed over: the networks and tokens are those of `init_from`.")
+            for each in fields(self):  # type: ignore[arg-type]
+                if each.name in ("preset", "vocab_size") and getattr(self, each.name) != each.default:
+                    logger.warning(f"`{each.name}` is passed over: the networks and tokens are those of `init_from`.")
 
     def check_finish(self) -> None:
         """Raises a ValueError if the numbers are out of range, or there is no chain to finish."""
