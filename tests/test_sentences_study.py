@@ -1,5 +1,6 @@
 """The tables of training/studies/sentences/README.md are those of the study's files."""
 
+import gzip
 import json
 import random
 import re
@@ -11,8 +12,9 @@ import torch
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
 from sentences import chain
-from sentences.domains import reconstruction_table
+from sentences.domains import nearest_is_paraphrase, reconstruction_table
 from sentences.samples import of_like_length, report, shares
+from sentences.similarity import by_similarity, learned_map, states_of
 
 STUDY = Path(__file__).parent.parent / "training" / "studies" / "sentences"
 CHECKPOINT = Path(__file__).parent.parent / "model_cards" / "eddpm-sentences"
@@ -110,3 +112,29 @@ def test_the_table_of_candidates_is_what_was_measured():
     results = read_results(STUDY / "results" / "samples")
     assert len(results) == 7
     assert report(results) in README
+
+
+def test_a_learned_map_finds_what_captions_of_a_picture_share():
+    torch.manual_seed(0)
+    pictures = torch.arange(200).repeat_interleave(5)
+    shared, own = torch.randn(200, 8)[pictures], 3 * torch.randn(1000, 24)
+    states = torch.cat([shared + 0.1 * torch.randn(1000, 8), own], dim=1)
+    mapped = learned_map(states[:800], pictures[:800], num_steps=300)
+    with torch.no_grad():
+        found = mapped(states[800:])
+    assert nearest_is_paraphrase(states[800:], pictures[800:]) < 0.2
+    assert nearest_is_paraphrase(found, pictures[800:]) > 0.8
+
+
+def test_states_of_sentences_do_not_depend_on_their_order_or_batch(tmp_path):
+    pipe = EDDPMPipeline.from_pretrained(CHECKPOINT)
+    sentences = ["A dog runs on the beach.", "Two men.", "A woman in a red coat reads a book on a bench.", "A dog."]
+    states = states_of(pipe, sentences)
+    assert states.shape == (4, 2 * pipe.model.config.encoder.hidden_size)
+    alone = torch.cat([states_of(pipe, [sentence]) for sentence in sentences])
+    torch.testing.assert_close(states, alone, atol=2e-3, rtol=1e-3)
+    rows = [f"{place // 2}\t{sentence}\n" for place, sentence in enumerate(sentences * 5)]
+    with gzip.open(tmp_path / "train.tsv.gz", "wt", encoding="utf-8") as file:
+        file.writelines(rows)
+    vectors = by_similarity(pipe, tmp_path, sentences, torch.eye(4), None)
+    assert [len(each) for each in vectors.values()] == [4, 4]

@@ -63,7 +63,7 @@ def finish_denoiser(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, num_steps // 2), num_steps)
     average = EMAModel(parameters, decay=ema_decay, foreach=True)
-    total = 0.0
+    total = torch.zeros((), device=device)  # a number of Python would wait for the device in each step
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in tqdm(range(num_steps), desc="finishing", disable=None):
@@ -86,10 +86,10 @@ def finish_denoiser(
             optimizer.step()
             schedule.step()
             average.step(parameters)
-            total += loss.item()
+            total += loss.detach()
         average.copy_to(parameters)
     model.eval()
-    logger.info(f"Finished the denoiser in {num_steps} steps, mean loss {total / num_steps:.4f}.")
+    logger.info(f"Finished the denoiser in {num_steps} steps, mean loss {total.item() / num_steps:.4f}.")
 
 
 def is_sharded(args: TrainingArguments) -> bool:

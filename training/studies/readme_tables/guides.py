@@ -29,7 +29,9 @@ def search_table(root: Path) -> str:
         "ours": "`eddpm-sentences`, embeddings",
         "ours, shared directions": "the same along the directions that captions of a picture share",
         "TF-IDF": "TF-IDF",
-        "ours, shared directions, and TF-IDF": "the last two together",
+        "ours, shared directions, and TF-IDF": "these directions and TF-IDF together",
+        "ours, map learned from captions of a picture": "a linear map of the encoder's states, taught by captions",
+        "ours, map learned from captions of a picture, and TF-IDF": "the map and TF-IDF together",
         "sentence encoder": "all-MiniLM-L6-v2",
     }
     return markdown_table([{"vectors": names[who], "nearest is a paraphrase": f"{found[who]:.2f}"} for who in names])

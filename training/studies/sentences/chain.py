@@ -43,6 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_steps", type=int, default=9000)
     parser.add_argument("--batch_size", type=int, default=4096)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, help="sentences, drawn at random; all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments, others = parser.parse_known_args(words)
     (columns,) = HfArgumentParser(ColumnArguments).parse_args_into_dataclasses(args=others)
@@ -50,8 +51,9 @@ def main(words: Sequence[str] | None = None) -> None:
     pipe.set_progress_bar_config(disable=True)
     bf16 = choose_precision("auto", use_cpu=arguments.device == "cpu") == "bf16"
     data = load_raw_data(pipe, arguments.train, columns, images=True)
+    chosen = torch.randperm(len(data.items), generator=torch.Generator().manual_seed(0))[: arguments.limit].tolist()
     with torch.autocast(arguments.device, torch.bfloat16, enabled=bf16):
-        latents = pipe.encode(data.items, 1024).latents.float().cpu()
+        latents = pipe.encode([data.items[row] for row in chosen], 1024).latents.float().cpu()
     config = pipe.model.config
     changes = {name: getattr(arguments, name) for name in SHAPES if getattr(arguments, name) is not None}
     if changes:
@@ -64,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     finish_denoiser(
         pipe.model,
         latents,
-        torch.tensor(data.labels) if config.num_classes else None,
+        torch.tensor(data.labels)[chosen] if config.num_classes else None,
         arguments.num_steps,
         arguments.batch_size,
         arguments.learning_rate,

@@ -6,13 +6,14 @@
 `--data` is what `prepare.py` wrote; `--captions` the folder of the captions with the number of their picture. Search:
 how often the caption nearest to another is one of the same picture, by the cosine of embeddings, of whitened ones, of
 those along the directions that captions of a picture share (linear discriminant analysis of `--pairs` training
-captions), of TF-IDF, of the last two together, and of a sentence encoder if `--sentence_encoder` names one.
+captions), of TF-IDF, of the last two together, by a linear map of the encoder's states that training captions teach
+(`similarity.py`), and of a sentence encoder if `--sentence_encoder` names one.
 Interpolation: how often neighbours on a path of seven are equal, the perplexity in its middle over that of the ends,
 under a trigram model of the training sentences, and the share of the words there that an end has. Edits: negative
-reviews moved along the direction to positive ones, or as far as each needs (`edit_to`), judged by logistic regression
-on the n-grams of training reviews, and their BLEU with what they were. Score: the area under the ROC curve that tells
-two kinds of held-out sentences by the difference of their bounds as one class and as the other; and real from shuffled
-words by the bound per token.
+reviews moved along the direction to positive ones, or as far as each needs (`edit_to`), also with the words given back
+that need not change, judged by logistic regression on the n-grams of training reviews, and their BLEU with what they
+were. Score: the area under the ROC curve that tells two kinds of held-out sentences by the difference of their bounds
+as one class and as the other; and real from shuffled words by the bound per token.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from hf_eddpm.training.evaluation import finish_result
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from sentences.domains import chosen, nearest_is_paraphrase, read, read_captions, words_of
+from sentences.similarity import by_similarity
 
 POINTS = 7
 KINDS = {"reviews": (0, 1), "dialogue": (2, 3), "captions": (4,)}
@@ -86,7 +88,9 @@ def shared_directions(pipe: EDDPMPipeline, folder: Path, count: int) -> LinearDi
     return analysis.fit(pipe.encode(captions).embeddings.numpy(), pictures)
 
 
-def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None, pairs: int) -> dict[str, float]:
+def search(
+    pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | None, pairs: int, taught: int | None
+) -> dict[str, float]:
     """Return how often a caption's nearest is one of the same picture, by what it is compared with."""
     pictures, captions = read_captions(folder / "dev.tsv.gz", limit)
     latents = pipe.encode(captions).embeddings
@@ -101,6 +105,7 @@ def search(pipe: EDDPMPipeline, folder: Path, encoder: str | None, limit: int | 
         "TF-IDF": words,
         "ours, shared directions, and TF-IDF": both,
     }
+    vectors |= by_similarity(pipe, folder, captions, words, taught)
     if encoder is not None:
         vectors["sentence encoder"] = sentence_vectors(encoder, captions)
     return {name: nearest_is_paraphrase(each, pictures) for name, each in vectors.items()}
@@ -147,7 +152,8 @@ def edits(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, Any]:
     texts = chosen(folder, [0], count)
     attribute = pipe.attribute(some[1], some[0])
     ways = {f"scale {scale:g}": partial(pipe.edit, texts, direction=direction, scale=scale) for scale in SCALES} | {
-        f"as far as needed, {probability:g}": partial(_edit_to, pipe, texts, attribute, probability)
+        f"as far as needed, {probability:g}{name}": partial(_edit_to, pipe, texts, attribute, probability, **others)
+        for name, others in (("", {}), (", words given back", {"give_back": True, "num_candidates": 4}))
         for probability in PROBABILITIES
     }
     found: dict[str, Any] = {}
@@ -238,6 +244,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=200, help="sentences of a kind, edits; a third of it paths")
     parser.add_argument("--limit", type=int, help="captions to search; all by default")
     parser.add_argument("--pairs", type=int, default=20_000, help="training captions that show what pictures share")
+    parser.add_argument("--taught", type=int, help="training captions that teach the map; all by default")
     parser.add_argument("--uses", nargs="+", choices=USES, default=list(USES), help="the others stay in the JSON")
     words = sys.argv[1:] if words is None else list(words)
     arguments, start = parser.parse_args(words), time.perf_counter()
@@ -246,7 +253,9 @@ def main(words: Sequence[str] | None = None) -> None:
     found = {} if arguments.uses == list(USES) else json.loads(arguments.output.read_text(encoding="utf-8"))
     found["command"] = describe_command("training/studies/sentences/uses.py", words)
     if "search" in arguments.uses:
-        hits = search(pipe, arguments.captions, arguments.sentence_encoder, arguments.limit, arguments.pairs)
+        hits = search(
+            pipe, arguments.captions, arguments.sentence_encoder, arguments.limit, arguments.pairs, arguments.taught
+        )
         found["search"] = {**hits, **{name: hit for name, hit in found.get("search", {}).items() if name not in hits}}
     if "interpolation" in arguments.uses:
         files = [arguments.data / f"train.{label}.txt" for labels in KINDS.values() for label in labels]
