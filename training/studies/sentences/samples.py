@@ -4,7 +4,8 @@
         --language_model smollm2 --output_dir training/studies/sentences/results/samples
 
 `--data` is what `prepare.py` wrote; `--language_model` a causal language model, here what
-`docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Perplexity is
+`docs/examples/pretrained_packages.py` writes. The classes have their shares of the training sentences. Beams are those
+of the decoder's search, 1 for greedy decoding. Perplexity is
 per token of the language model, of samples and of held-out sentences of the same class and, as nearly as there is one,
 of the same number of words. Odd is what the language model finds less likely, per token, than 95 % of such sentences.
 Reverse perplexity: of other held-out sentences under a trigram model of the samples, or of as many training sentences.
@@ -38,8 +39,12 @@ from common.tables import mean_cells, read_results
 from sentences.domains import describe, read
 from sentences.prepare import CLASSES
 
-# guidance scale, noise scale, candidates
-SETTINGS = ("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4")
+# guidance scale, noise scale, candidates, beams (1 if left out)
+SETTINGS = (
+    *("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4"),
+    *("2,0.9,1,4", "2,0.85,1,4", "2,0.9,2,4"),
+)
+NAMES = ("guidance", "noise", "candidates", "beams")
 STEPS = 50
 BATCH = 50
 REFERENCE = 1500  # held-out sentences for the reverse perplexity
@@ -137,7 +142,7 @@ class Samples:
         rng = random.Random(seed)
         return [each for label in range(len(CLASSES)) for each in rng.sample(lines[label], self.labels.count(label))]
 
-    def draw(self, guidance: float, noise: float, candidates: int, seed: int) -> list[str]:
+    def draw(self, guidance: float, noise: float, candidates: int, beams: int, seed: int) -> list[str]:
         """Return samples of the classes, in their order."""
         drawn = self.pipe(
             len(self.labels),
@@ -145,6 +150,7 @@ class Samples:
             guidance_scale=guidance,
             noise_scale=noise,
             num_candidates=candidates,
+            num_beams=beams,
             num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -192,9 +198,10 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         "words": ("words", ".1f"),
     }
     rows = []
-    for setting in sorted({tuple(result["setting"].values()) for result in results}, key=lambda each: each[::-1]):
-        group = [result for result in results if tuple(result["setting"].values()) == setting]
-        named = dict(zip(("guidance", "noise", "candidates"), (f"{value:g}" for value in setting), strict=True))
+    settings = [tuple(result["setting"].get(name, 1) for name in NAMES) for result in results]
+    for setting in sorted(set(settings), key=lambda each: each[::-1]):
+        group = [result for result, own in zip(results, settings, strict=True) if own == setting]
+        named = dict(zip(NAMES, (f"{value:g}" for value in setting), strict=True))
         rows.append(named | mean_cells([result["measures"] for result in group], columns))
     return markdown_table(rows)
 
@@ -206,15 +213,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the JSON files and the table go")
-    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates,beams")
     parser.add_argument("--count", type=int, default=500, help="samples of a setting")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="sampling seeds")
     words = sys.argv[1:] if words is None else list(words)
     arguments = parser.parse_args(words)
     samples: Samples | None = None
     for setting in arguments.settings:
-        guidance, noise, candidates = (float(part) for part in setting.split(","))
-        values = {"guidance": guidance, "noise": noise, "candidates": int(candidates)}
+        guidance, noise, candidates, *others = setting.split(",")
+        beams = int(others[0]) if others else 1
+        values = dict(zip(NAMES, (float(guidance), float(noise), int(candidates), beams), strict=True))
         for seed in arguments.seeds:
             file = result_file(arguments.output_dir, f"{setting} seed {seed}")
             if file.exists():
@@ -223,7 +231,7 @@ def main(words: Sequence[str] | None = None) -> None:
             if samples is None:
                 judge = LanguageModel(arguments.language_model)
                 samples = Samples(arguments.checkpoint, arguments.data, judge, arguments.count)
-            texts = samples.draw(guidance, noise, int(candidates), seed)
+            texts = samples.draw(float(guidance), float(noise), int(candidates), beams, seed)
             found = {"setting": values, "seed": seed, "measures": samples.measure(texts, seed)}
             found["examples"] = texts[:: max(arguments.count // 20, 1)]
             command = describe_command("training/studies/sentences/samples.py", words)
