@@ -220,9 +220,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     samples: Samples | None = None
     for setting in arguments.settings:
-        guidance, noise, candidates, *others = setting.split(",")
-        beams = int(others[0]) if others else 1
-        values = dict(zip(NAMES, (float(guidance), float(noise), int(candidates), beams), strict=True))
+        guidance, noise, candidates, beams, *_ = *setting.split(","), "1"
+        values = dict(zip(NAMES, (float(guidance), float(noise), int(candidates), int(beams)), strict=True))
         for seed in arguments.seeds:
             file = result_file(arguments.output_dir, f"{setting} seed {seed}")
             if file.exists():
@@ -231,7 +230,7 @@ def main(words: Sequence[str] | None = None) -> None:
             if samples is None:
                 judge = LanguageModel(arguments.language_model)
                 samples = Samples(arguments.checkpoint, arguments.data, judge, arguments.count)
-            texts = samples.draw(float(guidance), float(noise), int(candidates), beams, seed)
+            texts = samples.draw(**values, seed=seed)
             found = {"setting": values, "seed": seed, "measures": samples.measure(texts, seed)}
             found["examples"] = texts[:: max(arguments.count // 20, 1)]
             command = describe_command("training/studies/sentences/samples.py", words)

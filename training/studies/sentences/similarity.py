@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from hf_eddpm import EDDPMPipeline
+from hf_eddpm.pipeline_parts import batches_of_like_size
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
@@ -20,19 +21,25 @@ HELD_OUT = 5000  # training captions that choose how much TF-IDF counts
 WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 
 
+def mean_of_tokens(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the tokens' states `(num, hidden)`, of `(num, seq, hidden)` and the mask `(num, seq)`."""
+    mask = attention_mask.unsqueeze(-1)
+    return (states * mask).sum(1) / mask.sum(1)
+
+
 @torch.no_grad()
 def states_of(pipe: EDDPMPipeline, sentences: list[str], batch_size: int = 256) -> torch.Tensor:
     """Return the mean of the tokens' embeddings beside that of the last layer's states, `(num, 2 * hidden)`."""
-    order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
+    batches = batches_of_like_size(pipe.processor.sizes(sentences), batch_size)
     parts = []
-    for start in range(0, len(order), batch_size):
-        batch, _ = pipe.processor.prepare([sentences[place] for place in order[start : start + batch_size]])
-        names = ("input_ids", "attention_mask")
-        inputs = {name: batch[name].to(pipe.device) for name in names}
+    for places in batches:
+        batch, _ = pipe.processor.prepare([sentences[place] for place in places])
+        inputs = {name: batch[name].to(pipe.device) for name in ("input_ids", "attention_mask")}
         states = pipe.model(**inputs, return_loss=False, output_hidden_states=True).encoder_hidden_states
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        parts.append(torch.cat([(each * mask).sum(1) / mask.sum(1) for each in (states[0], states[-1])], dim=1))
-    return torch.cat(parts).float().cpu()[torch.tensor(order).argsort()]
+        means = [mean_of_tokens(each, inputs["attention_mask"]) for each in (states[0], states[-1])]
+        parts.append(torch.cat(means, dim=1))
+    order = torch.tensor([place for places in batches for place in places])
+    return torch.cat(parts).float().cpu()[order.argsort()]
 
 
 def learned_map(states: torch.Tensor, pictures: torch.Tensor, num_steps: int = STEPS) -> torch.nn.Module:
@@ -71,7 +78,7 @@ def learned_map(states: torch.Tensor, pictures: torch.Tensor, num_steps: int = S
     return mapped
 
 
-def together(vectors: torch.Tensor, words: torch.Tensor, weight: float) -> torch.Tensor:
+def together(vectors: torch.Tensor, words: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
     """Return vectors whose cosine is the mean of those of both, with a weight for that of words."""
     return torch.cat([normalize(vectors, dim=1), math.sqrt(weight) * normalize(words.float(), dim=1)], dim=1)
 

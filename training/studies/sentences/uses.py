@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from hf_eddpm import EDDPMPipeline, EDDPMScore
@@ -43,7 +42,7 @@ from hf_eddpm.training.evaluation import finish_result
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from sentences.domains import chosen, nearest_is_paraphrase, read, read_captions, words_of
-from sentences.similarity import by_similarity
+from sentences.similarity import by_similarity, mean_of_tokens, together
 
 POINTS = 7
 KINDS = {"reviews": (0, 1), "dialogue": (2, 3), "captions": (4,)}
@@ -75,8 +74,7 @@ def sentence_vectors(name: str, sentences: list[str]) -> torch.Tensor:
         batch = tokenizer(sentences[start : start + 128], padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        parts.append((states * mask).sum(1) / mask.sum(1))
+        parts.append(mean_of_tokens(states, batch["attention_mask"]))
     return torch.cat(parts)
 
 
@@ -97,13 +95,12 @@ def search(
     analysis = shared_directions(pipe, folder, pairs)
     shared = torch.from_numpy(analysis.transform(latents.numpy())).float()
     words = words_of(captions)
-    both = torch.cat([normalize(shared, dim=1), normalize(words, dim=1)], dim=1)
     vectors = {
         "ours": latents,
         "ours, whitened": whitened(latents),
         "ours, shared directions": shared,
         "TF-IDF": words,
-        "ours, shared directions, and TF-IDF": both,
+        "ours, shared directions, and TF-IDF": together(shared, words),
     }
     vectors |= by_similarity(pipe, folder, captions, words, taught)
     if encoder is not None:
