@@ -178,7 +178,7 @@ def text_targets():
         **CHAIN,
         "num_samples": count(1, 10**9),
         "noise_scale": number(above=0, high=1000),
-        "num_candidates": count(1, 10**9),
+        "num_candidates": count(1, 10**6),
         "class_labels": classes(2, 2),
         "generator": generators(2),
         "latents": latents,
@@ -193,6 +193,14 @@ def text_targets():
         pipe,
         {"num_samples": 2, **few, "class_labels": 1},
         {"guidance_scale": number(0, 1000)},
+        shape,
+    )
+    chosen = {"redundancy_penalty": number(0)}
+    yield (
+        "text() of candidates",
+        pipe,
+        {"num_samples": 2, "num_candidates": 2, **few, "max_new_tokens": 4},
+        chosen,
         shape,
     )
     drawn = {"temperature": number(above=0), "top_p": number(above=0, high=1)}

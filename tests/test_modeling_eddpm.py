@@ -528,9 +528,11 @@ def test_the_bounds_chain_terms_are_the_divergence_from_a_standard_gaussian_if_t
         assert bound.mean().item() == pytest.approx(expected, abs=4 * error)
 
 
-def test_a_bound_needs_a_timestep():
+def test_a_bound_needs_a_timestep_and_a_generator_for_each_datum():
     with pytest.raises(ValueError, match="`num_timesteps`"):
         tiny_model().bound(0, **_batch())
+    with pytest.raises(ValueError, match="`generator` must hold one generator for each of"):
+        tiny_model().bound(2, generator=[_seeded()], **_batch())
 
 
 def test_the_bound_comes_from_the_generator():

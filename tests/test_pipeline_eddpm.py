@@ -42,7 +42,7 @@ from hf_eddpm.modalities.text.fitting import train_tokenizer
 from hf_eddpm.pipeline_parts import batches_of_like_size
 from hf_eddpm.pipeline_paths import perceptual_steps
 from hf_eddpm.sampling import slerp
-from hf_eddpm.surest import doubt
+from hf_eddpm.surest import doubt, surest
 
 FEW = {"num_inference_steps": 5}
 LATENT = {"output_type": "latent"}
@@ -1414,6 +1414,54 @@ def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe)
     torch.testing.assert_close(kept.latents, expected)
 
 
+def test_a_candidate_that_repeats_other_samples_gives_way_to_one_that_does_not(pipe):
+    one, two, three = SENTENCES[:3]
+    repeated = ([one, one, one], pipe.encode([one] * 3).latents)
+    others = ([two, three, ""], torch.zeros_like(repeated[1]) + 3.0)  # doubtful: far from where they are encoded
+    assert surest(pipe.model, pipe.processor, [repeated, others])[0] == [one, one, one]
+    samples, latents = surest(pipe.model, pipe.processor, [repeated, others], redundancy_penalty=1000.0)
+    assert samples == [one, three, ""]  # the first has nothing to repeat
+    torch.testing.assert_close(latents, torch.stack([repeated[1][0], others[1][1], others[1][2]]))
+
+
+def test_the_penalty_is_the_share_of_pairs_of_tokens_that_samples_before_have(pipe):
+    sentences = ["a b c d", "a b x y"]
+    (first, second) = (pipe.processor([text])["labels"][0].tolist() for text in sentences)
+    pairs = [{(row[i], row[i + 1]) for i in range(len(row) - 1)} for row in (first, second)]
+    share = len(pairs[0] & pairs[1]) / len(pairs[1])
+    assert 0 < share < 1
+    latents = pipe.encode([sentences[0], sentences[1], SENTENCES[0]]).latents
+    shifted = latents[2:] + 2.0
+    doubts = [
+        doubt(pipe.model, pipe.processor, [text], place).item()
+        for text, place in ((sentences[1], latents[1:2]), (SENTENCES[0], shifted))
+    ]
+    rounds = [
+        ([sentences[0], sentences[1]], latents[:2]),
+        ([sentences[0], SENTENCES[0]], torch.cat([latents[:1], shifted])),
+    ]
+    turn = (doubts[1] - doubts[0]) / share  # where the second candidate becomes the better one
+    assert turn > 0 and not _pairs(pipe, sentences[0]) & _pairs(pipe, SENTENCES[0])
+    below, above = (surest(pipe.model, pipe.processor, rounds, factor * turn)[0] for factor in (0.99, 1.01))
+    assert (below[1], above[1]) == (sentences[1], SENTENCES[0])
+
+
+def _pairs(pipe, text):
+    row = pipe.processor([text])["labels"][0].tolist()
+    return set(itertools.pairwise(row))
+
+
+def test_a_call_chooses_with_its_penalty(pipe):
+    generator = torch.Generator().manual_seed(4)
+    short = {**FEW, "max_new_tokens": 2, "do_sample": True, "top_k": 3}  # which repeats itself
+    rounds = [pipe(num_samples=30, generator=generator, **short) for _ in range(3)]
+    rounds = [(out.samples, out.latents) for out in rounds]
+    expected, _ = surest(pipe.model, pipe.processor, rounds, 20.0)
+    generator.manual_seed(4)
+    chosen = pipe(num_samples=30, num_candidates=3, redundancy_penalty=20.0, generator=generator, **short).samples
+    assert chosen == expected != surest(pipe.model, pipe.processor, rounds)[0]
+
+
 def test_doubt_is_the_reconstruction_per_token_and_the_distance_of_the_latents(pipe):
     latents = pipe.encode(SENTENCES[:4]).latents
     shift = torch.full_like(latents, 0.5)
@@ -1447,6 +1495,11 @@ def test_candidates_may_be_sentences_of_the_longest_length_or_empty(pipe):
         ({"do_sample": True, "num_return_sequences": 2}, "`num_return_sequences`"),
         ({"num_candidates": 0}, "`num_candidates`"),
         ({"num_candidates": 1.5}, "`num_candidates`"),
+        ({"redundancy_penalty": -0.1}, "`redundancy_penalty` must be a finite number of at least 0"),
+        (
+            {"num_candidates": 1, "redundancy_penalty": 0.5},
+            "`redundancy_penalty` must be 0 with one candidate, got",
+        ),
     ],
 )
 def test_candidates_that_cannot_be_chosen_among_are_refused(pipe, arguments, message):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from .argument_checks import check_generators
 from .argument_types import FloatTensor, Generators, IntTensor, NumberFromZero, PositiveNumber, Steps, checked
 from .outputs import EDDPMBound
 from .scheduling_eddpm import EDDPMScheduler
@@ -149,9 +150,13 @@ class LikelihoodMixin:
             generator: Source of the draws, or one for each datum, which makes each independent of its batch.
             class_labels: As for `forward`; the bound is then on -log p(datum | class).
             **inputs: As for `forward`.
+
+        Raises:
+            ValueError: If there is not one generator, or one for each datum.
         """
         encoder_inputs, targets = self.split_inputs(inputs)
         posterior = self.encode(**encoder_inputs)
+        check_generators(generator, len(posterior.mean), "datum", "data")
         latents = posterior.sample(generator)
         nats, num_units = self.decoder.negative_log_likelihood(latents, num_timesteps, generator, **targets)
 

@@ -14,6 +14,7 @@ from .argument_types import (
     GuidanceScale,
     IntTensor,
     NoiseScale,
+    NumberFromZero,
     Share,
     Steps,
     StepsOrZero,
@@ -133,7 +134,8 @@ class EDDPMPipeline(
         guidance: Guidance | Sequence[Guidance] | None = None,
         generator: Generators = None,
         latents: FloatTensor | None = None,
-        num_candidates: Count = 1,
+        num_candidates: Steps = 1,
+        redundancy_penalty: NumberFromZero = 0.0,
         output_type: str = "data",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
@@ -160,6 +162,10 @@ class EDDPMPipeline(
             num_candidates: How many are drawn for each sample, one after another, at least 1; the model keeps the one
                 that it is surest of (see `hf_eddpm.surest.doubt`). More than one needs a decoder of tokens. Fewer
                 samples go wrong; they are less varied and shorter, at as many times the cost.
+            redundancy_penalty: Weight, at least 0, of what a candidate repeats: the share of its pairs of neighbouring
+                tokens that samples chosen before it in this call have, beside its doubt in nats per token. It gives
+                back the variety that candidates cost; the samples are then no longer independent of one another.
+                Needs more than one candidate.
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
                 or "pt".
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; tensors in the
@@ -187,6 +193,11 @@ class EDDPMPipeline(
             )
         if num_candidates > 1:
             self._check_candidates(latents, output_type, decode_arguments)
+        elif redundancy_penalty > 0:
+            raise ValueError(
+                f"`redundancy_penalty` must be 0 with one candidate, got {redundancy_penalty}: nothing is chosen. "
+                "Set `num_candidates` to 2 or more."
+            )
         noise_scale = self.config.default_noise_scale if noise_scale is None else noise_scale
 
         def draw() -> tuple[Any, torch.Tensor]:
@@ -203,7 +214,9 @@ class EDDPMPipeline(
             return samples, drawn.repeat_interleave(self._copies(decode_arguments), dim=0)
 
         candidates = [draw() for _ in range(num_candidates)]
-        samples, latents = candidates[0] if num_candidates == 1 else surest(self.model, self.processor, candidates)
+        samples, latents = candidates[0]
+        if num_candidates > 1:
+            samples, latents = surest(self.model, self.processor, candidates, redundancy_penalty)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 

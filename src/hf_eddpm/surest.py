@@ -1,5 +1,6 @@
 """Choosing among candidates of a sample the one that the model is surest of."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +13,60 @@ _BATCH = 256
 
 
 def surest(
-    model: EDDPMModel, processor: EDDPMProcessor, candidates: list[tuple[list[Any], torch.Tensor]]
+    model: EDDPMModel,
+    processor: EDDPMProcessor,
+    candidates: list[tuple[list[Any], torch.Tensor]],
+    redundancy_penalty: float = 0.0,
 ) -> tuple[list[Any], torch.Tensor]:
     """Return for each sample the candidate of the least `doubt`, and its latents; of equal ones the first.
+
+    With a penalty the samples are chosen one after another, and a candidate is the less welcome the more it repeats of
+    those chosen before it (maximal marginal relevance, Carbonell & Goldstein 1998).
 
     Args:
         model: The model.
         processor: Its processor.
         candidates: The same number of samples each time, with their latents `(batch, num_latents, latent_dim)`.
+        redundancy_penalty: What is added to the doubt of a candidate, at least 0, times the share of its pairs of
+            neighbouring tokens that samples chosen before it have.
     """
     doubts = torch.stack([doubt(model, processor, samples, latents) for samples, latents in candidates])
-    best = doubts.argmin(0).tolist()
+    if redundancy_penalty > 0:
+        pairs = [_neighbours(processor, samples) for samples, _ in candidates]
+        best = _least_redundant(doubts.T.tolist(), list(zip(*pairs, strict=True)), redundancy_penalty)
+    else:
+        best = doubts.argmin(0).tolist()
     samples = [candidates[choice][0][place] for place, choice in enumerate(best)]
     return samples, torch.stack([candidates[choice][1][place] for place, choice in enumerate(best)])
+
+
+def _neighbours(processor: EDDPMProcessor, samples: list[Any]) -> list[set[tuple[int, int]]]:
+    """Return the pairs of neighbouring tokens of each sample, the end token among them."""
+    tensors, _ = processor.prepare(samples)
+    rows = [[token for token in row if token != -100] for row in tensors["labels"].tolist()]
+    return [set(itertools.pairwise(row)) for row in rows]
+
+
+def _least_redundant(
+    doubts: list[list[float]], pairs: list[tuple[set[tuple[int, int]], ...]], penalty: float
+) -> list[int]:
+    """Return which candidate of each sample is chosen, one sample after another.
+
+    Args:
+        doubts: Of each sample's candidates.
+        pairs: Pairs of neighbouring tokens of each sample's candidates.
+        penalty: Weight of the share of the pairs that were chosen before.
+    """
+    best = []
+    seen: set[tuple[int, int]] = set()
+    for own_doubts, own_pairs in zip(doubts, pairs, strict=True):
+        costs = [
+            value + penalty * len(some & seen) / max(len(some), 1)
+            for value, some in zip(own_doubts, own_pairs, strict=True)
+        ]
+        best.append(costs.index(min(costs)))
+        seen |= own_pairs[best[-1]]
+    return best
 
 
 def doubt(model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,9 @@ def generate(
     num_candidates: Annotated[
         int, typer.Option("--num_candidates", help="Drawn for each sample; the surest is kept.")
     ] = 1,
+    redundancy_penalty: Annotated[
+        float, typer.Option("--redundancy_penalty", help="Of a candidate that repeats other samples.")
+    ] = 0.0,
     seed: Seed = 0,
     device: Device = None,
     *,
@@ -93,6 +96,7 @@ def generate(
         "class_labels": class_label,
         "guidance_scale": guidance_scale,
         "num_candidates": num_candidates,
+        "redundancy_penalty": redundancy_penalty,
     }
     if bulk:
         run_job("generate", checkpoint, bulk, num_samples=num_samples, seed=seed, device=device, arguments=arguments)

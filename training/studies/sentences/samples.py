@@ -39,12 +39,15 @@ from common.tables import mean_cells, read_results
 from sentences.domains import describe, read
 from sentences.prepare import CLASSES
 
-# guidance scale, noise scale, candidates, beams (1 if left out)
+# guidance scale, noise scale, candidates, beams (1 if left out), redundancy penalty (0 if left out)
 SETTINGS = (
     *("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4"),
-    *("2,0.9,1,4", "2,0.85,1,4", "2,0.9,2,4"),
+    *("2,0.9,1,4", "2,0.85,1,4", "2,0.9,2,4", "2,1,3,4"),
+    *("2,1,8,1", "2,1,8,1,0.5", "2,1,8,1,0.7", "2,1,12,1,0.7"),
 )
-NAMES = ("guidance", "noise", "candidates", "beams")
+NAMES = ("guidance", "noise", "candidates", "beams", "redundancy_penalty")
+KINDS = (float, float, int, int, float)
+OTHERWISE: dict[str, Any] = {"beams": 1, "redundancy_penalty": 0.0}  # where a setting leaves them out
 STEPS = 50
 BATCH = 50
 REFERENCE = 1500  # held-out sentences for the reverse perplexity
@@ -142,7 +145,9 @@ class Samples:
         rng = random.Random(seed)
         return [each for label in range(len(CLASSES)) for each in rng.sample(lines[label], self.labels.count(label))]
 
-    def draw(self, guidance: float, noise: float, candidates: int, beams: int, seed: int) -> list[str]:
+    def draw(
+        self, guidance: float, noise: float, candidates: int, beams: int, redundancy_penalty: float, seed: int
+    ) -> list[str]:
         """Return samples of the classes, in their order."""
         drawn = self.pipe(
             len(self.labels),
@@ -151,6 +156,7 @@ class Samples:
             noise_scale=noise,
             num_candidates=candidates,
             num_beams=beams,
+            redundancy_penalty=redundancy_penalty,
             num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -198,10 +204,10 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         "words": ("words", ".1f"),
     }
     rows = []
-    settings = [tuple(result["setting"].get(name, 1) for name in NAMES) for result in results]
+    settings = [tuple((OTHERWISE | result["setting"])[name] for name in NAMES) for result in results]
     for setting in sorted(set(settings), key=lambda each: each[::-1]):
         group = [result for result, own in zip(results, settings, strict=True) if own == setting]
-        named = dict(zip(NAMES, (f"{value:g}" for value in setting), strict=True))
+        named = {name.replace("_", " "): f"{value:g}" for name, value in zip(NAMES, setting, strict=True)}
         rows.append(named | mean_cells([result["measures"] for result in group], columns))
     return markdown_table(rows)
 
@@ -213,15 +219,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the JSON files and the table go")
-    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates,beams")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates,beams,penalty")
     parser.add_argument("--count", type=int, default=500, help="samples of a setting")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="sampling seeds")
     words = sys.argv[1:] if words is None else list(words)
     arguments = parser.parse_args(words)
     samples: Samples | None = None
     for setting in arguments.settings:
-        guidance, noise, candidates, beams, *_ = *setting.split(","), "1"
-        values = dict(zip(NAMES, (float(guidance), float(noise), int(candidates), int(beams)), strict=True))
+        given = zip(NAMES, KINDS, setting.split(","), strict=False)  # the last ones may be left out
+        values = OTHERWISE | {name: kind(value) for name, kind, value in given}
         for seed in arguments.seeds:
             file = result_file(arguments.output_dir, f"{setting} seed {seed}")
             if file.exists():
