@@ -13,6 +13,7 @@ from conftest import SENTENCES
 from PIL import Image
 from typer.testing import CliRunner
 
+from hf_eddpm import EDDPMPipeline
 from hf_eddpm.cli import main as cli
 from hf_eddpm.cli.usual_options import USUAL_OPTIONS
 from hf_eddpm.training.entry import run_modality
@@ -120,6 +121,15 @@ def test_paths_edits_and_proteins(tmp_path, sentences):
     assert len(edited) == 3 and all(0 <= float(probability) <= 1 for _, probability in edited)
     with pytest.raises(ValueError, match="`scale` must not be given with `probability`"):
         run("edit", TEXT, sentences, *sides, "--probability", 0.6, "--scale", 2)
+    chosen = run("edit", TEXT, sentences, *sides, "--probability", 0.6, "--give_back", "--num_candidates", 2).stdout
+    pipe = EDDPMPipeline.from_pretrained(TEXT)
+    pipe.set_progress_bar_config(disable=True)
+    attribute = pipe.attribute(*(Path(file).read_text().splitlines() for file in sides[1::2]))
+    expected = pipe.edit_to(SENTENCES[:3], attribute, 0.6, give_back=True, num_candidates=2).samples
+    assert [line.split("\t")[0] for line in chosen.splitlines()] == expected
+    for option in (["--give_back"], ["--num_candidates", 2]):
+        with pytest.raises(ValueError, match=f"`{option[0][2:]}` needs `probability`"):
+            run("edit", TEXT, sentences, *sides, *option)
     (tmp_path / "loops.fasta").write_text("".join(f">{i}\n{loop}\n" for i, loop in enumerate(LOOPS)))
     run("optimize", PROTEIN, tmp_path / "loops.fasta", "--num_steps", 2, "-o", tmp_path / "better.csv")
     with (tmp_path / "better.csv").open() as file:

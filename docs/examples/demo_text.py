@@ -18,7 +18,8 @@ from transformers.utils import logging
 from hf_eddpm import EDDPMPipeline
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "model_cards" / "eddpm-sentences"
-EDIT_SCALES = (1.0, 1.5, 2.0)
+NUM_BEAMS = 4
+REDUNDANCY_PENALTY = 0.3
 PATH_LENGTH = 7
 REFINEMENT_STEPS = 10
 
@@ -27,8 +28,8 @@ REFINEMENT_STEPS = 10
 class Tour:
     """The sentences a tour uses when none are given, and the contrast that its edits move along.
 
-    `classes` are what the model's classes are called, `edited` the sentences that are edited; by default all are.
-    `bank` is searched for neighbours; by default the two sides of the contrast.
+    `classes` are what the model's classes are called, `edited` the sentences that are edited, by default all, and
+    `edit_scales` how far. `bank` is searched for neighbours; by default the two sides of the contrast.
     """
 
     sentences: tuple[str, ...]
@@ -38,6 +39,7 @@ class Tour:
     positives: tuple[str, ...]
     classes: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
+    edit_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
     bank: tuple[str, ...] = ()
 
 
@@ -73,10 +75,12 @@ TOURS = {
         ),
         classes=("negative review", "positive review", "user's turn", "system's turn", "caption"),
         edited=(
-            "A man in a red shirt is cooking.",
-            "A woman is reading a book.",
-            "A boy jumps into the water.",
+            "A man is playing guitar on the street.",
+            "A dog is swimming in a lake.",
+            "A girl is jumping into the water.",
+            "A man is climbing a rock.",
         ),
+        edit_scales=(1.25,),
         bank=(
             "I forgot my keys at home.",
             "The keys are on the table.",
@@ -294,11 +298,15 @@ def show_edit(pipe: EDDPMPipeline, sentences: Sequence[str], tour: Tour) -> None
         sign = -1 if projection > 0 else 1
         names = (tour.negative_name, tour.positive_name)[::sign]
         print(f"  in          {sentence}   (nearer to {names[0]}; moved towards {names[1]})")
-        for scale in EDIT_SCALES:
+        for scale in tour.edit_scales:
             (edited,) = pipe.edit(
-                [sentence], direction=direction, scale=sign * scale, refinement_steps=REFINEMENT_STEPS
+                [sentence],
+                direction=direction,
+                scale=sign * scale,
+                refinement_steps=REFINEMENT_STEPS,
+                num_beams=NUM_BEAMS,
             )
-            print(f"  scale {scale:.1f}   {edited}")
+            print(f"  scale {scale:<4g}  {edited}")
         print()
 
 
@@ -347,6 +355,8 @@ def main() -> None:
         num_inference_steps=arguments.num_inference_steps,
         noise_scale=arguments.noise_scale,
         num_candidates=arguments.num_candidates,
+        redundancy_penalty=REDUNDANCY_PENALTY if arguments.num_candidates > 1 else 0.0,
+        num_beams=NUM_BEAMS,
     )
     show_reconstruction(pipe, sentences)
     first, second, *_ = *sentences, *tour.sentences

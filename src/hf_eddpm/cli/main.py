@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..allocator import keep_freed_memory
+from ..argument_types import refuse_without
 from ..extras import needs_extra
 from . import measured, restoring
 from .bulk_options import refuse_without_truncation, run_job, takes_bulk_options
@@ -38,12 +39,12 @@ Output = Annotated[
 Column = Annotated[str | None, typer.Option("--column", help="Column of the data in tables.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", help="Data at a time.")]
 Steps = Annotated[
-    int | None, typer.Option("--num_inference_steps", help="Steps of the chain; the checkpoint's own by default.")
+    int | None, typer.Option("--num_inference_steps", help="Of the chain; by default the checkpoint's own.")
 ]
 Truncation = Annotated[
     bool, typer.Option("--truncation/--no_truncation", help="Cut sentences that are too long, or refuse them.")
 ]
-Refinement = Annotated[int, typer.Option("--refinement_steps", help="Gradient steps on each datum's latents.")]
+Refinement = Annotated[int, typer.Option("--refinement_steps", help="Gradient steps on the latents.")]
 
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
@@ -78,11 +79,9 @@ def generate(
     ] = None,
     class_label: Annotated[int | None, typer.Option("--class_label", help="Class of the samples.")] = None,
     guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="Weight of the class.")] = 1.0,
-    num_candidates: Annotated[
-        int, typer.Option("--num_candidates", help="Drawn for each sample; the surest is kept.")
-    ] = 1,
+    num_candidates: Annotated[int, typer.Option("--num_candidates", help="Draws of each; the surest is kept.")] = 1,
     redundancy_penalty: Annotated[
-        float, typer.Option("--redundancy_penalty", help="Of a candidate that repeats other samples.")
+        float, typer.Option("--redundancy_penalty", help="Of repeating other samples.")
     ] = 0.0,
     seed: Seed = 0,
     device: Device = None,
@@ -188,7 +187,11 @@ def edit(
     scale: Annotated[float | None, typer.Option("--scale", help="How far along the direction; by default 1.")] = None,
     probability: Annotated[
         float | None,
-        typer.Option("--probability", help="As far as each datum needs to have the attribute with it, in (0, 1)."),
+        typer.Option("--probability", help="Each as far as it takes, in (0, 1)."),
+    ] = None,
+    give_back: Annotated[bool, typer.Option("--give_back", help="With it: put back what is not needed.")] = False,
+    num_candidates: Annotated[
+        int | None, typer.Option("--num_candidates", help="With it: edits compared for each.")
     ] = None,
     refinement_steps: Refinement = 0,
     column: Column = None,
@@ -198,6 +201,9 @@ def edit(
     """Give data an attribute that examples show."""
     if probability is not None and scale is not None:
         raise ValueError("`scale` must not be given with `probability`, which decides how far each datum moves.")
+    if probability is None:
+        given = ["give_back"] * give_back + ["num_candidates"] * (num_candidates is not None)
+        refuse_without("`probability`", given, "it asks for edits that are judged")
     session = _session(checkpoint, output, ["edit"] if probability is None else ["edit", "probability"], device)
     items = session.read(data, column)
     examples = session.read([towards], column), session.read([away_from], column)
@@ -206,6 +212,7 @@ def edit(
         move = {"direction": session.pipe.direction(*examples), "scale": 1.0 if scale is None else scale}
         session.write({"edit": session.pipe.edit(items, **move, **options)})
         return
+    options |= {"give_back": give_back, "num_candidates": 1 if num_candidates is None else num_candidates}
     out = session.pipe.edit_to(items, session.pipe.attribute(*examples), probability, **options)
     session.write({"edit": out.samples, "probability": out.probabilities[:, 0].numpy()})
 

@@ -3,10 +3,11 @@
     python training/studies/sentences/domains.py --checkpoint model_cards/eddpm-sentences --data data/sentences \\
         --output training/studies/sentences/results/domains.json
 
-`--data` is the folder that `prepare.py` wrote. Reconstruction: BLEU and exact match in one pass and after ten
-refinement steps, on held-out sentences of each domain and on `plain.txt`, forty sentences written for this
-test. Samples of each class, beside held-out sentences: perplexity under a trigram model of the training
-sentences, perplexity of held-out sentences under a trigram model of the samples, distinct bigrams, mean length.
+`--data` is the folder that `prepare.py` wrote. Reconstruction: BLEU and exact match in one pass, greedily and by four
+beams of the decoder, and after ten refinement steps, on held-out sentences of each domain and on `plain.txt`, forty
+sentences written for this test. Samples of each class, beside held-out sentences: perplexity under a trigram model of
+the training sentences, perplexity of held-out sentences under a trigram model of the samples, distinct bigrams, mean
+length.
 With `--captions`: how often a caption's nearest neighbour is one of the same picture.
 """
 
@@ -102,6 +103,7 @@ def reconstruction_table(result: dict[str, Any]) -> str:
             "data": name,
             "BLEU, one pass": f"{value['0']['bleu']:.1f}",
             "exact": f"{value['0']['exact_match']:.2f}",
+            "BLEU, four beams": f"{value['four beams']['bleu']:.1f}",
             "BLEU, 10 refinement steps": f"{value['10']['bleu']:.1f}",
             "exact ": f"{value['10']['exact_match']:.2f}",
         }
@@ -128,8 +130,13 @@ def main(words: Sequence[str] | None = None) -> None:
     sets["plain sentences"] = read(PLAIN)
     result: dict[str, Any] = {"reconstruction": {}, "samples": {}}
     for name, sentences in sets.items():
+        ways: dict[str, dict[str, int]] = {
+            "0": {},
+            "four beams": {"num_beams": 4},
+            "10": {"refinement_steps": 10},
+        }
         result["reconstruction"][name] = {
-            str(steps): compare(pipe.reconstruct(sentences, refinement_steps=steps), sentences) for steps in (0, 10)
+            way: compare(pipe.reconstruct(sentences, **options), sentences) for way, options in ways.items()
         }
     for label, name in enumerate(CLASSES):
         options = {"num_inference_steps": arguments.num_inference_steps, "noise_scale": arguments.noise_scale}

@@ -43,7 +43,7 @@ from sentences.prepare import CLASSES
 SETTINGS = (
     *("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4"),
     *("2,0.9,1,4", "2,0.85,1,4", "2,0.9,2,4", "2,1,3,4"),
-    *("2,1,8,1", "2,1,8,1,0.5", "2,1,8,1,0.7", "2,1,12,1,0.7"),
+    *("2,1,8,1", "2,1,8,1,0.5"),
 )
 NAMES = ("guidance", "noise", "candidates", "beams", "redundancy_penalty")
 KINDS = (float, float, int, int, float)

@@ -89,7 +89,6 @@ VARIANTS = {
     "encoder noise 0.1": Variant("noise", {"encoder_noise_variance": 0.1}),
     "denoiser 1,024 wide": Variant("chain", {"denoiser_hidden_size": 1024}),
     "all that helps, two-stage": _best(),
-    "all that helps, share rises to 0.1": _best(model_config=_share(0.1), rise=(0.5, 1.0)),
     "all that helps, share rises to 0.3": _best(model_config=_share(0.3), rise=(0.5, 1.0)),
 }
 
