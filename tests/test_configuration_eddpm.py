@@ -214,3 +214,8 @@ def test_tied_embeddings_are_the_decoders():
     tied, own = (EDDPMConfig(decoder=dict(decoder), tie_word_embeddings=value) for value in (True, False))
     assert tied.decoder.tie_word_embeddings and not own.decoder.tie_word_embeddings
     assert EDDPMConfig(decoder={**decoder, "tie_word_embeddings": True}).decoder.tie_word_embeddings
+
+
+@pytest.mark.parametrize(("name", "share"), [("text-small", 0), ("text-paper", 1)])
+def test_the_chains_gradient_reaches_the_encoder_of_text_in_the_papers_preset_alone(name, share):
+    assert EDDPMConfig.from_preset(name).encoder_gradient_scale == share
