@@ -77,7 +77,7 @@ TOURS = {
         edited=(
             "A man is playing guitar on the street.",
             "A dog is swimming in a lake.",
-            "A girl is jumping into the water.",
+            "A man is sitting at a table.",
             "A man is climbing a rock.",
         ),
         edit_scales=(1.25,),
