@@ -1,6 +1,7 @@
 """The speed report at tiny sizes, and its counts against known ones."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,11 +28,20 @@ def test_a_share_of_the_rate_is_operations_over_what_the_time_allows(monkeypatch
     assert 1e8 < rate < 1e15
 
 
+def test_parts_that_cannot_be_told_apart_are_refused(tmp_path):
+    (tmp_path / "data.txt").write_text("\n".join(SENTENCES) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    args = SimpleNamespace(config=f"{tmp_path}/config.json", train=[f"{tmp_path}/data.txt"], train_steps=1)
+    with pytest.raises(ValueError, match="`--config` must have an `encoder_gradient_scale` above 0"):
+        benchmark_speed.measure_training(args, {"float32": 1.0})
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_the_report_has_every_part(pipe, tmp_path, monkeypatch, capsys):
     pipe.save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "data.txt").write_text("\n".join(SENTENCES) + "\n")
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    joint = {**TINY, "model_config": {**TINY.get("model_config", {}), "encoder_gradient_scale": 0.1}}
+    (tmp_path / "config.json").write_text(json.dumps(joint))
     monkeypatch.setattr(benchmark_speed, "matmul_rate", lambda dtype: 1e12)
     data = str(tmp_path / "data.txt")
     words = ["--checkpoint", f"{tmp_path}/checkpoint", "--dev", data, "--config", f"{tmp_path}/config.json"]

@@ -322,6 +322,11 @@ def measure_training(args: SpeedArguments, rates: dict[str, float]) -> dict[str,
         sentences = load_text(data_args.train, text_column=data_args.text_column).sentences
         torch.manual_seed(training_args.seed)
         model, processor = build_model(model_args, data_args.max_length, sentences)
+        if model.config.encoder_gradient_scale == 0:
+            raise ValueError(
+                f"`--config` must have an `encoder_gradient_scale` above 0, {args.config} has 0: without a gradient behind "
+                "the denoiser its backward pass and the decoder's are not told apart."
+            )
         trainer = TimedTrainer(
             model=model,
             args=training_args,
