@@ -324,8 +324,8 @@ def measure_training(args: SpeedArguments, rates: dict[str, float]) -> dict[str,
         model, processor = build_model(model_args, data_args.max_length, sentences)
         if model.config.encoder_gradient_scale == 0:
             raise ValueError(
-                f"`--config` must have an `encoder_gradient_scale` above 0, {args.config} has 0: without a gradient behind "
-                "the denoiser its backward pass and the decoder's are not told apart."
+                f"`--config` must have an `encoder_gradient_scale` above 0, {args.config} has 0: without a gradient "
+                "behind the denoiser its backward pass and the decoder's are not told apart."
             )
         trainer = TimedTrainer(
             model=model,
