@@ -202,7 +202,8 @@ def edit(
     if probability is not None and scale is not None:
         raise ValueError("`scale` must not be given with `probability`, which decides how far each datum moves.")
     if probability is None:
-        given = ["give_back"] * give_back + ["num_candidates"] * (num_candidates is not None)
+        asked = {"give_back": give_back, "num_candidates": num_candidates is not None}
+        given = [name for name, is_asked in asked.items() if is_asked]
         refuse_without("`probability`", given, "it asks for edits that are judged")
     session = _session(checkpoint, output, ["edit"] if probability is None else ["edit", "probability"], device)
     items = session.read(data, column)

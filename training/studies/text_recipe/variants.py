@@ -54,11 +54,10 @@ def _encoder(width: int, layers: int) -> dict[str, Any]:
     return {"encoder": {**sizes, "intermediate_size": 4 * width}}
 
 
-def _best(**changed: Any) -> Variant:
-    """Return the sum of what helped by itself, with some fields changed."""
-    chain = {"beta_schedule": "squaredcos_cap_v2", "denoiser_hidden_size": 1024}
-    config = {**_encoder(384, 3), **chain, **changed.pop("model_config", {})}
-    return Variant("best", config, ("--ema_decay", "0.92"), slots=True, every=8, seeds=3, **changed)
+def _best(share: float, rise: tuple[float, float] | None = None) -> Variant:
+    """Return the sum of what helped by itself, with a share of the chain's gradient."""
+    config = {**_encoder(384, 3), "beta_schedule": "squaredcos_cap_v2", "denoiser_hidden_size": 1024, **_share(share)}
+    return Variant("best", config, ("--ema_decay", "0.92"), rise=rise, slots=True, every=8, seeds=3)
 
 
 _MANY = {"num_latents": 8, "latent_dim": 16, "pooling": "attention"}
@@ -88,8 +87,8 @@ VARIANTS = {
     "decoder noise 0.6": Variant("noise", {"decoder_noise_variance": 0.6}),
     "encoder noise 0.1": Variant("noise", {"encoder_noise_variance": 0.1}),
     "denoiser 1,024 wide": Variant("chain", {"denoiser_hidden_size": 1024}),
-    "all that helps, two-stage": _best(),
-    "all that helps, share rises to 0.3": _best(model_config=_share(0.3), rise=(0.5, 1.0)),
+    "all that helps, two-stage": _best(0.0),
+    "all that helps, share rises to 0.3": _best(0.3, rise=(0.5, 1.0)),
 }
 
 
