@@ -18,6 +18,8 @@ INVALID = [
     ("loss_weighting", "paper"),
     ("alignment_target", "median"),
     ("decoder_conditioning", "cross"),
+    ("decoder_prefix_length", 0),
+    ("decoder_prefix_length", 1.5),
     ("pooling", "cls"),
     ("denoiser_type", "unet"),
     *[
@@ -75,6 +77,13 @@ def test_the_transformers_heads_must_divide_its_width():
     assert EDDPMConfig(denoiser_num_attention_heads=3).denoiser_type == "mlp"  # which has no heads
 
 
+def test_a_memory_has_no_prefix_of_several_vectors():
+    with pytest.raises(
+        ValueError, match="`decoder_prefix_length` must be 1 with `decoder_conditioning` 'memory', got 2"
+    ):
+        EDDPMConfig(decoder_conditioning="memory", decoder_prefix_length=2)
+
+
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
     [("latentdim", "latent_dim"), ("encoder_noise_varience", "encoder_noise_variance"), ("num_latent", "num_latents")],
@@ -114,8 +123,9 @@ def test_two_configs_share_no_backbone_config():
         {"num_train_timesteps": 3, "trained_betas": [0.1, 0.2, 0.3], "reconstruction_weight": None},
         {"loss_weighting": "elbo", "alignment_target": "mean", "latent_normalization": "none"},
         {"denoiser_type": "transformer", "denoiser_num_attention_heads": 2},
+        {"decoder_prefix_length": 3},
     ],
-    ids=["default", "gpt2", "one family twice", "trained betas", "choices", "transformer"],
+    ids=["default", "gpt2", "one family twice", "trained betas", "choices", "transformer", "prefix length"],
 )
 def test_a_saved_config_loads_equal(tmp_path, values):
     config = tiny_config(**values)

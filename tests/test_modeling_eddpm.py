@@ -489,6 +489,16 @@ def test_a_posterior_sample_has_the_stated_mean_and_variance(generator):
     assert torch.equal(posterior.sample(_seeded(3)), posterior.sample(_seeded(3)))
 
 
+def test_a_posterior_sample_takes_one_generator_or_one_for_each_datum():
+    posterior = LatentPosterior(torch.zeros(2, 1, 8), 1.0)
+    drawn = posterior.sample([_seeded(1), _seeded(2)])
+    assert torch.equal(drawn[0], LatentPosterior(torch.zeros(1, 1, 8), 1.0).sample(_seeded(1))[0])
+    with pytest.raises(ValueError, match="`generator` must hold one generator for each of 2 data, got 1"):
+        posterior.sample([_seeded(1)])
+    with pytest.raises(TypeError, match="`generator` must be a torch.Generator"):
+        posterior.sample(0)
+
+
 # ------------------------------------------------------------------------------------------------------- bound
 
 

@@ -9,7 +9,11 @@ from transformers import GenerationConfig, GenerationMixin
 from hf_eddpm import EDDPMModel
 from hf_eddpm.modalities.tokens import _nats, cache_argument
 
-CONDITIONINGS = ["prefix", "memory"]
+CONDITIONINGS = {
+    "prefix": {},
+    "prefix of three vectors each": {"decoder_prefix_length": 3},
+    "memory": {"decoder_conditioning": "memory"},
+}
 MAMBA = {
     "model_type": "mamba",
     "vocab_size": VOCAB_SIZE,
@@ -24,7 +28,7 @@ every_conditioning = pytest.mark.parametrize("conditioning", CONDITIONINGS)
 
 def _talkative(decoder="llama", conditioning="prefix", **values):
     """A model whose next token depends on the tokens before it, on their positions and on the latents alike."""
-    model = tiny_model(decoder=decoder, decoder_conditioning=conditioning, **values)
+    model = tiny_model(decoder=decoder, **CONDITIONINGS[conditioning], **values)
     backbone = model.decoder.backbone
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
@@ -85,7 +89,7 @@ def test_the_cache_has_the_name_that_the_installed_release_of_transformers_gives
 @every_decoder
 @every_conditioning
 def test_a_training_step_gives_finite_gradients_everywhere(decoder, conditioning, batch):
-    model = tiny_model(decoder=decoder, decoder_conditioning=conditioning).train()
+    model = tiny_model(decoder=decoder, **CONDITIONINGS[conditioning]).train()
     model(**batch).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name

@@ -222,6 +222,26 @@ def test_a_column_of_lengths_is_taken_as_it_is(make, monkeypatch):
     assert run.state.global_step == 4
 
 
+@pytest.mark.parametrize(
+    ("strategy", "normalization", "warned"),
+    [
+        ("group_by_length", "batch", True),
+        ("group_by_length", "batch_renorm", False),
+        ("group_by_length", "none", False),
+        ("random", "batch", False),
+    ],
+)
+def test_batches_whose_statistics_are_not_those_of_the_data_are_warned_of(
+    make, caplog, monkeypatch, strategy, normalization, warned
+):
+    monkeypatch.setattr(trainer_module.logger, "propagate", True)
+    monkeypatch.setattr(trainer_module.logger.parent, "propagate", True)
+    make(model=tiny_model(latent_normalization=normalization), train_sampling_strategy=strategy)
+    said = [record.getMessage() for record in caplog.records if "group_by_length" in record.getMessage()]
+    assert len(said) == int(warned)
+    assert all("batch_renorm" in message for message in said)
+
+
 def test_a_checkpoint_of_the_model_only_serves_its_average_and_is_no_place_to_go_on_from(make):
     values = {"save_strategy": "steps", "save_steps": 2, "save_only_model": True}
     values |= {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}

@@ -72,6 +72,8 @@ class EDDPMConfig(PreTrainedConfig):
         decoder_conditioning: How the decoder receives the latents, besides an embedding of them that is added to
             every token: "prefix" (latents as leading input embeddings; any backbone) or "memory" (latents as
             per-layer keys and values, the paper's way; attention backbones only).
+        decoder_prefix_length: With "prefix", input embeddings that each latent becomes, at least 1. Several let the
+            decoder attend to parts of a latent; they take positions and time.
         decoder_word_dropout: Share in [0, 1) of the decoder's input tokens that are blanked in training, so that it
             leans on the latents (Bowman et al. 2016, arXiv 1511.06349).
         latent_normalization: "batch" standardises the posterior mean by batch statistics (running statistics in
@@ -139,6 +141,7 @@ class EDDPMConfig(PreTrainedConfig):
     num_latents: int = 1
     pooling: Pooling = "mean"
     decoder_conditioning: Conditioning = "prefix"
+    decoder_prefix_length: int = 1
     decoder_word_dropout: float = 0.0
     latent_normalization: LatentNormalization = "batch"
     encoder_noise_variance: float = 0.02
@@ -226,6 +229,11 @@ class EDDPMConfig(PreTrainedConfig):
         return self.num_latents * self.latent_dim
 
     @property
+    def latent_positions(self) -> int:
+        """Positions of a causal decoder that the latents take before the start token."""
+        return self.num_latents * self.decoder_prefix_length
+
+    @property
     def scheduler_config(self) -> dict[str, Any]:
         """The noise schedule, as keyword arguments of any diffusers scheduler."""
         return {
@@ -279,6 +287,7 @@ class EDDPMConfig(PreTrainedConfig):
         for name in (
             "latent_dim",
             "num_latents",
+            "decoder_prefix_length",
             "denoiser_num_layers",
             "denoiser_hidden_size",
             "denoiser_num_attention_heads",
@@ -290,6 +299,11 @@ class EDDPMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if self.decoder_conditioning != "prefix" and self.decoder_prefix_length > 1:
+            raise ValueError(
+                f"`decoder_prefix_length` must be 1 with `decoder_conditioning` {self.decoder_conditioning!r}, "
+                f"got {self.decoder_prefix_length}."
+            )
         embedding = self.denoiser_embedding_size
         if embedding is not None and (not is_integer(embedding) or embedding < 2 or embedding % 2):
             raise ValueError(f"`denoiser_embedding_size` must be an even positive integer or None, got {embedding!r}.")

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+from .argument_checks import check_generators
 from .configuration_eddpm import EDDPMConfig
 from .processes import SumOverProcesses, has_processes
 
@@ -28,7 +29,17 @@ class LatentPosterior:
         generator: torch.Generator | list[torch.Generator] | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Draw latents, shaped as `mean`; `noise` (standard Gaussian, broadcast to it) replaces the draw."""
+        """Draw latents, shaped as `mean`.
+
+        Args:
+            generator: Source of the draws, or one for each datum; None for torch's own.
+            noise: Standard Gaussian numbers, broadcast to the mean, in the place of a draw.
+
+        Raises:
+            TypeError: If the generator is none.
+            ValueError: If there are not as many generators as data.
+        """
+        check_generators(generator, len(self.mean), "datum", "data")
         if noise is None:  # float32, so that a seed means the same draw in every type
             noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=torch.float32)
         return self.mean + self.variance**0.5 * noise.to(self.mean.dtype)

@@ -30,9 +30,10 @@ def surest(
         redundancy_penalty: What is added to the doubt of a candidate, at least 0, times the share of its pairs of
             neighbouring tokens that samples chosen before it have.
     """
-    doubts = torch.stack([doubt(model, processor, samples, latents) for samples, latents in candidates])
+    examined = [_examine(model, processor, samples, latents) for samples, latents in candidates]
+    doubts = torch.stack([doubts for doubts, _ in examined])
     if redundancy_penalty > 0:
-        pairs = [_neighbours(processor, samples) for samples, _ in candidates]
+        pairs = [[_neighbours(tokens) for tokens in rows] for _, rows in examined]
         best = _least_redundant(doubts.T.tolist(), list(zip(*pairs, strict=True)), redundancy_penalty)
     else:
         best = doubts.argmin(0).tolist()
@@ -40,11 +41,9 @@ def surest(
     return samples, torch.stack([candidates[choice][1][place] for place, choice in enumerate(best)])
 
 
-def _neighbours(processor: EDDPMProcessor, samples: list[Any]) -> list[set[tuple[int, int]]]:
-    """Return the pairs of neighbouring tokens of each sample, the end token among them."""
-    tensors, _ = processor.prepare(samples)
-    rows = [[token for token in row if token != -100] for row in tensors["labels"].tolist()]
-    return [set(itertools.pairwise(row)) for row in rows]
+def _neighbours(tokens: list[int]) -> set[tuple[int, int]]:
+    """Return the pairs of neighbouring tokens of a sample; -100 is none."""
+    return set(itertools.pairwise(token for token in tokens if token != -100))
 
 
 def _least_redundant(
@@ -82,11 +81,19 @@ def doubt(model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], late
         samples: What was decoded.
         latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
     """
-    parts = []
+    return _examine(model, processor, samples, latents)[0]
+
+
+def _examine(
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor
+) -> tuple[torch.Tensor, list[list[int]]]:
+    """Return the `doubt` of each sample, and its tokens with the end token and padding of -100."""
+    parts, tokens = [], []
     for inputs, targets, chunk in _chunks(model, processor, samples, latents):
+        tokens += targets["labels"].tolist()
         away = (model.encode(**inputs).mean.float() - chunk.float()).square().flatten(1).mean(1)
         parts.append(_nats_per_unit(model, targets, chunk) + away)
-    return torch.cat(parts)
+    return torch.cat(parts), tokens
 
 
 def uncertainty(

@@ -137,12 +137,14 @@ class CausalDecoder(ModalityDecoder):
     """A causal language model that reads the latents.
 
     The latents come in two ways at once: an embedding of them is added to every token's embedding, and they stand
-    before the first token, as input embeddings (`decoder_conditioning="prefix"`) or as keys and values of every
-    layer ("memory", Li et al. 2020, arXiv 2004.04092). Position 0 holds the start token, as in sequence-to-sequence
-    models: `labels` are the tokens and the end token, and the inputs are the labels shifted right.
+    before the first token, as input embeddings (`decoder_conditioning="prefix"`, `decoder_prefix_length` of them for
+    each) or as keys and values of every layer ("memory", Li et al. 2020, arXiv 2004.04092). Position 0 holds the start
+    token, as in sequence-to-sequence models: `labels` are the tokens and the end token, and the inputs are the labels
+    shifted right.
 
     Args:
-        config: Supplies `decoder` (the backbone's config), `decoder_conditioning` and the latents' shape.
+        config: Supplies `decoder` (the backbone's config), `decoder_conditioning`, `decoder_prefix_length` and the
+            latents' shape.
         backbone: The language model itself (for example pretrained) in place of one made from `config.decoder`. What
             is added to its tokens' embeddings is zero at first: a random shift would take it where it knows nothing.
     """
@@ -156,11 +158,11 @@ class CausalDecoder(ModalityDecoder):
         super().__init__(config)
         self.backbone = AutoModelForCausalLM.from_config(config.decoder) if backbone is None else backbone
         self.conditioning = config.decoder_conditioning
-        self.num_latents = config.num_latents
+        self.latent_positions = config.latent_positions
         hidden_size = self.backbone.get_input_embeddings().embedding_dim
         self.token_projection = nn.Linear(config.latent_size, hidden_size)
         if self.conditioning == "prefix":
-            self.prefix_projection = nn.Linear(config.latent_dim, hidden_size)
+            self.prefix_projection = nn.Linear(config.latent_dim, config.decoder_prefix_length * hidden_size)
         else:
             # Shapes differ from layer to layer in some families and are not all in the config: ask the model.
             self.memory_shapes = _cache_shapes(config.decoder)
@@ -234,7 +236,7 @@ class CausalDecoder(ModalityDecoder):
             embeds = embeds * kept.unsqueeze(-1)
         embeds = embeds + self._token_shift(latents)
         if self.conditioning == "prefix":
-            embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
+            embeds = torch.cat([self._prefix(latents).to(embeds.dtype), embeds], dim=1)
             output = self.backbone(inputs_embeds=embeds, use_cache=False, **self._last_logits(labels), **asked)
             if record is not None:
                 record.take(output)
@@ -242,7 +244,7 @@ class CausalDecoder(ModalityDecoder):
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.backbone.modules())
         if self.training and checkpointing:  # transformers would drop the memory
             raise ValueError("`decoder_conditioning` 'memory' excludes gradient checkpointing; use 'prefix'.")
-        mask = labels.new_ones(len(labels), self.num_latents + labels.shape[1])
+        mask = labels.new_ones(len(labels), self.latent_positions + labels.shape[1])
         memory = {_CACHE: self._memory(latents)}
         output = self.backbone(
             inputs_embeds=embeds, attention_mask=mask, **memory, **self._last_logits(labels), **asked
@@ -325,7 +327,7 @@ class CausalDecoder(ModalityDecoder):
         with _quietly():
             if self.conditioning == "prefix":
                 embeds = self.backbone.get_input_embeddings()(start) + shift
-                embeds = torch.cat([self.prefix_projection(latents).to(embeds.dtype), embeds], dim=1)
+                embeds = torch.cat([self._prefix(latents).to(embeds.dtype), embeds], dim=1)
                 mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
                 return backbone.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=config, **kwargs)
             if config.use_cache is False:
@@ -333,7 +335,7 @@ class CausalDecoder(ModalityDecoder):
                     "`use_cache` must not be False: with `decoder_conditioning` 'memory' the latents are it."
                 )
             # generate() takes the cached positions for tokens it has already seen: stand-ins fill them.
-            tokens = start.expand(-1, self.num_latents + 1)
+            tokens = start.expand(-1, self.latent_positions + 1)
             memory = self._memory(latents)
             copies = max(config.num_beams or 1, config.num_return_sequences or 1)
             if copies > 1:
@@ -349,9 +351,9 @@ class CausalDecoder(ModalityDecoder):
 
     def _check_length(self, max_new_tokens: int | None) -> None:
         positions = getattr(self.backbone.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and (max_new_tokens or 0) > positions - self.num_latents:
+        if positions is not None and (max_new_tokens or 0) > positions - self.latent_positions:
             raise ValueError(
-                f"`max_new_tokens` must be at most {positions - self.num_latents}, as many as the decoder has "
+                f"`max_new_tokens` must be at most {positions - self.latent_positions}, as many as the decoder has "
                 f"positions for beside the latents, got {max_new_tokens}."
             )
 
@@ -383,6 +385,10 @@ class CausalDecoder(ModalityDecoder):
 
     def _token_shift(self, latents: torch.Tensor) -> torch.Tensor:
         return self.token_projection(latents.flatten(1)).unsqueeze(1)  # (batch, 1, hidden)
+
+    def _prefix(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings before the start token, `(batch, latent_positions, hidden)`."""
+        return self.prefix_projection(latents).view(len(latents), self.latent_positions, -1)
 
     def _memory(self, latents: torch.Tensor) -> DynamicCache:
         """Return keys and values of every layer for the latents; a new cache each time, as models extend it."""

@@ -128,6 +128,12 @@ class EDDPMTrainer(OrderedTrainer):
 
     def _check_options(self) -> None:
         check_options(self.args, self._eddpm, self.train_dataset, self.compute_metrics, self.compute_loss_func)
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        if grouped and self._eddpm.config.latent_normalization == "batch":
+            logger.warning(
+                "Batches of like length ('group_by_length') have other statistics than all data, by which latents are "
+                "normalised in evaluation: `latent_normalization` 'batch_renorm' trains by those of all data."
+            )
 
     def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)

@@ -275,7 +275,7 @@ class ProteinCausalDecoder(CausalDecoder):
         """
         rows = _frozen_rows(frozen_positions, len(latents), kwargs.get("max_new_tokens"))
         # With "memory" generate() is given stand-ins for the latents and the start token, with "prefix" no ids.
-        offset = 0 if self.conditioning == "prefix" else self.num_latents + 1
+        offset = 0 if self.conditioning == "prefix" else self.latent_positions + 1
         processors = LogitsProcessorList([*kwargs.pop("logits_processor", []), _ResiduesOnly(rows, offset)])
         return super().generate(latents, generation_config, generator, logits_processor=processors, **kwargs)
 

@@ -221,7 +221,7 @@ class EDDPMProteinProcessor(EDDPMProcessor):
         added = len(self.encoder_start_ids) + len(self.encoder_stop_ids)
         parts = [("encoder", encoder, max([*ids, *self.encoder_start_ids, *self.encoder_stop_ids]) + 1, added)]
         if not convolutional:  # the decoder reads the start token and the latents besides
-            parts.append(("decoder", decoder, VOCAB_SIZE, config.num_latents + 1))
+            parts.append(("decoder", decoder, VOCAB_SIZE, config.latent_positions + 1))
         for name, backbone, needed, extra in parts:
             text_config = backbone.get_text_config()
             if text_config.vocab_size < needed:

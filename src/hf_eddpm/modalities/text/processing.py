@@ -153,7 +153,7 @@ class EDDPMTextProcessor(EDDPMProcessor):
                 )
             # the decoder reads the start token and the latents besides
             used = self.max_length + (
-                tokenizer.num_special_tokens_to_add() if name == "tokenizer" else config.num_latents + 1
+                tokenizer.num_special_tokens_to_add() if name == "tokenizer" else config.latent_positions + 1
             )
             positions = getattr(backbone.get_text_config(), "max_position_embeddings", None)
             if positions is not None and used > positions:
