@@ -11,7 +11,7 @@ import torch
 
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
-from sentences import chain
+from sentences import chain, further
 from sentences.domains import nearest_is_paraphrase, reconstruction_table
 from sentences.samples import of_like_length, report, shares
 from sentences.similarity import by_similarity, learned_map, states_of
@@ -82,6 +82,43 @@ def test_a_chain_without_a_new_shape_goes_on_from_its_own_weights(chain_words):
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(new, old, atol=0.01, rtol=0.1, msg=name)  # two steps, float16
     assert not torch.equal(before.output.weight, after.output.weight)
+
+
+def test_training_further_leaves_the_denoiser_and_renormalises(tmp_path):
+    for label in range(5):
+        for part in ("train", "dev"):
+            (tmp_path / f"{part}.{label}.txt").write_text("the food was great .\nWhere do you want to go?\n", "utf-8")
+    words = ["--checkpoint", str(CHECKPOINT), "--data", str(tmp_path), "--output_dir", str(tmp_path / "new")]
+    further.main([*words, "--minutes", "0.05", "--batch_size", "4"])
+    before, after = (EDDPMPipeline.from_pretrained(path).model for path in (CHECKPOINT, tmp_path / "new"))
+    assert after.config.latent_normalization == "batch_renorm" and after.bottleneck.normalization.renormalize
+    assert torch.equal(after.denoiser.output.weight, before.denoiser.output.weight)
+    for part in ("encoder", "bottleneck", "decoder"):
+        pairs = zip(getattr(before, part).parameters(), getattr(after, part).parameters(), strict=True)
+        assert any(not torch.equal(old, new) for old, new in pairs)
+    log = json.loads((tmp_path / "new" / "further.json").read_text(encoding="utf-8"))
+    assert log[-1]["step"] > 0 and len(log[-1]["nats_per_token"]) == 5
+
+
+def test_batches_are_of_like_length_and_of_the_classes_asked_for():
+    pools = [([f"{label}-{length}" for length in range(1, 41)], list(range(1, 41))) for label in range(2)]
+    stream = further.batches(pools, [0.8, 0.2], 50, random.Random(0))
+    drawn = [[tuple(map(int, text.split("-"))) for text in next(stream)] for _ in range(4 * further.GROUP)]
+    rows = [row for batch in drawn for row in batch]
+    assert sum(label == 0 for label, _ in rows) / len(rows) == pytest.approx(0.8, abs=0.02)
+    of_length = [sum(length == wanted for _, length in rows) for wanted in (1, 9, 18, 40)]
+    assert of_length[0] / of_length[2] == pytest.approx(further.LEAST, abs=0.06)
+    assert of_length[1] / of_length[2] == pytest.approx(0.5, abs=0.1)
+    assert of_length[3] / of_length[2] == pytest.approx(1, abs=0.15)
+    widths = [max(length for _, length in batch) - min(length for _, length in batch) for batch in drawn]
+    assert max(widths) < 10
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing():
+    rates = [further.learning_rate(1.0, step, passed) for step, passed in ((0, 0.0), (59, 0.1), (900, 0.25))]
+    assert rates == pytest.approx([1 / 60, 1.0, 1.0])
+    assert further.learning_rate(1.0, 900, 0.625) == pytest.approx(0.5)
+    assert further.learning_rate(1.0, 900, 1.0) == 0
 
 
 def test_the_probes_are_those_of_the_logs():

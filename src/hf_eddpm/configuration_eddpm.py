@@ -79,8 +79,9 @@ class EDDPMConfig(PreTrainedConfig):
         latent_normalization: "batch" standardises the posterior mean by batch statistics (running statistics in
             evaluation), which keeps the scale of the latents at 1 so that `encoder_noise_variance` keeps its meaning.
             "batch_renorm" has the values by running statistics in training too (Ioffe 2017, arXiv 1702.03275): a batch
-            of n adds noise of 1 / n and more of the variance, which matters where the encoder's is smaller. It is for
-            trainings of thousands of steps: in shorter ones the statistics lag behind. "none" is the paper.
+            of n adds noise of 1 / n and more of the variance, which matters where the encoder's is smaller, and a
+            batch of sentences of like length has another mean than all data. It is for trainings of thousands of
+            steps: in shorter ones the statistics lag behind. "none" is the paper.
         encoder_noise_variance: Variance beta_0 > 0 of q(latents | datum), in units of the latents.
         decoder_noise_variance: Largest variance of noise added, in training, to the latents that the decoder sees;
             each datum's is drawn evenly between 0 and this. Small encoder noise keeps detail in the latents, and a
