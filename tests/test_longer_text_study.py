@@ -46,7 +46,7 @@ def test_the_layouts_hold_128_or_512_numbers():
     for name, layout in study.LAYOUTS.items():
         latents, dim = (int(number) for number in name.split(" in ")[0].split(" x "))
         assert (layout.model_config["num_latents"], layout.model_config["latent_dim"]) == (latents, dim)
-        assert layout.slots == ("eight vectors" in name)
+        assert ("decoder_prefix_length" in layout.model_config) == ("eight vectors" in name)
 
 
 def test_passages_lie_in_the_bin_of_their_tokens(monkeypatch, pipe):

@@ -43,6 +43,19 @@ def test_the_table_of_denoisers_is_what_was_measured():
         assert [each["denoiser"], each["schedule"], steps, *cells] in _cells(README)
 
 
+def test_what_training_further_came_to_is_what_was_measured():
+    result = json.loads((STUDY / "results" / "further.json").read_text(encoding="utf-8"))
+    before, after = (result["reconstruction"][name] for name in ("before", "after"))
+    for name, ways in after.items():
+        cells = [f"{before[name][way]['bleu']:.1f} -> {found['bleu']:.1f}" for way, found in ways.items()]
+        assert [name, *cells] in _cells(README)
+    assert f"{sum(leg['steps'] for leg in result['legs']):,} steps of 128" in README
+    found = json.loads((STUDY / "results" / "normalization.json").read_text(encoding="utf-8"))["nats_per_token"]
+    names = {"sentences-further": "eddpm-sentences, trained further with renormalised latents"}
+    for name, values in found.items():
+        assert [names.get(name, name), *(f"{value:.3f}" for value in values.values())] in _cells(README)
+
+
 def test_the_settings_of_samples_are_those_that_were_tried():
     table = (STUDY / "results" / "sampling.md").read_text(encoding="utf-8")
     assert [row for row in _cells(table) if row not in _cells(README)] == []

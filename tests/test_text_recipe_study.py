@@ -10,7 +10,7 @@ import torch
 from hf_eddpm.training.arguments import merge
 from latent_rank.variants import RisingShare
 from text_recipe.report import write_report
-from text_recipe.variants import VARIANTS, MaskingCollator, Slots, drop_latents
+from text_recipe.variants import VARIANTS, MaskingCollator, drop_latents
 
 STUDY = Path(__file__).parent.parent / "training" / "studies" / "text_recipe"
 
@@ -52,10 +52,6 @@ def test_masked_tokens_are_hidden_from_the_encoder_alone():
     assert masked["attention_mask"][:, 0].all() and masked["labels"] is batch["labels"]
     assert float(masked["attention_mask"].float().mean()) == pytest.approx(0.76, abs=0.03)
     assert batch["attention_mask"].all()
-
-
-def test_one_latent_fills_eight_slots():
-    assert Slots(6, 10)(torch.randn(3, 1, 6)).shape == (3, 8, 10)
 
 
 @pytest.mark.parametrize(("passed", "share"), [(0.0, 0.0), (0.5, 0.0), (0.75, 0.05), (1.0, 0.1)])

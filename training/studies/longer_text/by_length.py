@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 
 from longer_text.run import CONFIG, MLP
 from text_recipe.run import train
-from text_recipe.variants import Variant
+from text_recipe.variants import SLOTS, Variant
 
 MAX_LENGTH = 128
 POSITIONS = {"encoder": {"max_position_embeddings": 160}, "decoder": {"n_positions": 160}}
@@ -39,8 +39,8 @@ BINS = (16, 32, 64, MAX_LENGTH)  # tokens of a passage, at most
 NUM_PASSAGES = 400  # of each bin
 
 
-def _layout(num_latents: int, latent_dim: int, slots: bool = False) -> Variant:
-    return Variant("length", {**MLP, **POSITIONS, "num_latents": num_latents, "latent_dim": latent_dim}, slots=slots)
+def _layout(num_latents: int, latent_dim: int, **others: Any) -> Variant:
+    return Variant("length", {**MLP, **POSITIONS, "num_latents": num_latents, "latent_dim": latent_dim, **others})
 
 
 LAYOUTS = {
@@ -48,7 +48,7 @@ LAYOUTS = {
     "8 x 16": _layout(8, 16),
     "16 x 8": _layout(16, 8),
     "4 x 32": _layout(4, 32),
-    "1 x 128 in eight vectors": _layout(1, 128, slots=True),
+    "1 x 128 in eight vectors": _layout(1, 128, **SLOTS),
     "1 x 512": _layout(1, 512),
     "16 x 32": _layout(16, 32),
 }

@@ -46,7 +46,6 @@ from text_recipe.variants import (
     MINILM,
     VARIANTS,
     MaskingCollator,
-    Slots,
     Variant,
     drop_latents,
     slow_encoder,
@@ -85,8 +84,6 @@ def train(
         )
     set_seed(seed)
     model, processor = build_model(model_args, data_args.max_length, data.sentences)
-    if variant.slots:
-        model.decoder.prefix_projection = Slots(model.config.latent_dim, model.config.decoder.n_embd)
     if variant.latent_dropout:
         drop_latents(model, variant.latent_dropout)
     collator: Any = RawDataCollator(processor)

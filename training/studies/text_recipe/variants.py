@@ -10,7 +10,7 @@ from torch import nn
 from hf_eddpm import EDDPMModel, EDDPMTrainer
 from hf_eddpm.training.collator import RawDataCollator
 
-SLOTS = 8
+SLOTS = {"decoder_prefix_length": 8}
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -25,7 +25,6 @@ class Variant:
         rise: Parts of the training between which the share of the chain's gradient rises from 0 to the config's.
         masked: Share of the encoder's tokens that it does not see in training.
         latent_dropout: Share of the latents' numbers that the decoder does not see in training.
-        slots: Whether the one latent stands before the decoder's tokens as eight vectors rather than one.
         encoder_rate: Factor of the learning rate of a pretrained encoder.
         aligned: Weight of the agreement with a frozen sentence encoder.
         every: Training steps between two steps of the average of weights.
@@ -38,7 +37,6 @@ class Variant:
     rise: tuple[float, float] | None = None
     masked: float = 0.0
     latent_dropout: float = 0.0
-    slots: bool = False
     encoder_rate: float | None = None
     aligned: float = 0.0
     every: int = 1
@@ -56,8 +54,9 @@ def _encoder(width: int, layers: int) -> dict[str, Any]:
 
 def _best(share: float, rise: tuple[float, float] | None = None) -> Variant:
     """Return the sum of what helped by itself, with a share of the chain's gradient."""
-    config = {**_encoder(384, 3), "beta_schedule": "squaredcos_cap_v2", "denoiser_hidden_size": 1024, **_share(share)}
-    return Variant("best", config, ("--ema_decay", "0.92"), rise=rise, slots=True, every=8, seeds=3)
+    chain = {"beta_schedule": "squaredcos_cap_v2", "denoiser_hidden_size": 1024}
+    config = {**_encoder(384, 3), **chain, **SLOTS, **_share(share)}
+    return Variant("best", config, ("--ema_decay", "0.92"), rise=rise, every=8, seeds=3)
 
 
 _MANY = {"num_latents": 8, "latent_dim": 16, "pooling": "attention"}
@@ -71,7 +70,7 @@ VARIANTS = {
     "encoder 384 wide": Variant("b", _encoder(384, 3)),
     "decoder 6 layers": Variant("b", {"decoder": {"n_layer": 6}}),
     "decoder 384 wide": Variant("b", {"decoder": {"n_embd": 384, "n_head": 6}}),
-    "one latent in eight prefix slots": Variant("c", slots=True),
+    "one latent in eight prefix slots": Variant("c", SLOTS),
     "8 x 16 latents": Variant("c", _MANY),
     "8 x 16 latents, transformer denoiser": Variant("c", {**_MANY, "denoiser_type": "transformer"}),
     "memory of every layer": Variant("c", {"decoder_conditioning": "memory"}),
@@ -111,23 +110,6 @@ class MaskingCollator:
         kept[:, 0] = True
         batch["attention_mask"] = mask * kept.to(mask.dtype)
         return batch
-
-
-class Slots(nn.Module):
-    """Eight vectors before the first token, made of a single latent.
-
-    Args:
-        size: Width of the latent.
-        width: Width of the decoder.
-    """
-
-    def __init__(self, size: int, width: int):
-        super().__init__()
-        self.linear = nn.Linear(size, SLOTS * width)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, 1, size)` to `(batch, 8, width)`."""
-        return self.linear(latents).view(len(latents), SLOTS, -1)
 
 
 def drop_latents(model: EDDPMModel, share: float) -> None:
