@@ -109,6 +109,13 @@ def test_greedy_decoding_with_the_cache_equals_decoding_without(decoder, conditi
     assert max(len(set(row)) for row in generated.tolist()) > 3  # and so does what came before
 
 
+def test_a_prefix_of_several_vectors_begins_as_wide_as_torch_makes_it():
+    layer = EDDPMModel(tiny_config(latent_dim=128, decoder_prefix_length=8)).decoder.prefix_projection
+    assert layer.weight.std().item() == pytest.approx(nn.Linear(128, 512).weight.std().item(), rel=0.05)
+    single = EDDPMModel(tiny_config(latent_dim=128)).decoder.prefix_projection
+    assert single.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_padded_labels_cost_nothing_on_other_devices_either():
     """What runs where the host must not wait for the device, on the CPU."""
     logits, labels = torch.randn(3, 5, 11), torch.randint(0, 11, (3, 5))

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers import initialization as init
 
 from ..argument_types import check_values
 from ..configuration_eddpm import EDDPMConfig
@@ -172,6 +173,13 @@ class CausalDecoder(ModalityDecoder):
         self.post_init()
         if backbone is not None:
             nn.init.zeros_(self.token_projection.weight)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is getattr(self, "prefix_projection", None) and self.config.decoder_prefix_length > 1:
+            # As torch has it: from smaller ones several vectors learn slowly (training/studies/text_recipe/README.md).
+            init.normal_(module.weight, std=(3 * module.in_features) ** -0.5)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the backbone's token embeddings, and the vocabulary in the configuration with them."""
