@@ -64,6 +64,16 @@ def _trained(model, processor, data, folder):
     return EDDPMPipeline.from_pretrained(folder / "pipeline")
 
 
+@pytest.mark.parametrize("values", [{"num_latents": 8}, {"num_latents": 2, "decoder_prefix_length": 4}])
+def test_a_model_for_sentences_has_positions_for_its_latents(tmp_path, values):
+    sentences = ["the food was great .", "i hate it , and we will not come back .", "fine ."]
+    model, processor = model_for_data(sentences, vocab_size=300, **values)
+    pipe = _trained(model, processor, sentences, tmp_path)
+    assert len(pipe.reconstruct(sentences)) == 3
+    longest = processor.max_length
+    assert pipe.model.decode(pipe.encode(sentences).latents, max_new_tokens=longest).shape[1] <= longest
+
+
 def test_a_model_for_proteins_predicts_their_properties(tmp_path):
     proteins = ["ACDEFGHIK", "ACDEFG", "LMNPQRSTV", "WYACDEF"]
     model, processor = model_for_data(proteins, "protein", properties=[[0.0], [1.0], [2.0], [float("nan")]])

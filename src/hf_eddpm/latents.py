@@ -36,7 +36,7 @@ class LatentPosterior:
             noise: Standard Gaussian numbers, broadcast to the mean, in the place of a draw.
 
         Raises:
-            TypeError: If the generator is none.
+            TypeError: If `generator` is something else.
             ValueError: If there are not as many generators as data.
         """
         check_generators(generator, len(self.mean), "datum", "data")

@@ -73,8 +73,9 @@ def fit_text(
     tokenizer = train_tokenizer(sentences, vocab_size)
     if max_length is None:
         max_length = fitting_length(tokenizer, sentences)
-    small = EDDPMConfig.from_preset("text-small")
-    positions = max_length + small.num_latents + 2
+    asked = {name: values[name] for name in ("num_latents", "decoder_prefix_length") if name in values}
+    small = EDDPMConfig.from_preset("text-small", **asked)
+    positions = max_length + small.latent_positions + 2  # special tokens besides
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     own = {
         "encoder": {"max_position_embeddings": positions},
