@@ -523,6 +523,7 @@ def other_targets():
     config = {
         **dict.fromkeys(("latent_dim", "num_latents", "denoiser_num_layers", "denoiser_hidden_size"), count()),
         **dict.fromkeys(("num_train_timesteps", "property_hidden_size", "denoiser_samples_per_latent"), count()),
+        "decoder_prefix_length": count(),
         **dict.fromkeys(("num_classes", "num_properties"), count(0)),
         **dict.fromkeys(("encoder_noise_variance", "initializer_range"), positive),
         **dict.fromkeys(("encoder_gradient_scale", "label_dropout"), share),
