@@ -11,7 +11,7 @@ import torch
 
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
-from sentences import chain, further
+from sentences import chain, further, normalization
 from sentences.domains import nearest_is_paraphrase, reconstruction_table
 from sentences.samples import of_like_length, report, shares
 from sentences.similarity import by_similarity, learned_map, states_of
@@ -111,6 +111,18 @@ def test_training_further_leaves_the_denoiser_and_renormalises(tmp_path):
         assert any(not torch.equal(old, new) for old, new in pairs)
     log = json.loads((tmp_path / "new" / "further.json").read_text(encoding="utf-8"))
     assert log[-1]["step"] > 0 and len(log[-1]["nats_per_token"]) == 5
+
+
+def test_what_a_batch_says_of_itself_is_told_from_what_all_data_say():
+    pipe = EDDPMPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    batch = ["A man rides a bike.", "Two dogs run on the beach.", "A woman is singing."]
+    found = normalization.nats_per_token(pipe, [batch])
+    tensors = pipe.processor(batch)
+    with torch.no_grad():
+        latents = pipe.model.encode(**{name: tensors[name] for name in ("input_ids", "attention_mask")}).mean
+        nats, num_tokens = pipe.model.decoder(latents, tensors["labels"])
+    assert found["by running statistics"] == pytest.approx(float(nats.sum() / num_tokens.sum()), rel=1e-4)
+    assert found["by its batch"] > found["by running statistics"]  # of three captions, far from all data
 
 
 def test_batches_are_of_like_length_and_of_the_classes_asked_for():

@@ -28,6 +28,12 @@ def test_the_page_quotes_the_table():
     assert len(quoted) == 1 and set(quoted[0]) <= means
 
 
+def test_the_page_says_what_first_weights_came_to():
+    for file in (STUDY / "results-initial-weights").glob("*.json"):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        assert f"{run['bleu']:.1f}" in _page() and f"{run['steps']} steps" in _page()
+
+
 def _page():
     return " ".join((STUDY / "README.md").read_text(encoding="utf-8").split())
 

@@ -26,21 +26,23 @@ COUNT = 500  # sentences of each class
 
 
 @torch.no_grad()
-def nats_per_token(pipe: EDDPMPipeline, batches: Sequence[list[str]], by_batch: bool) -> float:
-    """Return the reconstruction loss over batches, by their own statistics or by the running ones."""
+def nats_per_token(pipe: EDDPMPipeline, batches: Sequence[list[str]]) -> dict[str, float]:
+    """Return the reconstruction loss over batches, by their own statistics and by the running ones."""
     model = pipe.model
     running: LatentNormalization = model.bottleneck.normalization
     own = LatentNormalization(model.config.num_latents, model.config.latent_dim, eps=running.eps).eval()
-    total, count = 0.0, 0
+    ways = {"by its batch": own, "by running statistics": running}
+    totals, count = dict.fromkeys(ways, 0.0), 0
     for batch in batches:
         tensors, _ = pipe.processor.prepare(batch)
         inputs, targets = model.split_inputs(tensors)
         means = model.bottleneck.project(model.encoder(**inputs)).float()
         own.set_statistics(means)
-        latents = (own if by_batch else running)(means)
-        nats, num_tokens = model.decoder(latents.to(model.dtype), **targets)
-        total, count = total + float(nats.sum()), count + int(num_tokens.sum())
-    return total / count
+        for name, normalization in ways.items():
+            nats, num_tokens = model.decoder(normalization(means).to(model.dtype), **targets)
+            totals[name] += float(nats.sum())
+        count += int(num_tokens.sum())
+    return {name: total / count for name, total in totals.items()}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -59,10 +61,7 @@ def main(words: Sequence[str] | None = None) -> None:
         tokens = pipe.processor.tokenizer(sentences)["input_ids"]
         order = sorted(range(len(sentences)), key=lambda row: len(tokens[row]))
         batches = [[sentences[row] for row in order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
-        found[Path(name).name] = {
-            "by its batch": nats_per_token(pipe, batches, by_batch=True),
-            "by running statistics": nats_per_token(pipe, batches, by_batch=False),
-        }
+        found[Path(name).name] = nats_per_token(pipe, batches)
     result = {"nats_per_token": found, **describe_environment(pipe.device)}
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
