@@ -127,8 +127,8 @@ def test_what_a_batch_says_of_itself_is_told_from_what_all_data_say():
 
 def test_batches_are_of_like_length_and_of_the_classes_asked_for():
     pools = [([f"{label}-{length}" for length in range(1, 41)], list(range(1, 41))) for label in range(2)]
-    stream = further.batches(pools, [0.8, 0.2], 50, random.Random(0))
-    drawn = [[tuple(map(int, text.split("-"))) for text in next(stream)] for _ in range(4 * further.GROUP)]
+    stream = further.batches(pools, [0.8, 0.2], 50, 0.0, random.Random(0))
+    drawn = [[tuple(map(int, text.split("-"))) for text in next(stream)] for _ in range(16 * further.GROUP)]
     rows = [row for batch in drawn for row in batch]
     assert sum(label == 0 for label, _ in rows) / len(rows) == pytest.approx(0.8, abs=0.02)
     of_length = [sum(length == wanted for _, length in rows) for wanted in (1, 9, 18, 40)]
@@ -137,6 +137,30 @@ def test_batches_are_of_like_length_and_of_the_classes_asked_for():
     assert of_length[3] / of_length[2] == pytest.approx(1, abs=0.15)
     widths = [max(length for _, length in batch) - min(length for _, length in batch) for batch in drawn]
     assert max(widths) < 10
+
+
+def test_an_altered_sentence_has_names_numbers_and_ends_of_others():
+    sentences = [
+        "Your flight to Rome leaves at 4:30 pm. Is that right?",
+        "The table at Sushi Bar is for 3 people, at 11:15 am. Shall I book it?",
+        "A man runs while a dog barks.",
+        "A woman sings while I wait.",
+    ]
+    alter = further.Alteration(sentences)
+    assert dict(alter.names) == {"": ["Rome", "Sushi Bar"], "0:00": ["4:30"], "0": ["3"], "00:00": ["11:15"]}
+    ends = {end for ends in alter.ends.values() for end in ends}
+    assert ends == {"Is that right?", "Shall I book it?", "at 11:15 am. Shall I book it?", "while a dog barks."} | {
+        "while I wait."
+    }
+    rng = random.Random(0)
+    of_flight = {alter(sentences[0], rng) for _ in range(1000)}
+    assert {text.split(" at ")[0] for text in of_flight} == {
+        "Your flight to Rome leaves",
+        "Your flight to Sushi Bar leaves",
+    }
+    assert {text.split(". ")[1] for text in of_flight} == {"Is that right?", "Shall I book it?"}
+    assert {alter(sentences[3], rng) for _ in range(50)} == {sentences[3], "A woman sings while a dog barks."}
+    assert alter("Nothing to do here", rng) == "Nothing to do here"
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():
