@@ -551,6 +551,58 @@ def test_the_bound_comes_from_the_generator():
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
+# ---------------------------------------------------------------------------------------- errors of the chain
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_errors_of_the_chain_of_a_denoiser_that_knows_nothing_are_the_squares_of_the_target(
+    prediction_type, share, monkeypatch
+):
+    model = tiny_model(prediction_type=prediction_type)
+    monkeypatch.setattr(model, "denoise", lambda latents, timesteps, labels: torch.zeros_like(latents))
+    latents = torch.randn(6, 2, 8, generator=_seeded())
+    noise = torch.randn(1, 2, 8, generator=_seeded()).square().mean().item()  # the model's own draw, of the same seed
+    variance = (1 - model.scheduler.alphas_cumprod).sub(share).abs().min().item() + share  # nearest from above
+    squares = latents.square().flatten(1).mean(1)
+    # Noise of either sign: what mixes latents and noise in the square of a velocity cancels.
+    expected = {
+        "epsilon": torch.full_like(squares, noise),
+        "sample": squares,
+        "v_prediction": (1 - variance) * noise + variance * squares,
+    }
+    found = model.chain_errors(latents, noise_variances=[share])
+    torch.testing.assert_close(found, expected[prediction_type], atol=2e-3, rtol=2e-2)
+
+
+def test_the_denoiser_errs_more_far_from_data(trained_model):
+    latents = trained_model.encode(**{name: _batch()[name] for name in ("input_ids", "attention_mask")}).mean.detach()
+    away = latents + 3 * torch.randn(latents.shape, generator=_seeded())
+    assert (trained_model.chain_errors(away) > trained_model.chain_errors(latents)).all()
+
+
+def test_errors_of_the_chain_are_of_each_datum_and_of_its_class():
+    model = tiny_model(num_classes=3)
+    latents, labels = torch.randn(5, 2, 8, generator=_seeded()), torch.tensor([0, 1, 2, -1, 0])
+    together = model.chain_errors(latents, labels)
+    alone = [model.chain_errors(latents[row : row + 1], labels[row : row + 1]) for row in range(5)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    untold = model.chain_errors(latents)
+    assert torch.equal(untold[3], together[3]) and not torch.isclose(untold[:3], together[:3]).any()
+
+
+def test_errors_of_the_chain_need_latents_and_classes_of_the_model():
+    model = tiny_model(num_classes=3)
+    with pytest.raises(ValueError, match="`latents`"):
+        model.chain_errors(torch.zeros(2, 1, 8))
+    with pytest.raises(ValueError, match="`class_labels`"):
+        model.chain_errors(torch.zeros(2, 2, 8), torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="`noise_variances` must hold at least one share"):
+        model.chain_errors(torch.zeros(2, 2, 8), noise_variances=[])
+    with pytest.raises(ValueError, match="`noise_variances`"):
+        model.chain_errors(torch.zeros(2, 2, 8), noise_variances=[0.1, 1.5])
+
+
 # --------------------------------------------------------------------------------------------- types, save, load
 
 

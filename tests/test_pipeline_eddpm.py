@@ -1405,7 +1405,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(pipe, saved):
 def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe):
     generator = torch.Generator().manual_seed(4)
     rounds = [pipe(num_samples=5, generator=generator, **FEW) for _ in range(3)]
-    doubts = torch.stack([doubt(pipe.model, pipe.processor, out.samples, out.latents) for out in rounds])
+    doubts = torch.stack([doubt(pipe.model, pipe.processor, out.samples) for out in rounds])
     best = doubts.argmin(0).tolist()
     assert len(set(best)) > 1  # otherwise nothing would be chosen
     kept = pipe(num_samples=5, num_candidates=3, generator=torch.Generator().manual_seed(4), **FEW)
@@ -1415,35 +1415,34 @@ def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe)
 
 
 def test_a_candidate_that_repeats_other_samples_gives_way_to_one_that_does_not(pipe):
-    one, two, three = SENTENCES[:3]
-    repeated = ([one, one, one], pipe.encode([one] * 3).latents)
-    others = ([two, three, ""], torch.zeros_like(repeated[1]) + 3.0)  # doubtful: far from where they are encoded
+    doubts = doubt(pipe.model, pipe.processor, SENTENCES[:3])
+    one, two, three = (SENTENCES[row] for row in doubts.argsort().tolist())
+    latents = torch.arange(6.0).view(6, 1, 1).expand(6, 2, 8)
+    repeated, others = ([one, one, one], latents[:3]), ([two, three, two], latents[3:])
     assert surest(pipe.model, pipe.processor, [repeated, others])[0] == [one, one, one]
-    samples, latents = surest(pipe.model, pipe.processor, [repeated, others], redundancy_penalty=1000.0)
-    assert samples == [one, three, ""]  # the first has nothing to repeat
-    torch.testing.assert_close(latents, torch.stack([repeated[1][0], others[1][1], others[1][2]]))
+    samples, chosen = surest(pipe.model, pipe.processor, [repeated, others], redundancy_penalty=1000.0)
+    assert samples == [one, three, two]  # the first has nothing to repeat
+    assert chosen[:, 0, 0].tolist() == [0, 4, 5]
 
 
 def test_the_penalty_is_the_share_of_pairs_of_tokens_that_samples_before_have(pipe):
-    sentences = ["a b c d", "a b x y"]
-    (first, second) = (pipe.processor([text])["labels"][0].tolist() for text in sentences)
-    pairs = [{(row[i], row[i + 1]) for i in range(len(row) - 1)} for row in (first, second)]
-    share = len(pairs[0] & pairs[1]) / len(pairs[1])
-    assert 0 < share < 1
-    latents = pipe.encode([sentences[0], sentences[1], SENTENCES[0]]).latents
-    shifted = latents[2:] + 2.0
-    doubts = [
-        doubt(pipe.model, pipe.processor, [text], place).item()
-        for text, place in ((sentences[1], latents[1:2]), (SENTENCES[0], shifted))
-    ]
-    rounds = [
-        ([sentences[0], sentences[1]], latents[:2]),
-        ([sentences[0], SENTENCES[0]], torch.cat([latents[:1], shifted])),
-    ]
-    turn = (doubts[1] - doubts[0]) / share  # where the second candidate becomes the better one
-    assert turn > 0 and not _pairs(pipe, sentences[0]) & _pairs(pipe, SENTENCES[0])
+    sentences = sorted(set(SENTENCES))
+    doubts = dict(zip(sentences, doubt(pipe.model, pipe.processor, sentences).tolist(), strict=True))
+    pairs = {text: _pairs(pipe, text) for text in sentences}
+    first, second, other = next(
+        (first, second, other)
+        for first, second, other in itertools.permutations(sentences, 3)
+        if pairs[first] & pairs[second] < pairs[second]
+        and pairs[first] & pairs[second]
+        and not pairs[first] & pairs[other]
+        and doubts[other] > doubts[second] + 0.01
+    )
+    share = len(pairs[first] & pairs[second]) / len(pairs[second])
+    turn = (doubts[other] - doubts[second]) / share  # where the other candidate becomes the better one
+    latents = torch.zeros(2, 2, 8)
+    rounds = [([first, second], latents), ([first, other], latents)]
     below, above = (surest(pipe.model, pipe.processor, rounds, factor * turn)[0] for factor in (0.99, 1.01))
-    assert (below[1], above[1]) == (sentences[1], SENTENCES[0])
+    assert (below[1], above[1]) == (second, other)
 
 
 def _pairs(pipe, text):
@@ -1462,15 +1461,26 @@ def test_a_call_chooses_with_its_penalty(pipe):
     assert chosen == expected != surest(pipe.model, pipe.processor, rounds)[0]
 
 
-def test_doubt_is_the_reconstruction_per_token_and_the_distance_of_the_latents(pipe):
+def test_doubt_is_the_error_of_the_denoiser_at_what_a_sample_is_encoded_to(pipe):
+    found = doubt(pipe.model, pipe.processor, SENTENCES[:4])
     latents = pipe.encode(SENTENCES[:4]).latents
-    shift = torch.full_like(latents, 0.5)
-    inputs = pipe.processor(SENTENCES[:4])
-    nats, num_units = pipe.model.decoder(latents + shift, labels=inputs["labels"])
-    found = doubt(pipe.model, pipe.processor, SENTENCES[:4], latents + shift)
-    torch.testing.assert_close(found, nats / num_units + 0.25, atol=1e-4, rtol=1e-4)
-    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]], (latents + shift)[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(found, pipe.model.chain_errors(latents), atol=1e-4, rtol=1e-4)
+    alone = [doubt(pipe.model, pipe.processor, [sentence]) for sentence in SENTENCES[:4]]
     torch.testing.assert_close(torch.cat(alone), found, atol=1e-4, rtol=1e-4)
+
+
+def test_candidates_of_a_class_are_doubted_as_of_that_class(make_pipe):
+    class_pipe = make_pipe(tiny_model(num_classes=2))
+    classes = torch.tensor([0, 1, 1])
+    generator = torch.Generator().manual_seed(4)
+    rounds = [class_pipe(num_samples=3, class_labels=classes, generator=generator, **FEW) for _ in range(4)]
+    doubts = [doubt(class_pipe.model, class_pipe.processor, out.samples, classes) for out in rounds]
+    untold = [doubt(class_pipe.model, class_pipe.processor, out.samples) for out in rounds]
+    assert not torch.allclose(torch.stack(doubts), torch.stack(untold))
+    best = torch.stack(doubts).argmin(0).tolist()
+    generator.manual_seed(4)
+    kept = class_pipe(num_samples=3, class_labels=classes, num_candidates=4, generator=generator, **FEW)
+    assert kept.samples == [rounds[choice].samples[place] for place, choice in enumerate(best)]
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -1484,7 +1494,7 @@ def test_candidates_of_a_sample_come_from_its_own_generator(pipe, eta):
 def test_candidates_may_be_sentences_of_the_longest_length_or_empty(pipe):
     longest = pipe(num_samples=3, num_candidates=2, min_new_tokens=16, max_new_tokens=16, **FEW)
     assert len(longest.samples) == 3
-    assert torch.isfinite(doubt(pipe.model, pipe.processor, ["", SENTENCES[0]], torch.zeros(2, 2, 8))).all()
+    assert torch.isfinite(doubt(pipe.model, pipe.processor, ["", SENTENCES[0]])).all()
 
 
 @pytest.mark.parametrize(

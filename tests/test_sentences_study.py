@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,26 @@ def test_training_further_leaves_the_denoiser_and_renormalises(tmp_path):
     assert log[-1]["step"] > 0 and len(log[-1]["nats_per_token"]) == 5
 
 
+@pytest.mark.slow
+def test_two_processes_train_one_model_further(tmp_path):
+    for label in range(5):
+        for part in ("train", "dev"):
+            (tmp_path / f"{part}.{label}.txt").write_text("the food was great .\nWhere do you want to go?\n", "utf-8")
+    script = STUDY / "further.py"
+    words = ["--checkpoint", str(CHECKPOINT), "--data", str(tmp_path), "--output_dir", str(tmp_path / "new")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    run = subprocess.run(
+        [*launch, *words, "--minutes", "0.1", "--batch_size", "4"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    logged = [line for line in run.stdout.splitlines() if line.startswith("{")]
+    assert len(logged) == 1  # by the first of the two, which is told of the other
+
+
 def test_what_a_batch_says_of_itself_is_told_from_what_all_data_say():
     pipe = EDDPMPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     batch = ["A man rides a bike.", "Two dogs run on the beach.", "A woman is singing."]
@@ -127,7 +150,7 @@ def test_what_a_batch_says_of_itself_is_told_from_what_all_data_say():
 
 def test_batches_are_of_like_length_and_of_the_classes_asked_for():
     pools = [([f"{label}-{length}" for length in range(1, 41)], list(range(1, 41))) for label in range(2)]
-    stream = further.batches(pools, [0.8, 0.2], 50, 0.0, random.Random(0))
+    stream = further.batches(pools, [0.8, 0.2], 50, random.Random(0))
     drawn = [[tuple(map(int, text.split("-"))) for text in next(stream)] for _ in range(16 * further.GROUP)]
     rows = [row for batch in drawn for row in batch]
     assert sum(label == 0 for label, _ in rows) / len(rows) == pytest.approx(0.8, abs=0.02)
@@ -137,30 +160,6 @@ def test_batches_are_of_like_length_and_of_the_classes_asked_for():
     assert of_length[3] / of_length[2] == pytest.approx(1, abs=0.15)
     widths = [max(length for _, length in batch) - min(length for _, length in batch) for batch in drawn]
     assert max(widths) < 10
-
-
-def test_an_altered_sentence_has_names_numbers_and_ends_of_others():
-    sentences = [
-        "Your flight to Rome leaves at 4:30 pm. Is that right?",
-        "The table at Sushi Bar is for 3 people, at 11:15 am. Shall I book it?",
-        "A man runs while a dog barks.",
-        "A woman sings while I wait.",
-    ]
-    alter = further.Alteration(sentences)
-    assert dict(alter.names) == {"": ["Rome", "Sushi Bar"], "0:00": ["4:30"], "0": ["3"], "00:00": ["11:15"]}
-    ends = {end for ends in alter.ends.values() for end in ends}
-    assert ends == {"Is that right?", "Shall I book it?", "at 11:15 am. Shall I book it?", "while a dog barks."} | {
-        "while I wait."
-    }
-    rng = random.Random(0)
-    of_flight = {alter(sentences[0], rng) for _ in range(1000)}
-    assert {text.split(" at ")[0] for text in of_flight} == {
-        "Your flight to Rome leaves",
-        "Your flight to Sushi Bar leaves",
-    }
-    assert {text.split(". ")[1] for text in of_flight} == {"Is that right?", "Shall I book it?"}
-    assert {alter(sentences[3], rng) for _ in range(50)} == {sentences[3], "A woman sings while a dog barks."}
-    assert alter("Nothing to do here", rng) == "Nothing to do here"
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():

@@ -1,13 +1,13 @@
 """Beside the training loss: the bound on -log p in nats, the fixed draws of an evaluation, better latents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .argument_checks import check_generators
-from .argument_types import FloatTensor, Generators, IntTensor, NumberFromZero, PositiveNumber, Steps, checked
+from .argument_types import FloatTensor, Generators, IntTensor, NumberFromZero, PositiveNumber, Share, Steps, checked
 from .outputs import EDDPMBound
 from .scheduling_eddpm import EDDPMScheduler
 
@@ -180,6 +180,45 @@ class LikelihoodMixin:
             prior=prior,
             num_units=num_units.float(),
         )
+
+    @torch.no_grad()
+    @checked
+    def chain_errors(
+        self,
+        latents: FloatTensor,
+        class_labels: IntTensor | None = None,
+        noise_variances: Sequence[Share] = (0.1, 0.2, 0.3, 0.4, 0.5),
+    ) -> torch.Tensor:
+        """Return the denoiser's mean squared error at latents, float32 `(batch,)`: large where there are no data.
+
+        It is the simple loss (Ho et al. 2020, arXiv 2006.11239, equation 14) of what `config.prediction_type` names. A
+        denoiser knows the way back to what it was trained on only (Graham et al. 2023, arXiv 2211.07740). Latents get
+        the same noise by themselves as in any batch, each once with either sign.
+
+        Args:
+            latents: `(batch, num_latents, latent_dim)`.
+            class_labels: As for `denoise`.
+            noise_variances: At least one share in [0, 1] of the noise in the variance of what the denoiser gets; for
+                each the nearest timestep is taken. Little noise asks for the details, much for what they are about.
+
+        Raises:
+            ValueError: If an argument is outside its range, or the latents have another shape.
+        """
+        self.check_latents(latents)
+        if class_labels is not None:
+            self.check_class_labels(class_labels, len(latents), lowest=-1)
+        if not noise_variances:
+            raise ValueError("`noise_variances` must hold at least one share, got none.")
+        chain, scheduler = latents.float(), self.scheduler
+        generator = torch.Generator().manual_seed(_EVALUATION_SEED)
+        total = torch.zeros(len(chain), device=chain.device)
+        for variance in noise_variances:
+            timesteps = (1 - scheduler.alphas_cumprod - variance).abs().argmin().expand(len(chain)).to(chain.device)
+            drawn = torch.randn(1, *chain.shape[1:], generator=generator).to(chain)
+            for noise in (drawn.expand_as(chain), -drawn.expand_as(chain)):
+                output = self.denoise(scheduler.add_noise(chain, noise, timesteps), timesteps, class_labels).float()
+                total += (output - scheduler.training_target(chain, noise, timesteps)).square().flatten(1).mean(1)
+        return total / (2 * len(noise_variances))
 
     @checked
     def refine(

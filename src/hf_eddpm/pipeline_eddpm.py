@@ -161,9 +161,9 @@ class EDDPMPipeline(
                 `noise_scale` is 1.
             num_candidates: How many are drawn for each sample, one after another, at least 1; the model keeps the one
                 that it is surest of (see `hf_eddpm.surest.doubt`). More than one needs a decoder of tokens. Fewer
-                samples go wrong; they are less varied and shorter, at as many times the cost.
+                samples go wrong; they are less varied, at as many times the cost.
             redundancy_penalty: Weight, at least 0, of what a candidate repeats: the share of its pairs of neighbouring
-                tokens that samples chosen before it in this call have, beside its doubt in nats per token. It gives
+                tokens that samples chosen before it in this call have, beside its doubt. It gives
                 back the variety that candidates cost; the samples are then no longer independent of one another.
                 Needs more than one candidate.
             output_type: "data", or "latent" to leave out the decoder; for images also "pil" (the same as "data"), "np"
@@ -216,7 +216,8 @@ class EDDPMPipeline(
         candidates = [draw() for _ in range(num_candidates)]
         samples, latents = candidates[0]
         if num_candidates > 1:
-            samples, latents = surest(self.model, self.processor, candidates, redundancy_penalty)
+            labels = self._prepare_classes(class_labels, guidance_scale, len(samples)).get("class_labels")
+            samples, latents = surest(self.model, self.processor, candidates, redundancy_penalty, labels)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 

@@ -17,6 +17,7 @@ def surest(
     processor: EDDPMProcessor,
     candidates: list[tuple[list[Any], torch.Tensor]],
     redundancy_penalty: float = 0.0,
+    class_labels: torch.Tensor | None = None,
 ) -> tuple[list[Any], torch.Tensor]:
     """Return for each sample the candidate of the least `doubt`, and its latents; of equal ones the first.
 
@@ -29,8 +30,9 @@ def surest(
         candidates: The same number of samples each time, with their latents `(batch, num_latents, latent_dim)`.
         redundancy_penalty: What is added to the doubt of a candidate, at least 0, times the share of its pairs of
             neighbouring tokens that samples chosen before it have.
+        class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
-    examined = [_examine(model, processor, samples, latents) for samples, latents in candidates]
+    examined = [_examine(model, processor, samples, class_labels) for samples, _ in candidates]
     doubts = torch.stack([doubts for doubts, _ in examined])
     if redundancy_penalty > 0:
         pairs = [[_neighbours(tokens) for tokens in rows] for _, rows in examined]
@@ -68,31 +70,32 @@ def _least_redundant(
     return best
 
 
-def doubt(model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor) -> torch.Tensor:
-    r"""Return how much there is to doubt of samples that were decoded from latents, `(batch,)`.
+def doubt(
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], class_labels: torch.Tensor | None = None
+) -> torch.Tensor:
+    r"""Return how much there is to doubt of samples, `(batch,)`: the denoiser's error at what they are encoded to.
 
-    It is -log p(sample | latents) in nats per token or site, and the mean squared difference of the latents from those
-    that the sample is encoded to. Latents between those of data are decoded with less certainty, and what comes of
-    them is encoded elsewhere. Per unit, as long samples would lose otherwise.
+    See `EDDPMModel.chain_errors`. How sure the decoder is of its tokens says less: it spells out nonsense with
+    certainty, too.
 
     Args:
-        model: A model whose decoder makes tokens.
+        model: The model.
         processor: Its processor.
         samples: What was decoded.
-        latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
+        class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
-    return _examine(model, processor, samples, latents)[0]
+    return _examine(model, processor, samples, class_labels)[0]
 
 
 def _examine(
-    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], class_labels: torch.Tensor | None
 ) -> tuple[torch.Tensor, list[list[int]]]:
     """Return the `doubt` of each sample, and its tokens with the end token and padding of -100."""
     parts, tokens = [], []
-    for inputs, targets, chunk in _chunks(model, processor, samples, latents):
+    for rows, inputs, targets in _chunks(model, processor, samples):
         tokens += targets["labels"].tolist()
-        away = (model.encode(**inputs).mean.float() - chunk.float()).square().flatten(1).mean(1)
-        parts.append(_nats_per_unit(model, targets, chunk) + away)
+        labels = None if class_labels is None else class_labels[rows]
+        parts.append(model.chain_errors(model.encode(**inputs).mean, labels))
     return torch.cat(parts), tokens
 
 
@@ -101,30 +104,28 @@ def uncertainty(
 ) -> torch.Tensor:
     """Return -log p(sample | latents) in nats per token or site, `(batch,)`.
 
-    It is the `doubt` of samples whose latents are those that they are encoded to.
-
     Args:
         model: A model whose decoder makes tokens.
         processor: Its processor.
         samples: Data.
         latents: `(batch, num_latents, latent_dim)`.
     """
-    chunks = _chunks(model, processor, samples, latents)
-    return torch.cat([_nats_per_unit(model, targets, chunk) for _, targets, chunk in chunks])
+    parts = []
+    for rows, _, targets in _chunks(model, processor, samples):
+        nats, num_units = model.decoder.negative_log_likelihood(
+            latents[rows].to(model.denoiser.output.weight.dtype), **targets
+        )
+        parts.append(nats.float() / num_units.float().clamp(min=1))
+    return torch.cat(parts)
 
 
 def _chunks(
-    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], latents: torch.Tensor
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], torch.Tensor]]:
-    """Yield what the encoder takes, what the decoder takes, and the latents, some samples at a time."""
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any]
+) -> Iterator[tuple[slice, dict[str, Any], dict[str, Any]]]:
+    """Yield some of the samples at a time: which they are, what the encoder takes, and what the decoder takes."""
     for start in range(0, len(samples), _BATCH):
         rows = slice(start, start + _BATCH)
         # What was generated up to the longest length is a token too long with its end: the end is left out, unsaid.
         tensors, _ = processor.prepare(samples[rows])
-        inputs, targets = model.split_inputs({name: tensor.to(latents.device) for name, tensor in tensors.items()})
-        yield inputs, targets, latents[rows]
-
-
-def _nats_per_unit(model: EDDPMModel, targets: dict[str, Any], latents: torch.Tensor) -> torch.Tensor:
-    nats, num_units = model.decoder.negative_log_likelihood(latents.to(model.denoiser.output.weight.dtype), **targets)
-    return nats.float() / num_units.float().clamp(min=1)
+        inputs, targets = model.split_inputs({name: tensor.to(model.device) for name, tensor in tensors.items()})
+        yield rows, inputs, targets

@@ -12,9 +12,7 @@ for a quarter of the time and then falls to 0. The denoiser stays behind and mus
 import argparse
 import json
 import random
-import re
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,9 +31,6 @@ GROUP = 32  # batches that are sorted by length together
 WARMUP_STEPS = 60
 SHARES = (0.08, 0.08, 0.15, 0.48, 0.21)  # half of them turns of the system, where most is lost
 CONSTANT = 0.25  # share of the time before the learning rate falls
-JOINTS = re.compile(r"(?<=[.?!,;]) (?=\S)| (?=(?:and|but|while|with|because|if|when) )")
-NAME = r"(?:(?!I\b)[A-Z][\w&-]*)"
-NAMES = re.compile(rf"(?<=[a-z0-9,$] ){NAME}(?: {NAME})*|(?<![\w$])\$?\d[\w:/#-]*")
 
 
 class Reconstruction(nn.Module):
@@ -60,54 +55,8 @@ class Reconstruction(nn.Module):
         return nats.sum() / num_tokens.sum()
 
 
-class Alteration:
-    """Makes new sentences of those of a class: with the names and numbers of others, or with the end of another.
-
-    Args:
-        sentences: Sentences of the class.
-    """
-
-    def __init__(self, sentences: Sequence[str]):
-        self.names: dict[str, list[str]] = defaultdict(list)
-        self.ends: dict[str, list[str]] = defaultdict(list)
-        for sentence in sentences:
-            for name in NAMES.findall(sentence):
-                self.names[self.shape(name)].append(name)
-            for joint in JOINTS.finditer(sentence):
-                self.ends[self.kind(sentence, joint)].append(sentence[joint.end() :])
-
-    @staticmethod
-    def shape(name: str) -> str:
-        """Return what a name may be exchanged by: a number by one of as many digits, a name by any name."""
-        return re.sub(r"\d", "0", name) if any(map(str.isdigit, name)) else ""
-
-    @staticmethod
-    def kind(sentence: str, joint: re.Match[str]) -> str:
-        """Return what a joint is of: the mark before it, or the word after it."""
-        mark = sentence[joint.start() - 1]
-        return mark if mark in ".?!,;" else sentence[joint.end() :].split(" ", 1)[0]
-
-    def __call__(self, sentence: str, rng: random.Random) -> str:
-        """Return a sentence with other names and numbers, half of the time with another end, too."""
-        joints = list(JOINTS.finditer(sentence))
-        if joints and rng.random() < 0.5:
-            joint = rng.choice(joints)
-            length = len(sentence) - joint.end()
-            ends = rng.choices(self.ends[self.kind(sentence, joint)], k=4)
-            sentence = sentence[: joint.end()] + min(ends, key=lambda end: abs(len(end) - length))
-        return NAMES.sub(lambda name: self.exchanged(name.group(), rng), sentence)
-
-    def exchanged(self, name: str, rng: random.Random) -> str:
-        """Return another name for a name, or another number for a number; three of ten stay."""
-        return name if rng.random() < 0.3 else rng.choice(self.names.get(self.shape(name), [name]))
-
-
 def batches(
-    pools: Sequence[tuple[list[str], list[int]]],
-    shares: Sequence[float],
-    batch_size: int,
-    altered: float,
-    rng: random.Random,
+    pools: Sequence[tuple[list[str], list[int]]], shares: Sequence[float], batch_size: int, rng: random.Random
 ) -> Iterator[list[str]]:
     """Yield batches of sentences of like length, for ever.
 
@@ -115,10 +64,8 @@ def batches(
         pools: Sentences of each class and their tokens.
         shares: How often a class is drawn.
         batch_size: Sentences of a batch.
-        altered: Share of the sentences that are altered.
         rng: Source of the draws.
     """
-    alterations = [Alteration(sentences) for sentences, _ in pools]
     queues: list[list[int]] = [[] for _ in pools]
     while True:
         group = []
@@ -128,8 +75,7 @@ def batches(
                 rows = rng.sample(range(len(sentences)), len(sentences))
                 queues[label] = [row for row in rows if rng.random() < max(LEAST, lengths[row] / KNOWN)]
             row = queues[label].pop()
-            sentence = alterations[label](sentences[row], rng) if rng.random() < altered else sentences[row]
-            group.append((lengths[row] + 4 * rng.random(), sentence))
+            group.append((lengths[row] + 4 * rng.random(), sentences[row]))
         group.sort()
         starts = list(range(0, len(group), batch_size))
         rng.shuffle(starts)
@@ -160,7 +106,6 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.0.txt, dev.0.txt and so on")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the new pipeline")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the classes")
-    parser.add_argument("--altered", type=float, default=0.0, help="share of sentences with other names or ends")
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--batch_size", type=int, default=64, help="of each process")
     parser.add_argument("--learning_rate", type=float, default=5e-4)
@@ -169,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(words)
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # otherwise processes on CPUs train each for itself
     torch.manual_seed(arguments.seed * 10 + accelerator.process_index)
     rng = random.Random(arguments.seed * 10 + accelerator.process_index)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint, dtype=torch.float32)
@@ -188,7 +133,7 @@ def main(words: Sequence[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     shared, optimizer = accelerator.prepare(reconstruction, optimizer)
     average = EMAModel(parameters, decay=arguments.ema_decay, foreach=True)
-    stream = batches(pools, arguments.shares, arguments.batch_size, arguments.altered, rng)
+    stream = batches(pools, arguments.shares, arguments.batch_size, rng)
     log, step, logged, start = [], 0, 0.0, time.perf_counter()
     while True:
         seconds = broadcast(torch.tensor(time.perf_counter() - start, device=accelerator.device)).item()

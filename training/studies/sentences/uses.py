@@ -56,6 +56,7 @@ WAYS: tuple[tuple[Literal["latents", "noise"], float], ...] = (
     ("latents", 0.9),
 )
 NUM_DIRECTIONS = 64  # that captions of a picture share
+LITTLE_NOISE = (0.01, 0.02, 0.05)  # shares of the variance
 USES = ("search", "interpolation", "edits", "score")
 
 
@@ -199,6 +200,10 @@ def told_apart(pipe: EDDPMPipeline, folder: Path, count: int) -> dict[str, float
         "real or shuffled words": [score.bits_per_unit for score in pair],
         "real or shuffled words, by the reconstruction alone": [
             score.reconstruction / score.num_units for score in pair
+        ],
+        "real or shuffled words, by the denoiser's error at little noise": [
+            pipe.model.chain_errors(pipe.encode(texts).latents, noise_variances=LITTLE_NOISE)
+            for texts in (real, shuffled)
         ],
     }
     return found | {name: float(roc_auc_score(truth, torch.cat(values).numpy())) for name, values in ways.items()}
