@@ -32,7 +32,7 @@ def surest(
             neighbouring tokens that samples chosen before it have.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
-    examined = [_examine(model, processor, samples, class_labels) for samples, _ in candidates]
+    examined = [_examine(model, processor, some, class_labels, latents.device) for some, latents in candidates]
     doubts = torch.stack([doubts for doubts, _ in examined])
     if redundancy_penalty > 0:
         pairs = [[_neighbours(tokens) for tokens in rows] for _, rows in examined]
@@ -84,15 +84,19 @@ def doubt(
         samples: What was decoded.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
-    return _examine(model, processor, samples, class_labels)[0]
+    return _examine(model, processor, samples, class_labels, model.device)[0]
 
 
 def _examine(
-    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], class_labels: torch.Tensor | None
+    model: EDDPMModel,
+    processor: EDDPMProcessor,
+    samples: list[Any],
+    class_labels: torch.Tensor | None,
+    device: torch.device,
 ) -> tuple[torch.Tensor, list[list[int]]]:
     """Return the `doubt` of each sample, and its tokens with the end token and padding of -100."""
     parts, tokens = [], []
-    for rows, inputs, targets in _chunks(model, processor, samples):
+    for rows, inputs, targets in _chunks(model, processor, samples, device):
         tokens += targets["labels"].tolist()
         labels = None if class_labels is None else class_labels[rows]
         parts.append(model.chain_errors(model.encode(**inputs).mean, labels))
@@ -111,7 +115,7 @@ def uncertainty(
         latents: `(batch, num_latents, latent_dim)`.
     """
     parts = []
-    for rows, _, targets in _chunks(model, processor, samples):
+    for rows, _, targets in _chunks(model, processor, samples, latents.device):
         nats, num_units = model.decoder.negative_log_likelihood(
             latents[rows].to(model.denoiser.output.weight.dtype), **targets
         )
@@ -120,12 +124,12 @@ def uncertainty(
 
 
 def _chunks(
-    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any]
+    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], device: torch.device
 ) -> Iterator[tuple[slice, dict[str, Any], dict[str, Any]]]:
     """Yield some of the samples at a time: which they are, what the encoder takes, and what the decoder takes."""
     for start in range(0, len(samples), _BATCH):
         rows = slice(start, start + _BATCH)
         # What was generated up to the longest length is a token too long with its end: the end is left out, unsaid.
         tensors, _ = processor.prepare(samples[rows])
-        inputs, targets = model.split_inputs({name: tensor.to(model.device) for name, tensor in tensors.items()})
+        inputs, targets = model.split_inputs({name: tensor.to(device) for name, tensor in tensors.items()})
         yield rows, inputs, targets
