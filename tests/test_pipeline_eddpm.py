@@ -1415,39 +1415,26 @@ def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe)
 
 
 def test_a_candidate_that_repeats_other_samples_gives_way_to_one_that_does_not(pipe):
-    doubts = doubt(pipe.model, pipe.processor, SENTENCES[:3])
-    one, two, three = (SENTENCES[row] for row in doubts.argsort().tolist())
+    one, two, three = SENTENCES[:3]
     latents = torch.arange(6.0).view(6, 1, 1).expand(6, 2, 8)
-    repeated, others = ([one, one, one], latents[:3]), ([two, three, two], latents[3:])
-    assert surest(pipe.model, pipe.processor, [repeated, others])[0] == [one, one, one]
-    samples, chosen = surest(pipe.model, pipe.processor, [repeated, others], redundancy_penalty=1000.0)
-    assert samples == [one, three, two]  # the first has nothing to repeat
+    rounds = [([one, one, one], latents[:3]), ([two, three, ""], latents[3:])]
+    doubts = torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]])
+    assert surest(pipe.processor, rounds, doubts)[0] == [one, one, one]
+    samples, chosen = surest(pipe.processor, rounds, doubts, redundancy_penalty=1000.0)
+    assert samples == [one, three, ""]  # the first has nothing to repeat
     assert chosen[:, 0, 0].tolist() == [0, 4, 5]
 
 
 def test_the_penalty_is_the_share_of_pairs_of_tokens_that_samples_before_have(pipe):
-    sentences = sorted(set(SENTENCES))
-    doubts = dict(zip(sentences, doubt(pipe.model, pipe.processor, sentences).tolist(), strict=True))
-    pairs = {text: _pairs(pipe, text) for text in sentences}
-    first, second, other = next(
-        (first, second, other)
-        for first, second, other in itertools.permutations(sentences, 3)
-        if pairs[first] & pairs[second] < pairs[second]
-        and pairs[first] & pairs[second]
-        and not pairs[first] & pairs[other]
-        and doubts[other] > doubts[second] + 0.01
-    )
+    first, second, other = "a b c d", "a b x y", SENTENCES[0]
+    pairs = {text: set(itertools.pairwise(pipe.processor([text])["labels"][0].tolist())) for text in (first, second)}
     share = len(pairs[first] & pairs[second]) / len(pairs[second])
-    turn = (doubts[other] - doubts[second]) / share  # where the other candidate becomes the better one
+    assert 0 < share < 1
     latents = torch.zeros(2, 2, 8)
-    rounds = [([first, second], latents), ([first, other], latents)]
-    below, above = (surest(pipe.model, pipe.processor, rounds, factor * turn)[0] for factor in (0.99, 1.01))
+    rounds, doubts = [([first, second], latents), ([first, other], latents)], torch.tensor([[0.0, 0.3], [0.0, 0.5]])
+    turn = 0.2 / share  # where the other candidate becomes the better one
+    below, above = (surest(pipe.processor, rounds, doubts, factor * turn)[0] for factor in (0.99, 1.01))
     assert (below[1], above[1]) == (second, other)
-
-
-def _pairs(pipe, text):
-    row = pipe.processor([text])["labels"][0].tolist()
-    return set(itertools.pairwise(row))
 
 
 def test_a_call_chooses_with_its_penalty(pipe):
@@ -1455,10 +1442,11 @@ def test_a_call_chooses_with_its_penalty(pipe):
     short = {**FEW, "max_new_tokens": 2, "do_sample": True, "top_k": 3}  # which repeats itself
     rounds = [pipe(num_samples=30, generator=generator, **short) for _ in range(3)]
     rounds = [(out.samples, out.latents) for out in rounds]
-    expected, _ = surest(pipe.model, pipe.processor, rounds, 20.0)
+    doubts = torch.stack([doubt(pipe.model, pipe.processor, samples) for samples, _ in rounds])
+    expected, _ = surest(pipe.processor, rounds, doubts, 20.0)
     generator.manual_seed(4)
     chosen = pipe(num_samples=30, num_candidates=3, redundancy_penalty=20.0, generator=generator, **short).samples
-    assert chosen == expected != surest(pipe.model, pipe.processor, rounds)[0]
+    assert chosen == expected != surest(pipe.processor, rounds, doubts)[0]
 
 
 def test_doubt_is_the_error_of_the_denoiser_at_what_a_sample_is_encoded_to(pipe):

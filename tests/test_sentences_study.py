@@ -8,13 +8,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
-from sentences import chain, further, normalization
+from sentences import chain, doubts, further, normalization
 from sentences.domains import nearest_is_paraphrase, reconstruction_table
 from sentences.samples import of_like_length, report, shares
 from sentences.similarity import by_similarity, learned_map, states_of
@@ -114,6 +116,31 @@ def test_training_further_leaves_the_denoiser_and_renormalises(tmp_path):
         assert any(not torch.equal(old, new) for old, new in pairs)
     log = json.loads((tmp_path / "new" / "further.json").read_text(encoding="utf-8"))
     assert log[-1]["step"] > 0 and len(log[-1]["nats_per_token"]) == 5
+
+
+class _Judge:
+    """Finds each sentence as likely as any, but those without the word "a" by a nat a token less."""
+
+    def nats(self, texts):
+        tokens = np.array([len(text.split()) + 1 for text in texts])
+        return tokens * np.array([1.0 + (" a " not in f" {text} ") for text in texts]), tokens
+
+
+def test_measures_choose_among_the_same_draws_and_a_judge_says_what_came_of_it():
+    pipe = EDDPMPipeline.from_pretrained(CHECKPOINT)
+    pipe.set_progress_bar_config(disable=True)
+    usual = [(np.arange(1, 61), np.full(60, 1.0)) for _ in range(5)]
+    samples = SimpleNamespace(pipe=pipe, labels=[4, 4, 4, 2], judge=_Judge(), usual=usual)
+    found = doubts.compare(samples, num_candidates=2, seed=0)
+    assert set(found) == {"any", *doubts.measures(samples, ["A dog."], torch.zeros(1, 1, 128), [4])}
+    generator = torch.Generator().manual_seed(0)
+    options = {"class_labels": samples.labels, "guidance_scale": 2.0, "num_inference_steps": 50}
+    kept = pipe(4, num_candidates=2, generator=generator, **options, noise_scale=1.0).samples
+    excess, odd = doubts.judged(samples, kept, samples.labels)
+    own = found["the denoiser's error"]["penalty 0"]  # what the pipeline chooses by
+    assert own["excess"] == pytest.approx(excess.mean()) and own["odd"] == pytest.approx(odd.mean())
+    assert own["words"] == pytest.approx(np.mean([len(text.split()) for text in kept]))
+    assert set(excess.round(6)) <= {0.0, 1.0} and (odd == (excess > 0)).all()
 
 
 @pytest.mark.slow

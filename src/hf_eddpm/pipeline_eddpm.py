@@ -35,7 +35,7 @@ from .pipeline_restore import RestoreMixin
 from .processing_eddpm import EDDPMProcessor
 from .sampling import check_scheduler, without_gradient
 from .scheduling_eddpm import EDDPMScheduler
-from .surest import surest
+from .surest import doubt, surest
 
 
 class EDDPMPipeline(
@@ -217,7 +217,8 @@ class EDDPMPipeline(
         samples, latents = candidates[0]
         if num_candidates > 1:
             labels = self._prepare_classes(class_labels, guidance_scale, len(samples)).get("class_labels")
-            samples, latents = surest(self.model, self.processor, candidates, redundancy_penalty, labels)
+            doubts = [doubt(self.model, self.processor, each, labels, latents.device) for each, _ in candidates]
+            samples, latents = surest(self.processor, candidates, torch.stack(doubts), redundancy_penalty)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 

@@ -1,7 +1,7 @@
 """Choosing among candidates of a sample the one that the model is surest of."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,34 +13,39 @@ _BATCH = 256
 
 
 def surest(
-    model: EDDPMModel,
     processor: EDDPMProcessor,
-    candidates: list[tuple[list[Any], torch.Tensor]],
+    candidates: Sequence[tuple[list[Any], torch.Tensor]],
+    doubts: torch.Tensor,
     redundancy_penalty: float = 0.0,
-    class_labels: torch.Tensor | None = None,
 ) -> tuple[list[Any], torch.Tensor]:
-    """Return for each sample the candidate of the least `doubt`, and its latents; of equal ones the first.
+    """Return for each sample the candidate that is doubted least, and its latents; of equal ones the first.
 
     With a penalty the samples are chosen one after another, and a candidate is the less welcome the more it repeats of
     those chosen before it (maximal marginal relevance, Carbonell & Goldstein 1998).
 
     Args:
-        model: The model.
-        processor: Its processor.
-        candidates: The same number of samples each time, with their latents `(batch, num_latents, latent_dim)`.
+        processor: It tells the tokens of a sample.
+        candidates: The same number of samples each time, with their latents, `(batch, ...)`.
+        doubts: What there is to doubt of each, float32 `(num_candidates, batch)` (see `doubt`).
         redundancy_penalty: What is added to the doubt of a candidate, at least 0, times the share of its pairs of
             neighbouring tokens that samples chosen before it have.
-        class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
-    examined = [_examine(model, processor, some, class_labels, latents.device) for some, latents in candidates]
-    doubts = torch.stack([doubts for doubts, _ in examined])
     if redundancy_penalty > 0:
-        pairs = [[_neighbours(tokens) for tokens in rows] for _, rows in examined]
+        pairs = [[_neighbours(tokens) for tokens in _tokens(processor, samples)] for samples, _ in candidates]
         best = _least_redundant(doubts.T.tolist(), list(zip(*pairs, strict=True)), redundancy_penalty)
     else:
         best = doubts.argmin(0).tolist()
     samples = [candidates[choice][0][place] for place, choice in enumerate(best)]
     return samples, torch.stack([candidates[choice][1][place] for place, choice in enumerate(best)])
+
+
+def _tokens(processor: EDDPMProcessor, samples: list[Any]) -> list[list[int]]:
+    """Return the tokens of each sample with the end token and padding of -100."""
+    return [
+        row
+        for start in range(0, len(samples), _BATCH)
+        for row in processor.prepare(samples[start : start + _BATCH])[0]["labels"].tolist()
+    ]
 
 
 def _neighbours(tokens: list[int]) -> set[tuple[int, int]]:
@@ -71,7 +76,11 @@ def _least_redundant(
 
 
 def doubt(
-    model: EDDPMModel, processor: EDDPMProcessor, samples: list[Any], class_labels: torch.Tensor | None = None
+    model: EDDPMModel,
+    processor: EDDPMProcessor,
+    samples: list[Any],
+    class_labels: torch.Tensor | None = None,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     r"""Return how much there is to doubt of samples, `(batch,)`: the denoiser's error at what they are encoded to.
 
@@ -83,24 +92,13 @@ def doubt(
         processor: Its processor.
         samples: What was decoded.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
+        device: Where the model computes; None for where its weights are.
     """
-    return _examine(model, processor, samples, class_labels, model.device)[0]
-
-
-def _examine(
-    model: EDDPMModel,
-    processor: EDDPMProcessor,
-    samples: list[Any],
-    class_labels: torch.Tensor | None,
-    device: torch.device,
-) -> tuple[torch.Tensor, list[list[int]]]:
-    """Return the `doubt` of each sample, and its tokens with the end token and padding of -100."""
-    parts, tokens = [], []
-    for rows, inputs, targets in _chunks(model, processor, samples, device):
-        tokens += targets["labels"].tolist()
+    parts = []
+    for rows, inputs, _ in _chunks(model, processor, samples, device or model.device):
         labels = None if class_labels is None else class_labels[rows]
         parts.append(model.chain_errors(model.encode(**inputs).mean, labels))
-    return torch.cat(parts), tokens
+    return torch.cat(parts)
 
 
 def uncertainty(
