@@ -217,7 +217,7 @@ class EDDPMPipeline(
         samples, latents = candidates[0]
         if num_candidates > 1:
             labels = self._prepare_classes(class_labels, guidance_scale, len(samples)).get("class_labels")
-            doubts = [doubt(self.model, self.processor, each, labels, latents.device) for each, _ in candidates]
+            doubts = [doubt(self.model, self.processor, *each, labels) for each in candidates]
             samples, latents = surest(self.processor, candidates, torch.stack(doubts), redundancy_penalty)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)

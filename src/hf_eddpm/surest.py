@@ -79,25 +79,29 @@ def doubt(
     model: EDDPMModel,
     processor: EDDPMProcessor,
     samples: list[Any],
+    latents: torch.Tensor,
     class_labels: torch.Tensor | None = None,
-    device: torch.device | None = None,
 ) -> torch.Tensor:
-    r"""Return how much there is to doubt of samples, `(batch,)`: the denoiser's error at what they are encoded to.
+    r"""Return how much there is to doubt of samples that were decoded from latents, `(batch,)`.
 
-    See `EDDPMModel.chain_errors`. How sure the decoder is of its tokens says less: it spells out nonsense with
-    certainty, too.
+    It is the denoiser's mean squared error at what a sample is encoded to (`EDDPMModel.chain_errors`), and half the
+    mean squared difference of that from the latents. Where there are no data the denoiser errs; latents between those
+    of data decode to what is encoded elsewhere. How sure the decoder is of its tokens says less: it spells out
+    nonsense with certainty, too.
 
     Args:
         model: The model.
         processor: Its processor.
         samples: What was decoded.
+        latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
-        device: Where the model computes; None for where its weights are.
     """
     parts = []
-    for rows, inputs, _ in _chunks(model, processor, samples, device or model.device):
-        labels = None if class_labels is None else class_labels[rows]
-        parts.append(model.chain_errors(model.encode(**inputs).mean, labels))
+    for rows, inputs, _ in _chunks(model, processor, samples, latents.device):
+        encoded = model.encode(**inputs).mean.float()
+        away = (encoded - latents[rows].float()).square().flatten(1).mean(1)
+        errors = model.chain_errors(encoded, None if class_labels is None else class_labels[rows])
+        parts.append(errors + away / 2)
     return torch.cat(parts)
 
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 from sentences.samples import NEIGHBOURS, STEPS, LanguageModel, Samples
 
 GUIDANCE, NOISE = 2.0, 1.0
-PENALTIES = (0.0, 3.0)  # standard deviations
+PENALTIES = (0.0, 1.5, 3.0)  # standard deviations
 
 
 @torch.no_grad()
@@ -57,7 +57,8 @@ def measures(samples: Samples, texts: list[str], latents: torch.Tensor, labels: 
         "distance of where it is encoded": away,
         "both": certainty + away,
         "the denoiser's error": errors,
-        "the denoiser's error and the distance": errors + away,
+        "the denoiser's error and half the distance": errors + away / 2,
+        "all three": errors + away / 2 + certainty / 4,
     }
 
 
