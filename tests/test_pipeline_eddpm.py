@@ -1449,12 +1449,13 @@ def test_a_call_chooses_with_its_penalty(pipe):
     assert chosen == expected != surest(pipe.processor, rounds, doubts)[0]
 
 
-def test_doubt_is_the_error_of_the_denoiser_and_half_the_distance_of_the_latents(pipe):
+def test_doubt_is_the_error_of_the_denoiser_by_the_length(pipe):
     latents = pipe.encode(SENTENCES[:4]).latents
-    shift = torch.full_like(latents, 0.5)
-    found = doubt(pipe.model, pipe.processor, SENTENCES[:4], latents + shift)
-    torch.testing.assert_close(found, pipe.model.chain_errors(latents) + 0.125, atol=1e-4, rtol=1e-4)
-    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]], (latents + shift)[i : i + 1]) for i in range(4)]
+    num_tokens = (pipe.processor(SENTENCES[:4])["labels"] != -100).sum(1)
+    assert len(set(num_tokens.tolist())) > 1
+    found = doubt(pipe.model, pipe.processor, SENTENCES[:4], latents)
+    torch.testing.assert_close(found, pipe.model.chain_errors(latents) / num_tokens**0.3, atol=1e-4, rtol=1e-4)
+    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]], latents[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(torch.cat(alone), found, atol=1e-4, rtol=1e-4)
 
 

@@ -127,6 +127,8 @@ LIMITS = {
     r"studies/paths": "--count 2",
     r"sentences/sampling": "--count 4",
     r"sentences/uses": "--count 9 --limit 40 --pairs 400",
+    r"sentences/further": "--minutes 0.05 --batch_size 4",
+    r"sentences/normalization": "",
     r"sentences/chain": "--num_steps 2 --batch_size 8",
     r"text_recipe/run": "--max_steps 2 --per_device_train_batch_size 8 --variants 'batch 64'",
     r"sentences/domains": "--count 4 --num_samples 4 --num_inference_steps 2",

@@ -136,7 +136,7 @@ def test_measures_choose_among_the_same_draws_and_a_judge_says_what_came_of_it()
     options = {"class_labels": samples.labels, "guidance_scale": 2.0, "num_inference_steps": 50}
     kept = pipe(4, num_candidates=2, generator=generator, **options, noise_scale=1.0).samples
     excess, odd = doubts.judged(samples, kept, samples.labels)
-    own = found["the denoiser's error and half the distance"]["penalty 0"]  # what the pipeline chooses by
+    own = found["the denoiser's error by the length"]["penalty 0"]  # what the pipeline chooses by
     assert own["excess"] == pytest.approx(excess.mean()) and own["odd"] == pytest.approx(odd.mean())
     assert own["words"] == pytest.approx(np.mean([len(text.split()) for text in kept]))
     assert set(excess.round(6)) <= {0.0, 1.0} and (odd == (excess > 0)).all()

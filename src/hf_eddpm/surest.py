@@ -10,6 +10,8 @@ from .modeling_eddpm import EDDPMModel
 from .processing_eddpm import EDDPMProcessor
 
 _BATCH = 256
+_LENGTH_POWER = 0.3  # chosen by what two models of sentences keep of eight candidates
+_NO_TOKEN = -100  # padding of the targets
 
 
 def surest(
@@ -50,7 +52,7 @@ def _tokens(processor: EDDPMProcessor, samples: list[Any]) -> list[list[int]]:
 
 def _neighbours(tokens: list[int]) -> set[tuple[int, int]]:
     """Return the pairs of neighbouring tokens of a sample; -100 is none."""
-    return set(itertools.pairwise(token for token in tokens if token != -100))
+    return set(itertools.pairwise(token for token in tokens if token != _NO_TOKEN))
 
 
 def _least_redundant(
@@ -82,26 +84,25 @@ def doubt(
     latents: torch.Tensor,
     class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    r"""Return how much there is to doubt of samples that were decoded from latents, `(batch,)`.
+    r"""Return how much there is to doubt of samples, `(batch,)`.
 
-    It is the denoiser's mean squared error at what a sample is encoded to (`EDDPMModel.chain_errors`), and half the
-    mean squared difference of that from the latents. Where there are no data the denoiser errs; latents between those
-    of data decode to what is encoded elsewhere. How sure the decoder is of its tokens says less: it spells out
+    It is the denoiser's mean squared error at what a sample is encoded to (`EDDPMModel.chain_errors`), over the number
+    of its tokens, its end included, to the power of 0.3. Where there are no data the denoiser errs, and the more the
+    longer a sample is: undivided, short ones would win. How sure the decoder is of its tokens says less: it spells out
     nonsense with certainty, too.
 
     Args:
-        model: The model.
+        model: A model whose decoder makes tokens.
         processor: Its processor.
         samples: What was decoded.
-        latents: What it was decoded from, `(batch, num_latents, latent_dim)`.
+        latents: What it was decoded from, `(batch, num_latents, latent_dim)`; where the model is.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
     """
     parts = []
-    for rows, inputs, _ in _chunks(model, processor, samples, latents.device):
-        encoded = model.encode(**inputs).mean.float()
-        away = (encoded - latents[rows].float()).square().flatten(1).mean(1)
-        errors = model.chain_errors(encoded, None if class_labels is None else class_labels[rows])
-        parts.append(errors + away / 2)
+    for rows, inputs, targets in _chunks(model, processor, samples, latents.device):
+        num_tokens = (targets["labels"] != _NO_TOKEN).sum(1).clamp(min=1)
+        labels = None if class_labels is None else class_labels[rows]
+        parts.append(model.chain_errors(model.encode(**inputs).mean, labels) / num_tokens**_LENGTH_POWER)
     return torch.cat(parts)
 
 

@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from hf_eddpm.hub.card import markdown_table
 from hf_eddpm.metrics.distinct_novelty import distinct_n
-from hf_eddpm.surest import surest, uncertainty
+from hf_eddpm.surest import doubt, surest, uncertainty
 from hf_eddpm.training.environment import describe_command
 from hf_eddpm.training.evaluation import finish_result
 
@@ -57,8 +57,7 @@ def measures(samples: Samples, texts: list[str], latents: torch.Tensor, labels: 
         "distance of where it is encoded": away,
         "both": certainty + away,
         "the denoiser's error": errors,
-        "the denoiser's error and half the distance": errors + away / 2,
-        "all three": errors + away / 2 + certainty / 4,
+        "the denoiser's error by the length": doubt(pipe.model, pipe.processor, texts, latents, torch.tensor(labels)),
     }
 
 

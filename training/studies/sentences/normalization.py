@@ -1,7 +1,7 @@
 """What a checkpoint loses by its batches' statistics: held-out nats per token by them and by running statistics.
 
     python training/studies/sentences/normalization.py --data data/sentences \\
-        --checkpoints model_cards/eddpm-sentences model_cards/eddpm-yelp runs/sentences-further \\
+        --checkpoints model_cards/eddpm-sentences model_cards/eddpm-yelp \\
         --output training/studies/sentences/results/normalization.json
 
 `--data` is the folder that `prepare.py` wrote. In training, latents are normalised by the statistics of their batch;
