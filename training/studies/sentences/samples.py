@@ -40,7 +40,11 @@ from sentences.domains import describe, read
 from sentences.prepare import CLASSES
 
 # guidance scale, noise scale, candidates, beams (1 if left out), redundancy penalty (0 if left out)
-SETTINGS = ("1,1,1", "2,0.9,1", "2,0.9,1,4", "2,0.9,4", "2,1,8", "2,1,8,1,0.4")
+SETTINGS = (
+    *("1,1,1", "2,0.9,1", "2,0.85,1", "2,0.8,1", "2,1,3", "2,0.9,2", "2,0.9,4"),
+    *("2,0.9,1,4", "2,0.85,1,4", "2,0.9,2,4", "2,1,3,4"),
+    *("2,1,8,1", "2,1,8,1,0.5"),
+)
 NAMES = ("guidance", "noise", "candidates", "beams", "redundancy_penalty")
 KINDS = (float, float, int, int, float)
 OTHERWISE: dict[str, Any] = {"beams": 1, "redundancy_penalty": 0.0}  # where a setting leaves them out
