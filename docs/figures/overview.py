@@ -38,7 +38,7 @@ def text_row() -> dict[str, Any]:
     direction = pipe.direction(two, one)
     path = pipe.interpolate("A man is riding a bike.", "A woman is reading a book.", 3, spacing="perceptual")[0]
     edits = pipe.edit([single], direction=direction, scale=1.0, refinement_steps=10)
-    options = {"class_labels": 2, "guidance_scale": 2.0, "noise_scale": 0.9}
+    options = {"class_labels": 2, "guidance_scale": 2.0, "num_candidates": 8}
     return {
         "kind": "a sentence",
         "input": sentence,
