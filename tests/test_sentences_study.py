@@ -250,3 +250,10 @@ def test_states_of_sentences_do_not_depend_on_their_order_or_batch(tmp_path):
         file.writelines(rows)
     vectors = by_similarity(pipe, tmp_path, sentences, torch.eye(4), None)
     assert [len(each) for each in vectors.values()] == [4, 4]
+
+
+def test_what_candidates_are_chosen_by_is_what_was_measured():
+    found = json.loads((STUDY / "results" / "doubts.json").read_text(encoding="utf-8"))["measures"]
+    assert doubts.report(found) in README
+    best = max((name for name in found if name != "any"), key=lambda name: found[name]["rank_correlation"])
+    assert best == "the denoiser's error by the length"

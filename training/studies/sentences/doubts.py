@@ -146,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
-    parser.add_argument("--count", type=int, default=300, help="samples")
+    parser.add_argument("--count", type=int, default=200, help="samples")
     parser.add_argument("--num_candidates", type=int, default=8, help="drawn for each")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     words = sys.argv[1:] if words is None else list(words)
