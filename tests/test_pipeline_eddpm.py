@@ -1459,6 +1459,12 @@ def test_doubt_is_the_error_of_the_denoiser_by_the_length(pipe):
     torch.testing.assert_close(torch.cat(alone), found, atol=1e-4, rtol=1e-4)
 
 
+def test_the_denoiser_errs_more_far_from_data(pipe):
+    latents = pipe.encode(SENTENCES).latents
+    away = latents + 3 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    assert pipe.model.chain_errors(away).mean() > 1.5 * pipe.model.chain_errors(latents).mean()
+
+
 def test_candidates_of_a_class_are_doubted_as_of_that_class(make_pipe):
     class_pipe = make_pipe(tiny_model(num_classes=2))
     classes = torch.tensor([0, 1, 1])
