@@ -10,7 +10,6 @@ language model needs more than for real sentences of the class and about the len
 of them.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -31,7 +30,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.samples import NEIGHBOURS, STEPS, LanguageModel, Samples
+from sentences.samples import STEPS, LanguageModel, Samples, likelihoods_of_like_length, parser_of_judged
 
 GUIDANCE, NOISE = 2.0, 1.0
 PENALTIES = (0.0, 1.5, 3.0)  # standard deviations
@@ -66,8 +65,7 @@ def judged(samples: Samples, texts: list[str], labels: list[int]) -> tuple[NDArr
     nats, tokens = samples.judge.nats(texts)
     excess, odd = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
     for place, (text, label, own) in enumerate(zip(texts, labels, nats / tokens.clip(1), strict=True)):
-        words, usual = samples.usual[label]
-        near = usual[np.abs(words - len(text.split())).argsort(kind="stable")[:NEIGHBOURS]]
+        near = likelihoods_of_like_length(text, *samples.usual[label])
         excess[place], odd[place] = own - np.median(near), own > np.quantile(near, 0.95)
     return excess, odd
 
@@ -141,10 +139,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
-    parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
+    parser = parser_of_judged(__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     parser.add_argument("--count", type=int, default=200, help="samples")
     parser.add_argument("--num_candidates", type=int, default=8, help="drawn for each")

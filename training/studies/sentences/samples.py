@@ -104,6 +104,11 @@ def of_like_length(texts: Sequence[str], real: Sequence[str], rng: random.Random
     return found
 
 
+def likelihoods_of_like_length(text: str, words: NDArray[np.int64], usual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the nats per token of the sentences that are nearest to a text in length, of all by their words."""
+    return usual[np.abs(words - len(text.split())).argsort(kind="stable")[:NEIGHBOURS]]
+
+
 class Samples:
     """One checkpoint's samples, measured.
 
@@ -137,9 +142,7 @@ class Samples:
 
     def _is_odd(self, text: str, label: int, nats_per_token: float) -> bool:
         """Return whether a text is less likely than 95 % of real sentences of its class and about its length."""
-        words, usual = self.usual[label]
-        near = np.abs(words - len(text.split())).argsort(kind="stable")[:NEIGHBOURS]
-        return bool(nats_per_token > np.quantile(usual[near], 0.95))
+        return bool(nats_per_token > np.quantile(likelihoods_of_like_length(text, *self.usual[label]), 0.95))
 
     def _of_classes(self, lines: list[list[str]], seed: int) -> list[str]:
         rng = random.Random(seed)
@@ -212,12 +215,18 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     return markdown_table(rows)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Writes the JSON files and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of_judged(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what a study needs in which a language model judges samples."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the JSON files and the table."""
+    parser = parser_of_judged(__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, required=True, help="where the JSON files and the table go")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, help="each guidance,noise,candidates,beams,penalty")
     parser.add_argument("--count", type=int, default=500, help="samples of a setting")
