@@ -1405,7 +1405,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(pipe, saved):
 def test_of_several_candidates_the_one_that_the_model_doubts_least_is_kept(pipe):
     generator = torch.Generator().manual_seed(4)
     rounds = [pipe(num_samples=5, generator=generator, **FEW) for _ in range(3)]
-    doubts = torch.stack([doubt(pipe.model, pipe.processor, out.samples, out.latents) for out in rounds])
+    doubts = torch.stack([doubt(pipe.model, pipe.processor, out.samples) for out in rounds])
     best = doubts.argmin(0).tolist()
     assert len(set(best)) > 1  # otherwise nothing would be chosen
     kept = pipe(num_samples=5, num_candidates=3, generator=torch.Generator().manual_seed(4), **FEW)
@@ -1442,7 +1442,7 @@ def test_a_call_chooses_with_its_penalty(pipe):
     short = {**FEW, "max_new_tokens": 2, "do_sample": True, "top_k": 3}  # which repeats itself
     rounds = [pipe(num_samples=30, generator=generator, **short) for _ in range(3)]
     rounds = [(out.samples, out.latents) for out in rounds]
-    doubts = torch.stack([doubt(pipe.model, pipe.processor, *each) for each in rounds])
+    doubts = torch.stack([doubt(pipe.model, pipe.processor, texts) for texts, _ in rounds])
     expected, _ = surest(pipe.processor, rounds, doubts, 20.0)
     generator.manual_seed(4)
     chosen = pipe(num_samples=30, num_candidates=3, redundancy_penalty=20.0, generator=generator, **short).samples
@@ -1453,9 +1453,9 @@ def test_doubt_is_the_error_of_the_denoiser_by_the_length(pipe):
     latents = pipe.encode(SENTENCES[:4]).latents
     num_tokens = (pipe.processor(SENTENCES[:4])["labels"] != -100).sum(1)
     assert len(set(num_tokens.tolist())) > 1
-    found = doubt(pipe.model, pipe.processor, SENTENCES[:4], latents)
+    found = doubt(pipe.model, pipe.processor, SENTENCES[:4])
     torch.testing.assert_close(found, pipe.model.chain_errors(latents) / num_tokens**0.3, atol=1e-4, rtol=1e-4)
-    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]], latents[i : i + 1]) for i in range(4)]
+    alone = [doubt(pipe.model, pipe.processor, [SENTENCES[i]]) for i in range(4)]
     torch.testing.assert_close(torch.cat(alone), found, atol=1e-4, rtol=1e-4)
 
 
@@ -1470,8 +1470,8 @@ def test_candidates_of_a_class_are_doubted_as_of_that_class(make_pipe):
     classes = torch.tensor([0, 1, 1])
     generator = torch.Generator().manual_seed(4)
     rounds = [class_pipe(num_samples=3, class_labels=classes, generator=generator, **FEW) for _ in range(4)]
-    doubts = [doubt(class_pipe.model, class_pipe.processor, out.samples, out.latents, classes) for out in rounds]
-    untold = [doubt(class_pipe.model, class_pipe.processor, out.samples, out.latents) for out in rounds]
+    doubts = [doubt(class_pipe.model, class_pipe.processor, out.samples, classes) for out in rounds]
+    untold = [doubt(class_pipe.model, class_pipe.processor, out.samples) for out in rounds]
     assert not torch.allclose(torch.stack(doubts), torch.stack(untold))
     best = torch.stack(doubts).argmin(0).tolist()
     generator.manual_seed(4)
@@ -1490,7 +1490,7 @@ def test_candidates_of_a_sample_come_from_its_own_generator(pipe, eta):
 def test_candidates_may_be_sentences_of_the_longest_length_or_empty(pipe):
     longest = pipe(num_samples=3, num_candidates=2, min_new_tokens=16, max_new_tokens=16, **FEW)
     assert len(longest.samples) == 3
-    assert torch.isfinite(doubt(pipe.model, pipe.processor, ["", SENTENCES[0]], torch.zeros(2, 2, 8))).all()
+    assert torch.isfinite(doubt(pipe.model, pipe.processor, ["", SENTENCES[0]])).all()
 
 
 @pytest.mark.parametrize(

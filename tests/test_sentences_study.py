@@ -16,7 +16,9 @@ import torch
 
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
-from sentences import chain, doubts, further, normalization
+from sentences import chain, doubts, further, normalization, unseen
+from sentences.altering import LONGER, SHORT, Alteration, kind
+from sentences.average import average
 from sentences.domains import nearest_is_paraphrase, reconstruction_table
 from sentences.samples import of_like_length, report, shares
 from sentences.similarity import by_similarity, learned_map, states_of
@@ -186,6 +188,66 @@ def test_batches_are_of_like_length_and_of_the_classes_asked_for():
     assert of_length[3] / of_length[2] == pytest.approx(1, abs=0.15)
     widths = [max(length for _, length in batch) - min(length for _, length in batch) for batch in drawn]
     assert max(widths) < 10
+
+
+TURNS = ["Your table is booked for 7 pm.", "It is at 12 Main Street, San Jose.", "Where do you want to go?", "Yes."]
+
+
+def test_a_joined_sentence_is_the_beginning_of_one_and_the_end_of_another():
+    join = Alteration(TURNS, random.Random(0)).join
+    words = "Do you like this place on Main Street?".split()
+    for _ in range(200):
+        joined = join(words)
+        assert 1 <= len(joined) <= max(len(words) + LONGER, SHORT) and joined[0] == words[0]
+        ends = [known.split()[start:] for known in TURNS for start in range(len(known.split()))]
+        assert any(joined == words[: len(joined) - len(end)] + end for end in ends) or joined == words
+
+
+def test_exchanged_words_are_of_the_same_kind():
+    alteration = Alteration(TURNS, random.Random(0))
+    words = "Is it at 7 pm, at 15 Station Street, or later?".split()
+    drawn = [alteration.exchange(words) for _ in range(300)]
+    assert all([kind(word) for word in each] == [kind(word) for word in words] for each in drawn)
+    changed = [old != new for each in drawn for old, new in zip(words, each, strict=True)]
+    assert 0.05 < sum(changed) / len(changed) < 0.2  # RATE, less those that draw themselves or have no other
+    assert any(each[3] not in ("7", "12") for each in drawn)  # digits that no sentence has
+
+
+def test_altered_sentences_are_the_same_for_a_seed_and_an_empty_one_stays():
+    one, two = ([Alteration(TURNS, random.Random(seed))(text) for text in TURNS * 9] for seed in (3, 3))
+    assert one == two != TURNS * 9
+    assert Alteration(TURNS, random.Random(0))("") == ""
+
+
+def test_so_many_sentences_are_altered_as_are_asked_for(monkeypatch):
+    monkeypatch.setattr(further, "Alteration", lambda sentences, rng: "altered {}".format)
+    sentences = [f"sentence {number}" for number in range(50)]
+    stream = further.batches([(sentences, [20] * 50)], [1.0], 50, random.Random(0), altered=0.3)
+    drawn = [text for _ in range(2 * further.GROUP) for text in next(stream)]
+    assert sum(text.startswith("altered") for text in drawn) / len(drawn) == pytest.approx(0.3, abs=0.03)
+
+
+def test_an_average_is_the_mean_of_every_tensor():
+    states = [
+        {"weight": torch.tensor(values, dtype=torch.float16), "steps": torch.tensor(step)}
+        for values, step in (([1.0, 2.0], 3), ([3.0, 6.0], 9))
+    ]
+    found = average(states)
+    assert found["weight"].tolist() == [2.0, 4.0] and found["weight"].dtype == torch.float16 and found["steps"] == 3
+    with pytest.raises(ValueError, match="`checkpoints` must have the same tensors as the first, number 2 has others"):
+        average([states[0], {"weight": torch.zeros(3), "steps": torch.tensor(0)}])
+
+
+def test_what_is_lost_is_told_by_what_is_new_in_a_sentence():
+    pipe = EDDPMPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    training = ["A man rides a bike on the street.", "A dog runs on the beach.", "A woman sings in the rain."]
+    found = unseen.measure(pipe, training, ["Two dogs run on the beach."], count=3, seed=0)
+    assert found["trained on"]["unseen_2"] == found["trained on"]["unseen_3"] == 0
+    assert found["held out"]["unseen_2"] == pytest.approx(3 / 5) and found["held out"]["unseen_3"] == pytest.approx(
+        3 / 4
+    )
+    assert found["joined at a word of both"]["unseen_2"] == 0
+    assert found["words in any order"]["nats_per_token"] > 3 * found["trained on"]["nats_per_token"]
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():

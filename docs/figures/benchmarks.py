@@ -249,7 +249,7 @@ def paths() -> Figure:
         "fashion": ("Frechet distance of the middle", "of the ends"),
         "faces64": ("Frechet distance of the middle", "of the ends"),
         "gifford": ("edits from training data", "of the ends"),
-        "yelp": ("perplexity, over that of the ends", None),
+        "yelp": ("perplexity, over the ends'", None),
     }
     for number, (name, (middle, ends)) in enumerate(measures.items()):
         ways = read(f"paths/results/{name}.json")["ways"]

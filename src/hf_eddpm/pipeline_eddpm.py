@@ -191,13 +191,7 @@ class EDDPMPipeline(
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {sorted(unknown)}."
             )
-        if num_candidates > 1:
-            self._check_candidates(latents, output_type, decode_arguments)
-        elif redundancy_penalty > 0:
-            raise ValueError(
-                f"`redundancy_penalty` must be 0 with one candidate, got {redundancy_penalty}: nothing is chosen. "
-                "Set `num_candidates` to 2 or more."
-            )
+        self._check_candidates(num_candidates, redundancy_penalty, latents, output_type, decode_arguments)
         noise_scale = self.config.default_noise_scale if noise_scale is None else noise_scale
 
         def draw() -> tuple[Any, torch.Tensor]:
@@ -217,15 +211,27 @@ class EDDPMPipeline(
         samples, latents = candidates[0]
         if num_candidates > 1:
             labels = self._prepare_classes(class_labels, guidance_scale, len(samples)).get("class_labels")
-            doubts = [doubt(self.model, self.processor, *each, labels) for each in candidates]
+            doubts = [doubt(self.model, self.processor, texts, labels, latents.device) for texts, _ in candidates]
             samples, latents = surest(self.processor, candidates, torch.stack(doubts), redundancy_penalty)
         self.maybe_free_model_hooks()
         return EDDPMPipelineOutput(samples=samples, latents=latents) if return_dict else (samples, latents)
 
     def _check_candidates(
-        self, latents: torch.Tensor | None, output_type: str, decode_arguments: dict[str, Any]
+        self,
+        num_candidates: int,
+        redundancy_penalty: float,
+        latents: torch.Tensor | None,
+        output_type: str,
+        decode_arguments: dict[str, Any],
     ) -> None:
-        """Refuse what several candidates of a sample cannot be chosen with."""
+        """Refuse a penalty without candidates, and what several candidates of a sample cannot be chosen with."""
+        if num_candidates == 1:
+            if redundancy_penalty > 0:
+                raise ValueError(
+                    f"`redundancy_penalty` must be 0 with one candidate, got {redundancy_penalty}: nothing is chosen. "
+                    "Set `num_candidates` to 2 or more."
+                )
+            return
         if not self.model.decoder.decodes_tokens:
             raise ValueError(
                 "`num_candidates` must be 1: a decoder is more or less sure of tokens, and "

@@ -81,8 +81,8 @@ def doubt(
     model: EDDPMModel,
     processor: EDDPMProcessor,
     samples: list[Any],
-    latents: torch.Tensor,
     class_labels: torch.Tensor | None = None,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     r"""Return how much there is to doubt of samples, `(batch,)`.
 
@@ -95,11 +95,11 @@ def doubt(
         model: A model whose decoder makes tokens.
         processor: Its processor.
         samples: What was decoded.
-        latents: What it was decoded from, `(batch, num_latents, latent_dim)`; where the model is.
         class_labels: int64 `(batch,)`, what the denoiser was told; None if nothing.
+        device: Where the model runs; None for where its weights are.
     """
     parts = []
-    for rows, inputs, targets in _chunks(model, processor, samples, latents.device):
+    for rows, inputs, targets in _chunks(model, processor, samples, device or model.device):
         num_tokens = (targets["labels"] != _NO_TOKEN).sum(1).clamp(min=1)
         labels = None if class_labels is None else class_labels[rows]
         parts.append(model.chain_errors(model.encode(**inputs).mean, labels) / num_tokens**_LENGTH_POWER)

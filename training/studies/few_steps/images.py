@@ -111,7 +111,7 @@ def markdown_report(rows: list[dict[str, Any]]) -> str:
                 "pixels": row["pixels"],
                 "steps": row.get("steps", ""),
                 "Frechet": plus_minus(row["frechet"], ".2f"),
-                "times that of the best full chain": plus_minus(row["ratio"], ".3f") if "ratio" in row else "",
+                "over the best full chain": plus_minus(row["ratio"], ".3f") if "ratio" in row else "",
                 "CPU ms an image": f"{row['cpu_ms']['mean']:.1f}" if "cpu_ms" in row else "",
             }
             for row in rows

@@ -117,7 +117,7 @@ def of_text(_: EDDPMPipeline, arguments: argparse.Namespace) -> tuple[list[Any],
     def measure(paths: list[list[str]]) -> dict[str, float]:
         ends = [text for path in paths for text in (path[0], path[-1])]
         return {
-            "perplexity, over that of the ends": judge.perplexity([path[POINTS // 2] for path in paths])
+            "perplexity, over the ends'": judge.perplexity([path[POINTS // 2] for path in paths])
             / judge.perplexity(ends),
             "words of the ends": sum(map(share_of_words, paths)) / len(paths),
         }

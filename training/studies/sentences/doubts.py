@@ -56,7 +56,7 @@ def measures(samples: Samples, texts: list[str], latents: torch.Tensor, labels: 
         "distance of where it is encoded": away,
         "both": certainty + away,
         "the denoiser's error": errors,
-        "the denoiser's error by the length": doubt(pipe.model, pipe.processor, texts, latents, torch.tensor(labels)),
+        "the denoiser's error by the length": doubt(pipe.model, pipe.processor, texts, torch.tensor(labels)),
     }
 
 

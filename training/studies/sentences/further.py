@@ -4,7 +4,8 @@
         --checkpoint model_cards/eddpm-sentences --data data/sentences --minutes 80 --output_dir runs/sentences-further
 
 `--data` is the folder that `prepare.py` wrote. Classes are drawn in the proportions of `--shares`, and a sentence of n
-tokens is taken with the probability n / 18, at least 0.15: short ones are known already. Batches are of sentences of
+tokens is taken with the probability n / 18, at least 0.15: short ones are known already. A share is altered
+(`altering.py`): what is lost is where words stand beside others than in training. Batches are of sentences of
 like length, so the latents are normalised by running statistics (batch renormalisation). The learning rate is constant
 for a quarter of the time and then falls to 0. The denoiser stays behind and must follow: `chain.py`.
 """
@@ -12,8 +13,9 @@ for a quarter of the time and then falls to 0. The denoiser stays behind and mus
 import argparse
 import json
 import random
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +26,10 @@ from torch import nn
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMProcessor
 from hf_eddpm.latents import disturb
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
+
+from sentences.altering import Alteration
 
 KNOWN = 18  # tokens from which on a sentence is always taken
 LEAST = 0.15  # probability of the shortest
@@ -56,7 +62,11 @@ class Reconstruction(nn.Module):
 
 
 def batches(
-    pools: Sequence[tuple[list[str], list[int]]], shares: Sequence[float], batch_size: int, rng: random.Random
+    pools: Sequence[tuple[list[str], list[int]]],
+    shares: Sequence[float],
+    batch_size: int,
+    rng: random.Random,
+    altered: float = 0.0,
 ) -> Iterator[list[str]]:
     """Yield batches of sentences of like length, for ever.
 
@@ -65,7 +75,9 @@ def batches(
         shares: How often a class is drawn.
         batch_size: Sentences of a batch.
         rng: Source of the draws.
+        altered: Share of the sentences that are altered, by others of their class.
     """
+    alter: list[Callable[[str], str]] = [Alteration(sentences, rng) for sentences, _ in pools] if altered else []
     queues: list[list[int]] = [[] for _ in pools]
     while True:
         group = []
@@ -75,7 +87,12 @@ def batches(
                 rows = rng.sample(range(len(sentences)), len(sentences))
                 queues[label] = [row for row in rows if rng.random() < max(LEAST, lengths[row] / KNOWN)]
             row = queues[label].pop()
-            group.append((lengths[row] + 4 * rng.random(), sentences[row]))
+            sentence, length = sentences[row], float(lengths[row])
+            if rng.random() < altered:
+                changed = alter[label](sentence)
+                length *= len(changed) / max(1, len(sentence))
+                sentence = changed
+            group.append((length + 4 * rng.random(), sentence))
         group.sort()
         starts = list(range(0, len(group), batch_size))
         rng.shuffle(starts)
@@ -106,6 +123,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.0.txt, dev.0.txt and so on")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the new pipeline")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the classes")
+    parser.add_argument("--altered", type=float, default=0.5, help="share of the sentences that are altered")
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--batch_size", type=int, default=64, help="of each process")
     parser.add_argument("--learning_rate", type=float, default=5e-4)
@@ -133,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     shared, optimizer = accelerator.prepare(reconstruction, optimizer)
     average = EMAModel(parameters, decay=arguments.ema_decay, foreach=True)
-    stream = batches(pools, arguments.shares, arguments.batch_size, rng)
+    stream = batches(pools, arguments.shares, arguments.batch_size, rng, arguments.altered)
     log, step, logged, start = [], 0, 0.0, time.perf_counter()
     while True:
         seconds = broadcast(torch.tensor(time.perf_counter() - start, device=accelerator.device)).item()
