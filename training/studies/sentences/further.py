@@ -26,6 +26,7 @@ from torch import nn
 
 from hf_eddpm import EDDPMModel, EDDPMPipeline, EDDPMProcessor
 from hf_eddpm.latents import disturb
+from hf_eddpm.training.precision import choose_precision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
@@ -105,13 +106,20 @@ def learning_rate(highest: float, step: int, passed: float) -> float:
     return highest * min(1.0, (step + 1) / WARMUP_STEPS) * falling
 
 
+def prepared(
+    processor: EDDPMProcessor, sentences: list[str], device: torch.device
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return what the encoder takes of a batch, and its labels."""
+    batch = {name: tensor.to(device) for name, tensor in processor(sentences).items()}
+    labels = batch.pop("labels")
+    return batch, labels
+
+
 @torch.no_grad()
 def held_out(reconstruction: Reconstruction, processor: EDDPMProcessor, sentences: list[str]) -> float:
     """Return the nats per token of held-out sentences."""
     reconstruction.eval()
-    batch = processor(sentences)
-    labels = batch.pop("labels")
-    nats = float(reconstruction(dict(batch), labels))
+    nats = float(reconstruction(*prepared(processor, sentences, next(reconstruction.parameters()).device)))
     reconstruction.train()
     return nats
 
@@ -132,7 +140,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(words)
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # otherwise processes on CPUs train each for itself
+    on_cpu = not torch.cuda.is_available()
+    precision = choose_precision("auto", use_cpu=on_cpu)
+    # Processes on CPUs train each for itself, unless told.
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if precision == "fp32" else precision)
     torch.manual_seed(arguments.seed * 10 + accelerator.process_index)
     rng = random.Random(arguments.seed * 10 + accelerator.process_index)
     pipe = EDDPMPipeline.from_pretrained(arguments.checkpoint, dtype=torch.float32)
@@ -168,9 +179,7 @@ def main(words: Sequence[str] | None = None) -> None:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(arguments.learning_rate, step, passed)
-        batch = {name: tensor.to(accelerator.device) for name, tensor in processor(next(stream)).items()}
-        labels = batch.pop("labels")
-        accelerator.backward(shared(batch, labels))
+        accelerator.backward(shared(*prepared(processor, next(stream), accelerator.device)))
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
