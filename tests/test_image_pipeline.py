@@ -128,6 +128,12 @@ def test_what_is_asked_for_in_another_form_is_the_same(pipe):
     assert np.array_equal(np.round(samples["np"][..., 0] * 255), np.stack([np.asarray(x) for x in samples["pil"]]))
 
 
+def test_images_have_no_candidates_as_no_tokens_are_decoded(pipe, conv_pipe):
+    for each in (pipe, conv_pipe):
+        with pytest.raises(ValueError, match=r"`num_candidates` must be 1: .* tokens, and \w+ makes none"):
+            each(num_samples=1, num_candidates=2)
+
+
 def test_one_generator_for_each_sample_makes_it_independent_of_its_batch(pipe):
     def sample(seeds, **arguments):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

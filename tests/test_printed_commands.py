@@ -128,7 +128,7 @@ LIMITS = {
     r"sentences/sampling": "--count 4",
     r"sentences/uses": "--count 9 --limit 40 --pairs 400",
     r"sentences/further": "--minutes 0.05 --batch_size 4",
-    r"sentences/unseen": "--count 8",
+    r"sentences/(unseen|lengths)": "--count 8",
     r"sentences/(normalization|average)": "",
     r"sentences/chain": "--num_steps 2 --batch_size 8",
     r"text_recipe/run": "--max_steps 2 --per_device_train_batch_size 8 --variants 'batch 64'",

@@ -16,7 +16,7 @@ import torch
 
 from common.tables import read_results
 from hf_eddpm import EDDPMPipeline
-from sentences import chain, doubts, further, normalization, unseen
+from sentences import chain, doubts, further, lengths, normalization, unseen
 from sentences.altering import LONGER, SHORT, Alteration, kind
 from sentences.average import average
 from sentences.domains import nearest_is_paraphrase, reconstruction_table
@@ -248,6 +248,20 @@ def test_what_is_lost_is_told_by_what_is_new_in_a_sentence():
     )
     assert found["joined at a word of both"]["unseen_2"] == 0
     assert found["words in any order"]["nats_per_token"] > 3 * found["trained on"]["nats_per_token"]
+
+
+def test_sentences_are_parted_by_their_tokens():
+    pipe = EDDPMPipeline.from_pretrained(CHECKPOINT)
+    pipe.set_progress_bar_config(disable=True)
+    short, longer = "It is good.", "A man in a red shirt is riding a bike on the street in front of a large crowd."
+    few, many = lengths.measure(pipe, [longer, short])
+    for found, sentence in ((few, short), (many, longer)):
+        tokens = len(pipe.processor.tokenizer(sentence)["input_ids"])
+        assert found["sentences"] == 1 and found["least"] <= tokens <= found["most"]
+        for steps in lengths.STEPS:
+            (copy,) = pipe.reconstruct([sentence], refinement_steps=steps)
+            assert found[str(steps)]["exact_match"] == (copy == sentence)
+    assert f"| {few['least']} to {few['most']} | 1 |" in lengths.report([few, many])
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():

@@ -4,10 +4,10 @@
         --output training/studies/sentences/results/unseen.json
 
 `--data` is the folder that `prepare.py` wrote. Of turns of the system and of captions: training sentences as they are;
-each joined to the end of another at a word that both have, so that hardly any three neighbouring words are new; joined
+each joined to the end of another at a word that both have, so that few triples of neighbouring words are new; joined
 anywhere; with words exchanged (`altering.py`); held-out sentences; and training sentences with their words in any
-order. For each the nats per token of one pass, and the share of pairs and triples of neighbouring words that no
-training sentence of the class has.
+order. For each the nats per token of one pass, the share of pairs and triples of neighbouring words that no training
+sentence of the class has, and the mean number of words.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.altering import Alteration
+from sentences.altering import LONGER, TRIES, Alteration
 from sentences.domains import read
 from sentences.normalization import nats_per_token
 from sentences.prepare import CLASSES
@@ -48,9 +48,14 @@ def joiner_at_shared_words(sentences: Sequence[list[str]], rng: random.Random) -
             places[word].append((row, place))
 
     def join(words: list[str]) -> list[str]:
-        end = rng.randrange(max(1, len(words) - 1))
-        row, place = rng.choice(places.get(words[end], [(0, -1)]))
-        return words if place < 0 else words[: end + 1] + sentences[row][place + 1 :]
+        for _ in range(TRIES):
+            end = rng.randrange(max(1, len(words) - 1))
+            if words[end] in places:
+                row, place = rng.choice(places[words[end]])
+                joined = words[: end + 1] + sentences[row][place + 1 :]
+                if len(joined) <= len(words) + LONGER:
+                    return joined
+        return words
 
     return join
 
@@ -87,7 +92,9 @@ def measure(pipe: EDDPMPipeline, training: list[str], held_out: list[str], count
         for size, runs in seen.items():
             own = neighbours(sentences, size)
             unseen[f"unseen_{size}"] = sum(run not in runs for run in own) / max(1, len(own))
-        found[name] = {"nats_per_token": nats_per_token(pipe, batches)["by running statistics"], **unseen}
+        nats = nats_per_token(pipe, batches)["by running statistics"]
+        mean_words = sum(map(len, sentences)) / len(sentences)
+        found[name] = {"nats_per_token": nats, **unseen, "words": mean_words}
     return found
 
 
@@ -100,6 +107,7 @@ def report(found: dict[str, Any]) -> str:
             "nats per token": f"{values['nats_per_token']:.2f}",
             "unseen pairs": f"{values['unseen_2']:.3f}",
             "unseen triples": f"{values['unseen_3']:.3f}",
+            "words": f"{values['words']:.1f}",
         }
         for label, kinds in found.items()
         for name, values in kinds.items()
