@@ -62,6 +62,29 @@ def test_what_training_further_came_to_is_what_was_measured():
         assert [name, *(f"{value:.3f}" for value in values.values())] in _cells(README)
 
 
+def test_what_is_lost_is_what_was_measured():
+    for name in ("lengths", "unseen"):
+        assert (STUDY / "results" / f"{name}.md").read_text(encoding="utf-8").strip() in README
+
+
+def test_the_branches_and_their_averages_are_those_of_the_file():
+    result = json.loads((STUDY / "results" / "branches.json").read_text(encoding="utf-8"))
+    for each in result["branches"] + result["averages"]:
+        mean = np.dot(each["nats_per_token"], result["shares"])
+        assert each["mean"] == pytest.approx(mean, abs=1e-4)
+    for each in result["branches"]:
+        settings = [f"{each[name]:g}" for name in ("altered", "learning_rate", "minutes")]
+        assert [each["name"], each["from"], *settings, f"{each['mean']:.3f}"] in _cells(README)
+    for each in result["averages"]:
+        assert [each["of"], f"{each['mean']:.3f}"] in _cells(README)
+    before, after = result["reconstruction"].values()
+    for domain, ways in after.items():
+        for steps, found in ways.items():
+            assert f"{before[domain][steps]['bleu']:.1f} -> {found['bleu']:.1f} for {domain}" in README.replace(
+                "\n", " "
+            )
+
+
 def test_the_settings_of_samples_are_those_that_were_tried():
     table = (STUDY / "results" / "sampling.md").read_text(encoding="utf-8")
     assert [row for row in _cells(table) if row not in _cells(README)] == []
