@@ -62,7 +62,7 @@ def build_text_card(
         training=training,
         evaluation=evaluation,
         summary=summary,
-        snippet=_snippet([] if training is None else training.get("examples", [])),
+        snippet=_snippet([] if training is None else training.get("examples", []), pipe.model.config.num_classes or 0),
         results="" if evaluation is None else _results(evaluation),
         eval_results=[] if evaluation is None else _eval_results(evaluation, data_name, datasets),
         limits=[*_limits(pipe, training, data_name), *_failures(evaluation)],
@@ -74,9 +74,15 @@ def build_text_card(
     )
 
 
-def _snippet(examples: list[str]) -> str:
+def _snippet(examples: list[str], num_classes: int) -> str:
     a, b = (examples[0], examples[-1]) if examples else ("this is a sentence .", "and this is another one .")
+    generation = f"""\
+# Of one class, with guidance, and of eight candidates each the one that is doubted least: fewer that make no sense.
+options = {{"class_labels": {num_classes - 1}, "guidance_scale": 2.0, "num_candidates": 8}}
+print(pipe(num_samples=4, generator=torch.Generator().manual_seed(0), **options).samples)
+"""
     return f"""\
+{generation if num_classes else ""}\
 sentences = [
     {a!r},
     {b!r},
