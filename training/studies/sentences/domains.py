@@ -96,6 +96,14 @@ def search(pipe: EDDPMPipeline, path: Path) -> dict[str, float]:
     }
 
 
+def parser_of_study(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what each of these studies needs: a checkpoint and the sentences."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
+    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    return parser
+
+
 def reconstruction_table(result: dict[str, Any]) -> str:
     """Return what comes back, one row for each domain."""
     rows = [
@@ -114,9 +122,7 @@ def reconstruction_table(result: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(__doc__.splitlines()[0])
     parser.add_argument("--captions", type=Path, help="folder of the captions, for the search of paraphrases")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     parser.add_argument("--count", type=int, default=1000, help="held-out sentences of a domain")

@@ -151,9 +151,8 @@ def main(words: Sequence[str] | None = None) -> None:
     samples = Samples(arguments.checkpoint, arguments.data, judge, arguments.count)
     found = compare(samples, arguments.num_candidates, arguments.seed)
     command = describe_command("training/studies/sentences/doubts.py", words)
-    finish_result({"command": command, "measures": found}, start, arguments.output)
     table = report(found)
-    arguments.output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    finish_result({"command": command, "measures": found}, start, arguments.output, table)
     print(table)
 
 

@@ -7,7 +7,6 @@
 together and parted by their tokens: BLEU and exact match in one pass and after 10 and 30 refinement steps.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.domains import DOMAINS, chosen, compare
+from sentences.domains import DOMAINS, chosen, compare, parser_of_study
 
 EDGES = (0, 8, 14, 20, 26, 34, 65)  # tokens; what has more than the model's longest is left out
 STEPS = (0, 10, 30)
@@ -62,9 +61,7 @@ def report(found: list[dict[str, Any]]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     parser.add_argument("--count", type=int, default=500, help="held-out sentences of a domain")
     words = sys.argv[1:] if words is None else list(words)
@@ -75,9 +72,8 @@ def main(words: Sequence[str] | None = None) -> None:
     sentences = [text for labels in DOMAINS.values() for text in chosen(arguments.data, labels, arguments.count)]
     found = measure(pipe, sentences)
     command = describe_command("training/studies/sentences/lengths.py", words)
-    finish_result({"command": command, "lengths": found}, start, arguments.output)
     table = report(found)
-    arguments.output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    finish_result({"command": command, "lengths": found}, start, arguments.output, table)
     print(table)
 
 

@@ -36,7 +36,7 @@ from hf_eddpm.training.evaluation import finish_result, result_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from common.tables import mean_cells, read_results
-from sentences.domains import describe, read
+from sentences.domains import describe, parser_of_study, read
 from sentences.prepare import CLASSES
 
 # guidance scale, noise scale, candidates, beams (1 if left out), redundancy penalty (0 if left out)
@@ -217,9 +217,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
 
 def parser_of_judged(description: str) -> argparse.ArgumentParser:
     """Return a parser of what a study needs in which a language model judges samples."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(description)
     parser.add_argument("--language_model", required=True, help="causal language model: folder or Hub id")
     return parser
 

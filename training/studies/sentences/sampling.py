@@ -8,7 +8,6 @@ latents come back most exactly when they are encoded again, of as many without g
 model makes of all of them.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.domains import chosen, describe, read
+from sentences.domains import chosen, describe, parser_of_study, read
 from sentences.prepare import CLASSES
 
 LABELS = (0, 3, 4)
@@ -72,9 +71,7 @@ def report(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     parser.add_argument("--count", type=int, default=200, help="samples of a class")
     words = sys.argv[1:] if words is None else list(words)

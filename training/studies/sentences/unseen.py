@@ -10,7 +10,6 @@ order. For each the nats per token of one pass, the share of pairs and triples o
 sentence of the class has, and the mean number of words.
 """
 
-import argparse
 import random
 import sys
 import time
@@ -27,7 +26,7 @@ from hf_eddpm.training.evaluation import finish_result
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
 from sentences.altering import LONGER, TRIES, Alteration
-from sentences.domains import read
+from sentences.domains import parser_of_study, read
 from sentences.normalization import nats_per_token
 from sentences.prepare import CLASSES
 
@@ -117,9 +116,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
     parser.add_argument("--count", type=int, default=1000, help="sentences of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
@@ -132,9 +129,8 @@ def main(words: Sequence[str] | None = None) -> None:
         lines = [read(arguments.data / f"{part}.{label}.txt") for part in ("train", "dev")]
         found[CLASSES[label]] = measure(pipe, *lines, arguments.count, arguments.seed)
     command = describe_command("training/studies/sentences/unseen.py", words)
-    finish_result({"command": command, "classes": found}, start, arguments.output)
     table = report(found)
-    arguments.output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    finish_result({"command": command, "classes": found}, start, arguments.output, table)
     print(table)
 
 

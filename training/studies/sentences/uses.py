@@ -16,7 +16,6 @@ were. Score: the area under the ROC curve that tells two kinds of held-out sente
 as one class and as the other; and real from shuffled words by the bound per token.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -41,7 +40,7 @@ from hf_eddpm.training.evaluation import finish_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the studies, which share code
 
-from sentences.domains import chosen, nearest_is_paraphrase, read, read_captions, words_of
+from sentences.domains import chosen, nearest_is_paraphrase, parser_of_study, read, read_captions, words_of
 from sentences.similarity import by_similarity, mean_of_tokens, together
 
 POINTS = 7
@@ -237,9 +236,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the JSON and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id of the pipeline")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
+    parser = parser_of_study(__doc__.splitlines()[0])
     parser.add_argument("--captions", type=Path, required=True, help="folder of the captions and their pictures")
     parser.add_argument("--sentence_encoder", help="folder or Hub id of a sentence encoder to search by, too")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the table goes beside it")
